@@ -1,0 +1,159 @@
+/**
+ * The contract of a place to compute. A backend is one folder and one row in registry.ts.
+ *
+ * A model's forward pass is plain code over `ops`. Inside `record` the calls are written down, not run; the `Program` is
+ * replayed with fresh inputs. Sizes are symbolic: a kernel reads how many rows there are from the `BatchInputs` header when
+ * it runs, so one Program serves any batch within its capacity. Commands run in the order given; only `read` waits.
+ */
+import type { AttentionPlan } from "../ir/plan.ts";
+
+/** Memory of the backend. `offset` and `bytes` count bytes; a slice shares its parent's memory. */
+export interface Buffer {
+  readonly bytes: number;
+  slice(offset: number, bytes: number): Buffer;
+}
+
+/** A matrix of weights [rows, columns], row-major, kept in the dtype it was stored in. */
+export interface Weight {
+  readonly data: Buffer;
+  readonly dtype: "f32" | "bf16";
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** An f32 matrix of activations. `rows` says which count of the step's header bounds it; `stride` is in elements. */
+export interface Activation {
+  readonly data: Buffer;
+  readonly rows: RowCount;
+  readonly columns: number;
+  readonly stride: number;
+}
+
+/** Which count of the header a matrix has as rows: the step's tokens, or the tokens whose logits are wanted. */
+export type RowCount = "tokens" | "logits";
+
+/** i32 words of the header. */
+export const headerWord = { numTokens: 0, numSequences: 1, numLogits: 2, words: 4 } as const;
+
+/** What one step feeds a Program: the only data that changes between replays. All i32. */
+export interface BatchInputs {
+  /** [headerWord.words] */
+  readonly header: Buffer;
+  /** [maxTokens] token ids */
+  readonly tokens: Buffer;
+  /** [maxTokens] logical position of each token in its sequence, from 0 */
+  readonly positions: Buffer;
+  /** [maxTokens] where the token's K and V go: page * pageSize + offset in page */
+  readonly slots: Buffer;
+  /** [maxSequences, maxPagesPerSequence] the block table: page ids of each sequence, in order */
+  readonly blockTable: Buffer;
+  /** [maxLogits] rows of the step whose logits are wanted */
+  readonly logitRows: Buffer;
+  readonly maxPagesPerSequence: number;
+}
+
+/** K or V of one layer: pages of `pageSize` tokens. Element (page, token, head, d) stands at ((page * pageSize + token) * numHeads + head) * headDim + d. f32. */
+export interface KvCache {
+  readonly data: Buffer;
+  readonly pageSize: number;
+  readonly numHeads: number;
+  readonly headDim: number;
+}
+
+/** Where K, V, queries and outputs lie. Strides in elements; the address of a K row is page * pageStride + token * tokenStride + head * headStride. */
+export interface Layout {
+  readonly data: Buffer;
+  readonly sequenceStride: number;
+  readonly rowStride: number;
+  readonly headStride: number;
+}
+
+/** The values a plan's captures take in this call, in the order of `plan.captures`. */
+export type CaptureValue =
+  | { readonly kind: "uniform"; readonly value: number }
+  /** f32 or i32 elements, row-major; `shape` in elements. */
+  | { readonly kind: "table"; readonly data: Buffer; readonly shape: readonly number[] };
+
+/** One attention launch. Rows are packed: a work item names its rows, its sequence and its key blocks (ir/plan.ts). */
+export interface AttentionCall {
+  readonly kernel: AttentionKernel;
+  readonly captures: readonly CaptureValue[];
+  /** Query rows: sequence * sequenceStride + row * rowStride + head * headStride. A packed batch has sequenceStride 0. */
+  readonly query: Layout;
+  readonly out: Layout;
+  /** Keys and values: page * sequenceStride + token * rowStride + head * headStride, page looked up in `blockTable`. */
+  readonly key: Layout;
+  readonly value: Layout;
+  /** Tokens of one page, any number from 1. */
+  readonly pageSize: number;
+  readonly blockTable: Buffer;
+  readonly maxPagesPerSequence: number;
+  /** The work list (ir/plan.ts), i32. */
+  readonly work: Buffer;
+  /** Log-sum-exp of each row and head, f32 at row * numQueryHeads + head (+ sequence * lseSequenceStride); natural log; -Infinity for a row with no key. */
+  readonly lse?: { readonly data: Buffer; readonly sequenceStride: number };
+}
+
+/** A compiled attention kernel. Opaque to all but its backend. */
+export interface AttentionKernel {
+  readonly plan: AttentionPlan;
+  /** The generated code, as readable text. */
+  readonly source: string;
+}
+
+export type ActivationFunction = "silu" | "geluTanh" | "gelu" | "relu";
+
+/**
+ * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts. Matrices are f32; x and out may be
+ * the same buffer only where said.
+ */
+export interface Ops {
+  /** out[t, :] = table[tokens[t], :] * scale */
+  embed(o: { out: Activation; table: Weight; batch: BatchInputs; scale: number }): void;
+  /** out[r, :] = (residual[r, :] +) x[r, :] * weight / sqrt(mean(x[r, :]^2) + epsilon). `residual` may be `out`; weight: f32 [columns]. */
+  rmsNorm(o: { out: Activation; x: Activation; weight: Buffer; epsilon: number; residual?: Activation; batch: BatchInputs }): void;
+  /** out[r, n] = sum_k x[r, k] weight[n, k] (+ bias[n]) (+ residual[r, n]). `residual` may be `out`. The order of the sum: docs/backends.md. */
+  linear(o: { out: Activation; x: Activation; weight: Weight; bias?: Buffer; residual?: Activation; batch: BatchInputs }): void;
+  /**
+   * In place on the packed rows of `qkv` = [q heads | k heads | v heads]: per-head RMS norm of q and k where weights are given,
+   * rotation by the token's position, then K and V are written to the cache at the token's slot.
+   * Pairs (i, i + rotaryDim/2) of the first rotaryDim elements rotate; `rotary` is [maxPositions, rotaryDim/2, 2] of (cos, sin), f32.
+   */
+  ropeAndCache(o: {
+    qkv: Activation; numQueryHeads: number; key: KvCache; value: KvCache; rotary: Buffer; rotaryDim: number;
+    qNorm?: Buffer; kNorm?: Buffer; epsilon: number; batch: BatchInputs;
+  }): void;
+  attention(o: AttentionCall): void;
+  /** out[r, i] = f(gateUp[r, i]) * gateUp[r, columns + i], columns being out's. */
+  gatedActivation(o: { out: Activation; gateUp: Activation; activation: ActivationFunction; batch: BatchInputs }): void;
+  /** out[i, :] = x[logitRows[i], :] */
+  gatherRows(o: { out: Activation; x: Activation; batch: BatchInputs }): void;
+  /** x = cap * tanh(x / cap), in place. */
+  softCap(o: { x: Activation; cap: number; batch: BatchInputs }): void;
+}
+
+/** A recorded forward pass. */
+export interface Program {
+  /** Starts a replay with what the inputs hold now. A failure is thrown by the next `read`. */
+  run(): void;
+}
+
+export interface Backend {
+  readonly name: "reference" | "wasm" | "cuda" | "webgpu";
+  /** What it is running on, for people: threads, SIMD, device name. */
+  readonly description: string;
+  readonly ops: Ops;
+  /** Zeroed memory, aligned to 64 bytes. @throws UsageError when there is no room, naming how much was asked for and is left. */
+  alloc(bytes: number): Buffer;
+  free(buffer: Buffer): void;
+  /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
+  view(buffer: Buffer): Uint8Array | undefined;
+  write(to: Buffer, offset: number, data: Uint8Array): void;
+  /** Waits for all commands so far. The bytes are valid until the next command. */
+  read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array>;
+  compile(plan: AttentionPlan): Promise<AttentionKernel>;
+  /** Runs `body`, writing down the ops it calls instead of running them. */
+  record(body: () => void): Program;
+  /** Stops threads and frees memory. The backend can not be used afterwards. */
+  close(): Promise<void>;
+}

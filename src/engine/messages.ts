@@ -1,0 +1,80 @@
+/**
+ * All that crosses between the engine and the rest: plain data that survives structuredClone.
+ *
+ *   client  ── Submit, Abort, Close ──▶  engine (a worker thread, or the same thread in tests)
+ *   client  ◀── Ready, Progress, Delta, Stats, Failed ──  engine
+ *
+ * The engine sees token ids, never text. Every submitted request gets exactly one Delta with `finish` set, its last.
+ */
+import type { SamplingParams } from "../sampling/params.ts";
+
+export type ToEngine =
+  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams }
+  | { readonly kind: "abort"; readonly id: string }
+  | { readonly kind: "close" };
+
+export type FromEngine =
+  | { readonly kind: "progress"; readonly stage: string; readonly done: number; readonly total: number }
+  | { readonly kind: "ready"; readonly info: EngineInfo }
+  | { readonly kind: "deltas"; readonly deltas: readonly Delta[] }
+  | { readonly kind: "stats"; readonly stats: Stats }
+  /** The engine is dead: every request in flight has failed. `theirs` marks a UsageError: something the operator can mend. */
+  | { readonly kind: "failed"; readonly message: string; readonly theirs: boolean };
+
+/** "stop": an end token or stop id. "length": maxTokens or the context is full. "abort": the client left. "error": see Delta.message. */
+export type FinishReason = "stop" | "length" | "abort" | "error";
+
+/** What one step added to one request. */
+export interface Delta {
+  readonly id: string;
+  /** Tokens generated in this step, in order; empty only with `finish`. */
+  readonly tokens: readonly number[];
+  /** One for each token, where the request asked. */
+  readonly logprobs?: readonly TokenLogprobs[];
+  readonly finish?: FinishReason;
+  /** The stop token id that ended it, where one did that is not the model's own end token. */
+  readonly stopTokenId?: number;
+  readonly message?: string;
+}
+
+/** Natural-log probabilities under the model's raw logits. */
+export interface TokenLogprobs {
+  readonly token: number;
+  readonly logprob: number;
+  /** 1 for the likeliest token. */
+  readonly rank: number;
+  readonly top: readonly { readonly token: number; readonly logprob: number }[];
+}
+
+export interface EngineInfo {
+  readonly architecture: string;
+  /** "wasm, 2 threads, relaxed SIMD" */
+  readonly backend: string;
+  readonly dtype: string;
+  readonly numParameters: number;
+  readonly maxModelLen: number;
+  readonly vocabSize: number;
+  readonly pageSize: number;
+  readonly numPages: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly eosTokenIds: readonly number[];
+  readonly weightBytes: number;
+  readonly kvBytes: number;
+  readonly loadSeconds: number;
+}
+
+/** Gauges are now; counters are since the start. */
+export interface Stats {
+  readonly numRunning: number;
+  readonly numWaiting: number;
+  readonly numFreePages: number;
+  readonly numPages: number;
+  readonly numSteps: number;
+  readonly promptTokens: number;
+  readonly generationTokens: number;
+  readonly numPreemptions: number;
+  /** Of the last step. */
+  readonly stepTokens: number;
+  readonly stepSeconds: number;
+}
