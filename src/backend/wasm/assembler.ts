@@ -1,0 +1,418 @@
+/**
+ * An assembler of WebAssembly modules: instructions are typed trees, written out twice: as bytes to run and as text to read.
+ *
+ *   const m = new Module();
+ *   m.func("add", { a: "i32", b: "i32" }, "i32", ({ a, b }) => [i32.add(a, b)]);
+ *   m.bytes(); m.text();
+ *
+ * An ill-typed instruction can not be built. The memory is imported as env.memory (shared), functions from env by name.
+ * It knows opcodes, not kernels.
+ */
+import { invariant } from "../../core/errors.ts";
+import { opcodes, type Opcode } from "./opcodes.ts";
+
+export type ValueType = "i32" | "i64" | "f32" | "f64" | "v128";
+
+/** One instruction with its operands. `type` is what it leaves on the stack. */
+export interface Node {
+  readonly op: Opcode | "const" | "get" | "set" | "tee" | "call" | "call_indirect" | "block" | "loop" | "if" | "br" | "br_if" | "comment";
+  readonly type: ValueType | "none";
+  readonly operands: readonly Node[];
+  readonly numbers?: readonly number[];
+  readonly text?: string;
+  readonly local?: Local;
+  readonly label?: Label;
+  readonly body?: readonly Node[];
+  readonly otherwise?: readonly Node[];
+  readonly signature?: Signature;
+}
+
+/** A variable of a function. As an operand it means its value. */
+export class Local {
+  readonly type: ValueType;
+  readonly name: string;
+  index = -1;
+  constructor(type: ValueType, name: string) {
+    this.type = type;
+    this.name = name;
+  }
+  get get(): Node {
+    return { op: "get", type: this.type, operands: [], local: this };
+  }
+  set(value: Operand): Node {
+    return { op: "set", type: "none", operands: [operand(value, this.type, `set ${this.name}`)], local: this };
+  }
+  tee(value: Operand): Node {
+    return { op: "tee", type: this.type, operands: [operand(value, this.type, `tee ${this.name}`)], local: this };
+  }
+}
+
+export type Operand = Node | Local | number;
+/** Where a branch goes: the end of a block, the start of a loop. */
+export interface Label { readonly name: string }
+interface Signature { readonly params: readonly ValueType[]; readonly results: readonly ValueType[] }
+/** A function of the module, or an imported one; `call(f, ...)` calls it. */
+export interface Func { readonly name: string; readonly signature: Signature; index: number }
+
+const letters: Readonly<Record<string, ValueType>> = { i: "i32", l: "i64", f: "f32", d: "f64", v: "v128" };
+const typeBytes: Readonly<Record<ValueType, number>> = { i32: 0x7f, i64: 0x7e, f32: 0x7d, f64: 0x7c, v128: 0x7b };
+
+interface Shape { readonly params: readonly ValueType[]; readonly result: ValueType | "none"; readonly align: number; readonly lane: boolean; readonly shuffle: boolean }
+const shapes = new Map<Opcode, Shape>();
+for (const [op, [, signature]] of Object.entries(opcodes) as [Opcode, readonly [unknown, string]][]) {
+  const [types, ...immediates] = signature.split(" ");
+  const [params, result] = types!.split(">");
+  const memory = immediates.find((i) => i.startsWith("m"));
+  shapes.set(op, {
+    params: [...params!].map((c) => letters[c]!), result: result ? letters[result]! : "none",
+    align: memory ? Number(memory[1]) : -1, lane: immediates.includes("n"), shuffle: immediates.includes("s"),
+  });
+}
+
+export function constant(type: ValueType, value: number): Node {
+  return { op: "const", type, operands: [], numbers: [value] };
+}
+
+function operand(x: Operand, type: ValueType, where: string): Node {
+  const node = typeof x === "number" ? constant(type, x) : x instanceof Local ? x.get : x;
+  invariant(node.type === type, `${where}: an operand is ${node.type}, ${type} expected`);
+  return node;
+}
+
+/**
+ * An instruction. After the operands come the immediates: a byte offset for memory instructions (default 0), a lane number,
+ * or the 16 lanes of a shuffle.
+ */
+export function instruction(op: Opcode, ...args: readonly (Operand | readonly number[])[]): Node {
+  const shape = shapes.get(op)!;
+  const operands = shape.params.map((type, i) => operand(args[i] as Operand, type, op));
+  let rest = args.slice(shape.params.length);
+  const numbers: number[] = [];
+  if (shape.shuffle) numbers.push(...(rest.shift() as readonly number[]));
+  if (shape.align >= 0) {
+    const wanted = shape.lane ? 2 : 1;
+    if (rest.length < wanted) rest = shape.lane ? [rest[0]!, 0] : [0];
+    numbers.push(rest[shape.lane ? 1 : 0] as number);
+    if (shape.lane) numbers.push(rest[0] as number);
+    rest = [];
+  } else if (shape.lane) numbers.push(rest.shift() as number);
+  invariant(rest.length === 0 && numbers.every((n) => Number.isInteger(n) && n >= 0), `${op}: wrong immediates`);
+  return { op, type: shape.result, operands, numbers };
+}
+
+type Namespace<P extends string> = {
+  readonly [K in Opcode as K extends `${P}.${infer Name}` ? Name : never]: (...args: readonly (Operand | readonly number[])[]) => Node;
+};
+function namespace<P extends string>(prefix: P): Namespace<P> {
+  const members = (Object.keys(opcodes) as Opcode[]).filter((op) => op.startsWith(`${prefix}.`))
+    .map((op) => [op.slice(prefix.length + 1), (...args: readonly (Operand | readonly number[])[]) => instruction(op, ...args)]);
+  return Object.fromEntries(members) as Namespace<P>;
+}
+
+export const i32 = namespace("i32");
+export const i64 = namespace("i64");
+export const f32 = namespace("f32");
+export const f64 = namespace("f64");
+export const v128 = namespace("v128");
+export const i8x16 = namespace("i8x16");
+export const i32x4 = namespace("i32x4");
+export const i64x2 = namespace("i64x2");
+export const f32x4 = namespace("f32x4");
+export const f64x2 = namespace("f64x2");
+export const memory = namespace("memory");
+export const drop = (x: Operand): Node => instruction("drop.i32", x);
+
+/** A vector constant of four equal lanes. */
+export const splat = {
+  f32: (x: number): Node => ({ op: "const", type: "v128", operands: [], numbers: [x, x, x, x], text: "f32x4" }),
+  i32: (x: number): Node => ({ op: "const", type: "v128", operands: [], numbers: [x, x, x, x], text: "i32x4" }),
+  f64: (x: number): Node => ({ op: "const", type: "v128", operands: [], numbers: [x, x], text: "f64x2" }),
+};
+/** A vector constant of four i32 lanes. */
+export const lanes = (...numbers: readonly [number, number, number, number]): Node => ({ op: "const", type: "v128", operands: [], numbers, text: "i32x4" });
+
+export const comment = (text: string): Node => ({ op: "comment", type: "none", operands: [], text });
+export const leave = (...value: readonly Node[]): Node => ({ op: "return", type: "none", operands: value });
+export const call = (f: Func, ...args: readonly Operand[]): Node => {
+  invariant(args.length === f.signature.params.length, `${f.name} takes ${f.signature.params.length} arguments`);
+  return { op: "call", type: f.signature.results[0] ?? "none", operands: args.map((a, i) => operand(a, f.signature.params[i]!, f.name)), text: f.name };
+};
+export const callIndirect = (signature: Signature, index: Operand, ...args: readonly Operand[]): Node => ({
+  op: "call_indirect", type: signature.results[0] ?? "none", signature,
+  operands: [...args.map((a, i) => operand(a, signature.params[i]!, "call_indirect")), operand(index, "i32", "call_indirect")],
+});
+/** Instructions that a branch to the label leaves. */
+export function block(name: string, body: (end: Label) => readonly Node[]): Node {
+  const label: Label = { name };
+  return { op: "block", type: "none", operands: [], label, body: body(label) };
+}
+/** Instructions that a branch to the label starts again. */
+export function loop(name: string, body: (start: Label) => readonly Node[]): Node {
+  const label: Label = { name };
+  return { op: "loop", type: "none", operands: [], label, body: body(label) };
+}
+export const branch = (label: Label): Node => ({ op: "br", type: "none", operands: [], label });
+export const branchIf = (label: Label, condition: Operand): Node => ({ op: "br_if", type: "none", operands: [operand(condition, "i32", "br_if")], label });
+export const when = (condition: Operand, then: readonly Node[], otherwise?: readonly Node[]): Node => ({
+  op: "if", type: "none", operands: [operand(condition, "i32", "if")], body: then, ...(otherwise ? { otherwise } : {}),
+});
+
+/** for (i = from; i < to; i += step) body. `to` and `step` are evaluated each time around: pass locals or constants. */
+export function forRange(i: Local, from: Operand, to: Operand, step: Operand, body: readonly Node[]): Node {
+  return block(`end_${i.name}`, (end) => [
+    i.set(from),
+    branchIf(end, i32.ge_s(i, to)),
+    loop(`next_${i.name}`, (next) => [...body, branchIf(next, i32.lt_s(i.tee(i32.add(i, step)), to))]),
+  ]);
+}
+
+interface Built { readonly func: Func; readonly params: readonly Local[]; readonly locals: readonly Local[]; readonly body: readonly Node[]; readonly exported: boolean }
+
+/** A module in the making. */
+export class Module {
+  readonly #imports: Func[] = [];
+  readonly #functions: Built[] = [];
+  readonly #types: Signature[] = [];
+  readonly #usesTable: boolean;
+
+  /** `table: true` imports env.table, for call_indirect. */
+  constructor(options: { table?: boolean } = {}) {
+    this.#usesTable = options.table ?? false;
+  }
+
+  import(name: string, params: readonly ValueType[], results: readonly ValueType[]): Func {
+    invariant(this.#functions.length === 0, "imports come before functions");
+    const func: Func = { name, signature: { params, results }, index: this.#imports.length };
+    this.#imports.push(func);
+    return func;
+  }
+
+  /** Adds a function. `local(type, name)` makes a variable; a name used twice gets a number. Internal functions are not exported. */
+  func<P extends Readonly<Record<string, ValueType>>>(
+    name: string, params: P, result: ValueType | "none",
+    build: (params: { readonly [K in keyof P]: Local }, local: (type: ValueType, name: string) => Local) => readonly Node[],
+    options: { internal?: boolean } = {},
+  ): Func {
+    const func: Func = { name, signature: { params: Object.values(params), results: result === "none" ? [] : [result] }, index: -1 };
+    const paramLocals = Object.fromEntries(Object.entries(params).map(([k, t]) => [k, new Local(t, k)])) as { [K in keyof P]: Local };
+    const used = new Set(Object.keys(params));
+    const locals: Local[] = [];
+    const local = (type: ValueType, wanted: string): Local => {
+      let unique = wanted;
+      for (let n = 2; used.has(unique); n++) unique = `${wanted}_${n}`;
+      used.add(unique);
+      const made = new Local(type, unique);
+      locals.push(made);
+      return made;
+    };
+    const body = build(paramLocals, local);
+    const ordered = [...Object.values<Local>(paramLocals), ...locals];
+    ordered.forEach((l, i) => (l.index = i));
+    func.index = this.#imports.length + this.#functions.length;
+    this.#functions.push({ func, params: Object.values<Local>(paramLocals), locals, body, exported: !options.internal });
+    return func;
+  }
+
+  /** The module in WebAssembly's binary format. */
+  bytes(): Uint8Array<ArrayBuffer> {
+    for (const f of [...this.#imports, ...this.#functions.map((b) => b.func)]) this.#typeIndex(f.signature);
+    const bodies = this.#functions.map((f) => this.#encodeFunction(f)); // may add types, so before the type section
+    const all = [...this.#imports, ...this.#functions.map((b) => b.func)];
+    const imports = [
+      [...utf8("env"), ...utf8("memory"), 0x02, 0x03, ...leb(1), ...leb(65536)],
+      ...(this.#usesTable ? [[...utf8("env"), ...utf8("table"), 0x01, 0x70, 0x00, ...leb(0)]] : []),
+      ...this.#imports.map((f) => [...utf8("env"), ...utf8(f.name), 0x00, ...leb(this.#typeIndex(f.signature))]),
+    ];
+    const exported = this.#functions.filter((f) => f.exported);
+    const out = [
+      0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+      ...section(1, this.#types.map((t) => [0x60, ...vector(t.params.map((p) => [typeBytes[p]])), ...vector(t.results.map((r) => [typeBytes[r]]))])),
+      ...section(2, imports),
+      ...section(3, this.#functions.map((f) => leb(this.#typeIndex(f.func.signature)))),
+      ...section(7, exported.map((f) => [...utf8(f.func.name), 0x00, ...leb(f.func.index)])),
+    ];
+    const code = section(10, bodies);
+    const result = new Uint8Array(out.length + code.length);
+    result.set(out);
+    result.set(code, out.length);
+    invariant(all.every((f) => f.index >= 0), "every function has an index");
+    return result;
+  }
+
+  /** The module as indented text, folded as in WebAssembly's text format, for people and snapshots. */
+  text(): string {
+    const out: string[] = [];
+    for (const f of this.#functions) {
+      const params = f.params.map((p) => `${p.name}: ${p.type}`).join(", ");
+      const result = f.func.signature.results[0];
+      out.push(`func ${f.func.name}(${params})${result ? `: ${result}` : ""} {`);
+      const byType = new Map<ValueType, string[]>();
+      for (const l of f.locals) byType.set(l.type, [...(byType.get(l.type) ?? []), l.name]);
+      for (const [type, names] of byType) out.push(`  var ${names.join(", ")}: ${type}`);
+      for (const node of f.body) print(node, 1, out);
+      out.push("}", "");
+    }
+    return out.join("\n");
+  }
+
+  #typeIndex(signature: Signature): number {
+    const same = (t: Signature): boolean => t.params.join() === signature.params.join() && t.results.join() === signature.results.join();
+    const found = this.#types.findIndex(same);
+    return found >= 0 ? found : this.#types.push(signature) - 1;
+  }
+
+  #encodeFunction(f: Built): number[] {
+    const out: number[] = [];
+    const runs: [ValueType, number][] = [];
+    for (const l of f.locals) {
+      const last = runs.at(-1);
+      if (last && last[0] === l.type) last[1]++;
+      else runs.push([l.type, 1]);
+    }
+    out.push(...vector(runs.map(([type, n]) => [...leb(n), typeBytes[type]])));
+    const functions = new Map([...this.#imports, ...this.#functions.map((b) => b.func)].map((g) => [g.name, g.index]));
+    const labels: Label[] = [];
+    const depth = (label: Label): number[] => {
+      const at = labels.lastIndexOf(label);
+      invariant(at >= 0, `branch to ${label.name} from outside it`);
+      return leb(labels.length - 1 - at);
+    };
+    const inside = (label: Label, body: readonly Node[]): void => {
+      labels.push(label);
+      for (const n of body) write(n);
+      labels.pop();
+    };
+    const write = (n: Node): void => {
+      for (const o of n.operands) write(o);
+      switch (n.op) {
+        case "comment": break;
+        case "const": out.push(...encodeConst(n)); break;
+        case "get": out.push(0x20, ...leb(n.local!.index)); break;
+        case "set": out.push(0x21, ...leb(n.local!.index)); break;
+        case "tee": out.push(0x22, ...leb(n.local!.index)); break;
+        case "call": out.push(0x10, ...leb(functions.get(n.text!)!)); break;
+        case "call_indirect": out.push(0x11, ...leb(this.#typeIndex(n.signature!)), 0x00); break;
+        case "block": out.push(0x02, 0x40); inside(n.label!, n.body!); out.push(0x0b); break;
+        case "loop": out.push(0x03, 0x40); inside(n.label!, n.body!); out.push(0x0b); break;
+        case "if": {
+          const anonymous: Label = { name: "if" };
+          out.push(0x04, 0x40);
+          inside(anonymous, n.body!);
+          if (n.otherwise) { out.push(0x05); inside(anonymous, n.otherwise); }
+          out.push(0x0b);
+          break;
+        }
+        case "br": out.push(0x0c, ...depth(n.label!)); break;
+        case "br_if": out.push(0x0d, ...depth(n.label!)); break;
+        default: {
+          const code = opcodes[n.op][0];
+          if (typeof code === "number") out.push(code);
+          else out.push(code[0]!, ...leb(code[1]!));
+          const shape = shapes.get(n.op)!;
+          const numbers = n.numbers ?? [];
+          if (shape.shuffle) out.push(...numbers);
+          else if (shape.align >= 0) out.push(shape.align, ...leb(numbers[0]!), ...(shape.lane ? [numbers[1]!] : []));
+          else if (shape.lane) out.push(numbers[0]!);
+        }
+      }
+    };
+    for (const n of f.body) write(n);
+    out.push(0x0b);
+    return [...leb(out.length), ...out];
+  }
+}
+
+function encodeConst(n: Node): number[] {
+  const value = n.numbers![0]!;
+  const view = new DataView(new ArrayBuffer(16));
+  const bytes = (count: number): number[] => [...new Uint8Array(view.buffer, 0, count)];
+  switch (n.type) {
+    case "i32": return [0x41, ...sleb(BigInt(value | 0))];
+    case "i64": return [0x42, ...sleb(BigInt(value))];
+    case "f32": view.setFloat32(0, value, true); return [0x43, ...bytes(4)];
+    case "f64": view.setFloat64(0, value, true); return [0x44, ...bytes(8)];
+    default: {
+      n.numbers!.forEach((x, i) => {
+        if (n.text === "f64x2") view.setFloat64(8 * i, x, true);
+        else if (n.text === "f32x4") view.setFloat32(4 * i, x, true);
+        else view.setInt32(4 * i, x, true);
+      });
+      return [0xfd, 0x0c, ...bytes(16)];
+    }
+  }
+}
+
+const width = 118;
+function inline(n: Node): string {
+  switch (n.op) {
+    case "get": return n.local!.name;
+    case "const": return n.type === "v128" ? `${n.text}(${n.numbers!.every((x) => Object.is(x, n.numbers![0])) ? n.numbers![0] : n.numbers!.join(" ")})` : `${n.numbers![0]}${n.type === "f32" ? "f" : ""}`;
+    case "set": return `${n.local!.name} = ${inline(n.operands[0]!)}`;
+    case "tee": return `(${n.local!.name} := ${inline(n.operands[0]!)})`;
+    case "call": return `${n.text}(${n.operands.map(inline).join(", ")})`;
+    default: {
+      const shape = shapes.get(n.op as Opcode);
+      const numbers = n.numbers ?? [];
+      const memoryOffset = shape && shape.align >= 0 && numbers[0] ? [`offset=${numbers[0]}`] : [];
+      const rest = shape && shape.align >= 0 ? (shape.lane ? [`lane=${numbers[1]}`] : []) : numbers.length ? [numbers.join(" ")] : [];
+      return `${n.op}(${[...n.operands.map(inline), ...memoryOffset, ...rest].join(", ")})`;
+    }
+  }
+}
+
+function print(n: Node, depth: number, out: string[]): void {
+  const pad = "  ".repeat(depth);
+  switch (n.op) {
+    case "comment": out.push(`${pad};; ${n.text}`); return;
+    case "block": case "loop":
+      out.push(`${pad}${n.op} ${n.label!.name} {`);
+      for (const b of n.body!) print(b, depth + 1, out);
+      out.push(`${pad}}`);
+      return;
+    case "if":
+      out.push(`${pad}if ${inline(n.operands[0]!)} {`);
+      for (const b of n.body!) print(b, depth + 1, out);
+      if (n.otherwise) { out.push(`${pad}} else {`); for (const b of n.otherwise) print(b, depth + 1, out); }
+      out.push(`${pad}}`);
+      return;
+    case "br": out.push(`${pad}br ${n.label!.name}`); return;
+    case "br_if": out.push(`${pad}br_if ${n.label!.name}, ${inline(n.operands[0]!)}`); return;
+    default: {
+      const line = `${pad}${inline(n)}`;
+      if (line.length <= width || n.operands.length === 0) { out.push(line); return; }
+      // Too long for a line: one operand a line.
+      const head = n.op === "set" ? `${n.local!.name} =` : n.op === "call" ? n.text! : n.op;
+      out.push(`${pad}${head}(`);
+      for (const o of n.operands) print(o, depth + 1, out);
+      out.push(`${pad})${n.numbers?.length ? ` ${n.numbers.join(" ")}` : ""}`);
+    }
+  }
+}
+
+function leb(n: number): number[] {
+  const out: number[] = [];
+  do {
+    const byte = n % 128;
+    n = Math.floor(n / 128);
+    out.push(n > 0 ? byte | 0x80 : byte);
+  } while (n > 0);
+  return out;
+}
+
+function sleb(n: bigint): number[] {
+  const out: number[] = [];
+  for (;;) {
+    const byte = Number(n & 0x7fn);
+    n >>= 7n;
+    if ((n === 0n && !(byte & 0x40)) || (n === -1n && byte & 0x40)) return [...out, byte];
+    out.push(byte | 0x80);
+  }
+}
+
+const utf8 = (s: string): number[] => { const b = [...new TextEncoder().encode(s)]; return [...leb(b.length), ...b]; };
+const vector = (items: readonly (readonly number[])[]): number[] => [...leb(items.length), ...items.flat()];
+function section(id: number, items: readonly (readonly number[])[]): number[] {
+  if (items.length === 0) return [];
+  const body = vector(items);
+  return [id, ...leb(body.length), ...body];
+}
