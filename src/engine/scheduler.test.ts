@@ -1,0 +1,167 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { invariant } from "../core/errors.ts";
+import { stream } from "../core/random.ts";
+import { defaultSampling } from "../sampling/params.ts";
+import { BlockPool } from "./block-pool.ts";
+import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { Sequence } from "./sequence.ts";
+
+const make = (limits: SchedulerLimits, numPages: number) => new Scheduler(limits, new BlockPool(numPages));
+const sequence = (id: string, promptLength: number, maxTokens: number) =>
+  new Sequence(id, Int32Array.from({ length: promptLength }, (_, i) => i), { ...defaultSampling, maxTokens }, 0, 1 << 20);
+const shape = (scheduler: Scheduler) => scheduler.schedule().map((w) => [w.sequence.id, w.numTokens]);
+const compute = (scheduler: Scheduler) => {
+  for (const { sequence, numTokens } of scheduler.schedule()) {
+    sequence.advance(numTokens, numTokens === sequence.numUncomputed ? 0 : undefined);
+    if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
+  }
+};
+
+test("running sequences go first, a long prompt is cut to what the budget leaves, and the line is in order of arrival", () => {
+  const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 3, pageSize: 4 }, 100);
+  for (const [id, n] of [["a", 2], ["b", 19], ["c", 1], ["d", 1]] as const) scheduler.add(sequence(id, n, 50));
+  const seen = [];
+  for (let step = 0; step < 5; step++) {
+    seen.push(shape(scheduler));
+    compute(scheduler);
+  }
+  assert.deepEqual(seen, [
+    [["a", 2], ["b", 6]],
+    [["a", 1], ["b", 7]],
+    [["a", 1], ["b", 6], ["c", 1]],
+    [["a", 1], ["b", 1], ["c", 1]],
+    [["a", 1], ["b", 1], ["c", 1]],
+  ]);
+  assert.deepEqual(scheduler.waiting.map((s) => s.id), ["d"], "maxNumSeqs holds d back");
+});
+
+test("when pages run out the one admitted last gives its pages back and is computed again later", () => {
+  const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 4, pageSize: 2 }, 5);
+  scheduler.add(sequence("a", 2, 8));
+  scheduler.add(sequence("b", 2, 7));
+  let recomputed = 0;
+  for (let step = 0; step < 30 && scheduler.running.length + scheduler.waiting.length > 0; step++) {
+    for (const w of scheduler.schedule()) if (w.sequence.id === "b" && w.numTokens > 2) recomputed++;
+    compute(scheduler);
+  }
+  assert.equal(scheduler.numPreemptions, 1);
+  assert.equal(recomputed, 1);
+  assert.equal(scheduler.pool.numFree, 5);
+});
+
+test("what could never fit the pool is known before it is added", () => {
+  const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 4, pageSize: 4 }, 2);
+  assert.ok(scheduler.fits(9), "the last token is never computed");
+  assert.ok(!scheduler.fits(10));
+  assert.throws(() => scheduler.add(sequence("a", 5, 5)), /can not be scheduled/);
+});
+
+/** 1,000 operations on one random pool and limits: arrivals, departures and steps, every invariant after each. */
+function simulate(seed: number, reached: Record<string, number>): number {
+  const random = stream(seed);
+  const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5) };
+  const scheduler = make(limits, int(4, 30));
+  const { pool } = scheduler;
+  const alive = new Map<Sequence, number>();
+  const finishes = new Map<string, number>();
+  const token = (s: Sequence, position: number) => (s.seed * 31 + position * 7) % 1009;
+  let arrivals = 0, ops = 0;
+
+  const finish = (s: Sequence): void => {
+    for (let i = s.numPromptTokens; i < s.numTokens; i++) invariant(s.token(i) === token(s, i), `token ${i} of ${s.id} was lost or repeated`);
+    scheduler.remove(s);
+    alive.delete(s);
+    finishes.set(s.id, (finishes.get(s.id) ?? 0) + 1);
+  };
+  const arrive = (): void => {
+    const longest = pool.numPages * limits.pageSize + 1;
+    const capacity = int(2, random() < 0.1 ? longest + 3 : Math.min(longest, 40));
+    const prompt = int(1, capacity - 1);
+    const s = new Sequence(`${seed}.${arrivals}`, new Int32Array(prompt), { ...defaultSampling, maxTokens: capacity - prompt }, arrivals, 1 << 20);
+    if (!scheduler.fits(capacity)) {
+      invariant(capacity > longest, `${capacity} tokens fit ${pool.numPages} pages of ${limits.pageSize}`);
+      reached["refusals"]!++;
+      return;
+    }
+    scheduler.add(s);
+    alive.set(s, arrivals++);
+  };
+  const abort = (): void => {
+    const s = [...alive.keys()][int(0, alive.size - 1)];
+    if (!s) return;
+    reached[s.state === "running" ? (s.numGenerated ? "aborts while decoding" : "aborts in a prompt") : s.numGenerated ? "aborts while preempted" : "aborts while waiting"]!++;
+    finish(s);
+  };
+  const step = (): void => {
+    const oldest = scheduler.running[0] ?? scheduler.waiting[0];
+    const computed = oldest?.numComputed ?? 0;
+    const preemptions = scheduler.numPreemptions;
+    const work = scheduler.schedule();
+    reached["preemptions"]! += scheduler.numPreemptions - preemptions;
+    if (pool.numFree === 0) reached["pool full"]!++;
+    invariant(work.length <= limits.maxNumSeqs && new Set(work.map((w) => w.sequence)).size === work.length, "a sequence is scheduled twice");
+    invariant(work.reduce((sum, w) => sum + w.numTokens, 0) <= limits.maxNumBatchedTokens, "over the budget");
+    invariant(work[0]?.sequence === oldest, "the oldest is not served first");
+    for (const { sequence: s, numTokens } of [...work]) {
+      invariant(s.state === "running" && numTokens > 0, `${s.id} is ${s.state} with ${numTokens} tokens`);
+      invariant(s.pages.length >= Math.ceil((s.numComputed + numTokens) / limits.pageSize), `${s.id} has too few pages`);
+      const last = numTokens === s.numUncomputed;
+      if (!last) reached["chunks"]!++;
+      if (last && s.numGenerated > 0 && numTokens > 1) reached["recomputations"]!++;
+      s.advance(numTokens, last ? token(s, s.numTokens) : undefined);
+      if (s.numTokens === s.capacity) finish(s);
+    }
+    invariant(!oldest || oldest.state === "finished" || oldest.numComputed > computed, "the oldest stands still");
+  };
+  const check = (): void => {
+    ops++;
+    pool.check();
+    const line = [...scheduler.running, ...scheduler.waiting];
+    invariant(line.length === alive.size, "a sequence is lost");
+    line.forEach((s, i) => invariant(i === 0 || alive.get(line[i - 1]!)! < alive.get(s)!, "out of order of arrival"));
+    invariant(scheduler.running.length <= limits.maxNumSeqs, "too many are running");
+    const held = new Set<number>();
+    for (const s of scheduler.running) for (const page of s.pages) {
+      invariant(!held.has(page) && pool.holders(page) === 1, `page ${page} has two holders`);
+      held.add(page);
+    }
+    invariant(scheduler.waiting.every((s) => s.pages.length === 0 && s.numComputed === 0), "a waiting sequence holds pages");
+    invariant(held.size + pool.numFree === pool.numPages, "a page leaked");
+  };
+
+  const rate = 0.05 + 0.4 * random();
+  for (let i = 0; i < 1000; i++) {
+    const r = random();
+    if (r < rate && alive.size < 20) arrive();
+    else if (r > 0.97) abort();
+    else step();
+    check();
+  }
+  for (let patience = 20_000; alive.size > 0; patience--) {
+    invariant(patience > 0, "the line never empties");
+    step();
+    check();
+  }
+  invariant(pool.numFree === pool.numPages && scheduler.schedule().length === 0, "something is left at the end");
+  invariant(finishes.size === arrivals && [...finishes.values()].every((n) => n === 1), "not exactly one finish each");
+  return ops;
+}
+
+test("50,000 random operations keep every invariant and reach every situation", () => {
+  const reached: Record<string, number> = {
+    preemptions: 0, recomputations: 0, chunks: 0, refusals: 0, "pool full": 0,
+    "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
+  };
+  let ops = 0;
+  for (let seed = 0; seed < (process.env["TESSERA_LONG"] ? 2000 : 50); seed++) {
+    try {
+      ops += simulate(seed, reached);
+    } catch (error) {
+      throw new Error(`seed ${seed}`, { cause: error });
+    }
+  }
+  assert.ok(ops >= 50_000, `${ops} operations`);
+  for (const [what, count] of Object.entries(reached)) assert.ok(count > 0, `${what}: never`);
+});

@@ -1,0 +1,143 @@
+/**
+ * Which tokens of which sequences the next step computes. One rule: every sequence has tokens known and tokens computed, and
+ * a step closes the gap, oldest first, under one token budget. There is no prefill and no decode.
+ *
+ *   running ++ waiting     is always in order of arrival, so the oldest is served first and always moves
+ *   pages                  a running sequence that has work holds pages for all its known tokens; when the pool is empty the
+ *                          one admitted last gives all of its pages back and is computed again later
+ *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
+ *                          free page (so that whom we admit is not thrown out in the next step)
+ *
+ * State in, work out: knows no model, no clock, no randomness.
+ */
+import { invariant } from "../core/errors.ts";
+import type { BlockPool } from "./block-pool.ts";
+import type { Sequence } from "./sequence.ts";
+
+export interface SchedulerLimits {
+  /** Most tokens of one step. */
+  readonly maxNumBatchedTokens: number;
+  /** Most sequences that hold pages at once. */
+  readonly maxNumSeqs: number;
+  readonly pageSize: number;
+}
+
+/** `numTokens` known tokens of `sequence`, from its numComputed on. */
+export interface Work {
+  sequence: Sequence;
+  numTokens: number;
+}
+
+export class Scheduler {
+  readonly limits: SchedulerLimits;
+  readonly pool: BlockPool;
+  readonly #running: Sequence[] = [];
+  readonly #waiting: Sequence[] = [];
+  readonly #work: Work[] = [];
+  #numPreemptions = 0;
+
+  constructor(limits: SchedulerLimits, pool: BlockPool) {
+    this.limits = limits;
+    this.pool = pool;
+  }
+
+  /** In order of arrival; all of them arrived before all of `waiting`. */
+  get running(): readonly Sequence[] {
+    return this.#running;
+  }
+
+  get waiting(): readonly Sequence[] {
+    return this.#waiting;
+  }
+
+  /** Since the start. */
+  get numPreemptions(): number {
+    return this.#numPreemptions;
+  }
+
+  /** Pages that `numTokens` tokens fill. */
+  pagesFor(numTokens: number): number {
+    return Math.ceil(numTokens / this.limits.pageSize);
+  }
+
+  /** Whether a sequence that ends with `capacity` known tokens can ever run: alone it must fit. The last token is never computed. */
+  fits(capacity: number): boolean {
+    return this.pagesFor(capacity - 1) <= this.pool.numPages;
+  }
+
+  /** To the end of the line. The caller has asked `fits`. */
+  add(sequence: Sequence): void {
+    invariant(sequence.state === "waiting" && this.fits(sequence.capacity), `sequence ${sequence.id} can not be scheduled`);
+    this.#waiting.push(sequence);
+  }
+
+  /** The sequence ends, whatever its state; its pages are free. */
+  remove(sequence: Sequence): void {
+    const line = sequence.state === "running" ? this.#running : this.#waiting;
+    const at = line.indexOf(sequence);
+    invariant(at >= 0, `sequence ${sequence.id} (${sequence.state}) is not in its line`);
+    line.splice(at, 1);
+    this.#releasePages(sequence);
+    sequence.finish();
+  }
+
+  /** The work of the next step. Not empty while there is a sequence. The list is reused by the next call. */
+  schedule(): readonly Work[] {
+    let budget = this.limits.maxNumBatchedTokens;
+    let length = 0;
+    const give = (sequence: Sequence): void => {
+      const numTokens = Math.min(sequence.numUncomputed, budget);
+      const work = (this.#work[length++] ??= { sequence, numTokens });
+      work.sequence = sequence;
+      work.numTokens = numTokens;
+      budget -= numTokens;
+    };
+
+    const before = this.#numPreemptions;
+    for (let i = 0; i < this.#running.length && budget > 0; i++) {
+      const sequence = this.#running[i]!;
+      if (this.#makeRoom(sequence)) give(sequence);
+    }
+    while (before === this.#numPreemptions && budget > 0 && this.#admitNext()) give(this.#running.at(-1)!);
+
+    this.#work.length = length;
+    invariant(length > 0 || this.#running.length + this.#waiting.length === 0, "there are sequences but no work");
+    return this.#work;
+  }
+
+  /** Pages for all known tokens of a running sequence, from those admitted after it where need be; false when it had to go itself. */
+  #makeRoom(sequence: Sequence): boolean {
+    while (!this.#takePages(sequence, 0)) {
+      const victim = this.#running.pop()!;
+      this.#releasePages(victim);
+      victim.preempt();
+      this.#waiting.unshift(victim);
+      this.#numPreemptions++;
+      if (victim === sequence) return false;
+    }
+    return true;
+  }
+
+  #admitNext(): boolean {
+    const next = this.#waiting[0];
+    if (!next || this.#running.length === this.limits.maxNumSeqs) return false;
+    if (!this.#takePages(next, this.#running.length)) return false;
+    this.#waiting.shift();
+    this.#running.push(next);
+    next.admit();
+    return true;
+  }
+
+  /** All or none; leaves at least `reserve` pages free. */
+  #takePages(sequence: Sequence, reserve: number): boolean {
+    const missing = this.pagesFor(sequence.numTokens) - sequence.pages.length;
+    if (missing > 0 && missing + reserve > this.pool.numFree) return false;
+    for (let i = 0; i < missing; i++) sequence.pages.push(this.pool.take());
+    return true;
+  }
+
+  #releasePages(sequence: Sequence): void {
+    // Backwards, so that the pool hands them out in the same order again.
+    for (let page = sequence.pages.pop(); page !== undefined; page = sequence.pages.pop()) this.pool.release(page);
+  }
+}
