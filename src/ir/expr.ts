@@ -47,6 +47,8 @@ interface UnaryRow {
 interface BinaryRow {
   readonly types: Readonly<Partial<Record<Type, Type>>>;
   readonly eval: (a: number, b: number) => number;
+  /** For i32 operands, where the exact result may not fit a double. */
+  readonly evalI32?: (a: number, b: number) => number;
 }
 
 const number = { i32: "i32", f32: "f32" } as const;
@@ -84,7 +86,7 @@ export const unaryOps: Readonly<Record<UnaryOp, UnaryRow>> = {
 export const binaryOps: Readonly<Record<BinaryOp, BinaryRow>> = {
   add: { types: number, eval: (a, b) => a + b },
   sub: { types: number, eval: (a, b) => a - b },
-  mul: { types: number, eval: (a, b) => a * b },
+  mul: { types: number, eval: (a, b) => a * b, evalI32: Math.imul },
   div: { types: real, eval: (a, b) => a / b },
   /** JavaScript's %: the sign of the dividend. An i32 divided by zero is 0 in rem, floorDiv and floorMod (JavaScript: NaN). */
   rem: { types: number, eval: (a, b) => a % b },

@@ -56,6 +56,8 @@ export const workItem = {
   numRuns: 5,
   /** Keys of the sequence: `kv` runs over 0 .. kvLength - 1. */
   kvLength: 6,
+  /** What the items were sorted by; of no meaning to a kernel. */
+  cost: 7,
 } as const;
 
 export const workHeaderWords = 8;
