@@ -6,7 +6,10 @@
  *
  * The engine sees token ids, never text. Every submitted request gets exactly one Delta with `finish` set, its last.
  */
+import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+
+export type { TokenLogprobs };
 
 export type ToEngine =
   | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams }
@@ -27,23 +30,17 @@ export type FinishReason = "stop" | "length" | "abort" | "error";
 /** What one step added to one request. */
 export interface Delta {
   readonly id: string;
-  /** Tokens generated in this step, in order; empty only with `finish`. */
+  /** Tokens generated in this step, in order, the one that ended it included; empty only with `finish`. */
   readonly tokens: readonly number[];
   /** One for each token, where the request asked. */
   readonly logprobs?: readonly TokenLogprobs[];
   readonly finish?: FinishReason;
   /** The stop token id that ended it, where one did that is not the model's own end token. */
   readonly stopTokenId?: number;
+  /** Why it ended in "error". */
   readonly message?: string;
-}
-
-/** Natural-log probabilities under the model's raw logits. */
-export interface TokenLogprobs {
-  readonly token: number;
-  readonly logprob: number;
-  /** 1 for the likeliest token. */
-  readonly rank: number;
-  readonly top: readonly { readonly token: number; readonly logprob: number }[];
+  /** The field of the request that is wrong, where the error is one that the sender can mend. */
+  readonly param?: string;
 }
 
 export interface EngineInfo {

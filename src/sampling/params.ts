@@ -1,15 +1,19 @@
 /** How the tokens of one request are chosen and when they end: vLLM's SamplingParams, its names (in camelCase) and defaults. */
+import { BadRequest } from "../core/errors.ts";
+
 export interface SamplingParams {
   /** 0 (below 1e-5) takes the likeliest token. Default 1. */
   readonly temperature: number;
   /** Keep the likeliest tokens whose probabilities sum to this. In (0, 1]; default 1. */
   readonly topP: number;
-  /** Keep this many of the likeliest tokens; 0 keeps all. */
+  /** Keep this many of the likeliest tokens; 0 (or -1) keeps all. */
   readonly topK: number;
   /** Keep tokens at least this fraction as likely as the likeliest. In [0, 1]; default 0. */
   readonly minP: number;
   /** Same seed, same prompt, same tokens. Any safe integer; drawn by the engine's own seed when undefined. */
   readonly seed: number | undefined;
+  /** Which of several completions of one prompt this is: its own random numbers under the same seed. Default 0. */
+  readonly choice?: number;
   /** Most tokens to generate. */
   readonly maxTokens: number;
   /** Token ids that end the output, besides the model's own end tokens. */
@@ -23,3 +27,31 @@ export interface SamplingParams {
 export const defaultSampling: SamplingParams = {
   temperature: 1, topP: 1, topK: 0, minP: 0, seed: undefined, maxTokens: 16, stopTokenIds: [], ignoreEos: false, logprobs: undefined,
 };
+
+/** Most log-probabilities of a token, as in vLLM. */
+export const maxLogprobs = 20;
+
+const count = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
+
+/** One row for each field: what it must be, and whether it is. */
+const bounds: Readonly<Record<keyof SamplingParams, readonly [expected: string, (p: SamplingParams, vocabSize: number) => boolean]>> = {
+  temperature: ["a number from 0", (p) => p.temperature >= 0 && p.temperature < Infinity],
+  topP: ["above 0 and at most 1", (p) => p.topP > 0 && p.topP <= 1],
+  topK: ["an integer from 0 (or -1)", (p) => count(p.topK) || p.topK === -1],
+  minP: ["from 0 to 1", (p) => p.minP >= 0 && p.minP <= 1],
+  seed: ["a safe integer", (p) => p.seed === undefined || Number.isSafeInteger(p.seed)],
+  choice: ["an integer from 0", (p) => p.choice === undefined || count(p.choice)],
+  maxTokens: ["an integer from 1", (p) => count(p.maxTokens) && p.maxTokens > 0],
+  stopTokenIds: ["a list of token ids", (p, vocabSize) => p.stopTokenIds.every((id) => count(id) && id < vocabSize)],
+  ignoreEos: ["true or false", (p) => typeof p.ignoreEos === "boolean"],
+  logprobs: [`an integer from 0 to ${maxLogprobs}`, (p) => p.logprobs === undefined || (count(p.logprobs) && p.logprobs <= maxLogprobs)],
+};
+
+/** The first field of `params` that is out of its bounds, as the error for whoever sent it. */
+export function checkSampling(params: SamplingParams, vocabSize: number): BadRequest | undefined {
+  for (const [field, [expected, holds]] of Object.entries(bounds)) {
+    if (holds(params, vocabSize)) continue;
+    return new BadRequest(field, `${field} is ${String(params[field as keyof SamplingParams])}; it must be ${expected}`);
+  }
+  return undefined;
+}

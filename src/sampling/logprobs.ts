@@ -1,0 +1,39 @@
+/**
+ * Log-probabilities of one position under the model's raw logits (before temperature and filters), as vLLM reports them.
+ *
+ * logprob(t) = logit(t) - log(sum exp(logit)), natural, in doubles. rank(t) = 1 + how many tokens have a strictly greater logit.
+ */
+
+/** Natural-log probabilities of a generated token and of the likeliest ones. */
+export interface TokenLogprobs {
+  readonly token: number;
+  readonly logprob: number;
+  /** 1 for the likeliest token. */
+  readonly rank: number;
+  readonly top: readonly { readonly token: number; readonly logprob: number }[];
+}
+
+/**
+ * Of `token` and of the `numTop` likeliest tokens (likeliest first, equal logits by lowest id). `logits`: f32 [vocabSize], with a
+ * distribution (sampler.ts).
+ */
+export function logprobsOf(logits: Float32Array, token: number, numTop: number): TokenLogprobs {
+  const chosen = logits[token]!;
+  const top: number[] = [];
+  const length = Math.min(numTop, logits.length);
+  let max = -Infinity, rank = 1;
+  for (let id = 0; id < logits.length; id++) {
+    const x = logits[id]!;
+    if (x > max) max = x;
+    if (x > chosen) rank++;
+    if (length === 0 || (top.length === length && !(x > logits[top[length - 1]!]!))) continue;
+    if (top.length === length) top.pop();
+    let at = top.length;
+    while (at > 0 && x > logits[top[at - 1]!]!) at--;
+    top.splice(at, 0, id);
+  }
+  let sum = 0;
+  for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id]! - max);
+  const logSum = max + Math.log(sum);
+  return { token, logprob: chosen - logSum, rank, top: top.map((id) => ({ token: id, logprob: logits[id]! - logSum })) };
+}

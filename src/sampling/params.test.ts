@@ -1,0 +1,20 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { checkSampling, defaultSampling, type SamplingParams } from "./params.ts";
+
+test("every field is bounded, and the error names it and its value", () => {
+  const good: readonly Partial<SamplingParams>[] = [
+    {}, { temperature: 0 }, { topP: 1e-9 }, { topK: -1 }, { minP: 1 }, { seed: -5 }, { choice: 3 }, { stopTokenIds: [0, 9] }, { logprobs: 20 }, { maxTokens: 1 },
+  ];
+  for (const p of good) assert.equal(checkSampling({ ...defaultSampling, ...p }, 10), undefined, JSON.stringify(p));
+  const bad: readonly (readonly [keyof SamplingParams, unknown])[] = [
+    ["temperature", -0.1], ["temperature", NaN], ["temperature", Infinity], ["topP", 0], ["topP", 1.1], ["topP", NaN], ["topK", -2], ["topK", 1.5],
+    ["minP", -0.1], ["minP", 2], ["seed", 0.5], ["seed", 2 ** 60], ["choice", -1], ["maxTokens", 0], ["maxTokens", 1.5], ["stopTokenIds", [10]],
+    ["stopTokenIds", [-1]], ["stopTokenIds", [0.5]], ["ignoreEos", 1], ["logprobs", 21], ["logprobs", -1],
+  ];
+  for (const [field, value] of bad) {
+    const error = checkSampling({ ...defaultSampling, [field]: value }, 10);
+    assert.equal(error?.param, field, `${field} ${String(value)}`);
+    assert.ok(error.message.startsWith(`${field} is ${String(value)}; it must be `), error.message);
+  }
+});
