@@ -1,0 +1,143 @@
+/**
+ * The definition of every operation but attention: plain loops, sums in double, results rounded to f32 once.
+ *
+ * Every other backend is compared with this file. Nothing here is fast on purpose; row counts are read from the batch
+ * header when an operation runs.
+ */
+import { invariant } from "../../core/errors.ts";
+import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type Ops, type RowCount } from "../backend.ts";
+import { f32Of, i32Of, weightRow } from "./memory.ts";
+
+const countWord: Readonly<Record<RowCount, number>> = { tokens: headerWord.numTokens, logits: headerWord.numLogits };
+
+/** How many rows of `matrix` this step has. */
+function rowsOf(matrix: Activation, batch: BatchInputs): number {
+  return i32Of(batch.header)[countWord[matrix.rows]]!;
+}
+
+/** The rows of `matrix` in this step, as views into its memory. */
+function rows(matrix: Activation, batch: BatchInputs): Float32Array[] {
+  const data = f32Of(matrix.data);
+  const count = rowsOf(matrix, batch);
+  invariant(count === 0 || (count - 1) * matrix.stride + matrix.columns <= data.length, `${count} rows do not fit an activation of ${matrix.data.bytes} bytes`);
+  return Array.from({ length: count }, (_, r) => data.subarray(r * matrix.stride, r * matrix.stride + matrix.columns));
+}
+
+/** erf(x) = 2/sqrt(pi) e^(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!, whose terms are all of one sign. */
+function erf(x: number): number {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let term = x;
+  let sum = x;
+  for (let n = 1; Math.abs(term) > 1e-18 * Math.abs(sum); n++) {
+    term *= (2 * x * x) / (2 * n + 1);
+    sum += term;
+  }
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+}
+
+/** The nonlinearities, in double. */
+export const activationFunctions: Readonly<Record<ActivationFunction, (x: number) => number>> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  geluTanh: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+  relu: (x) => Math.max(x, 0),
+};
+
+/** x / sqrt(mean(x^2) + epsilon) * weight, not yet rounded. */
+function normalised(x: Float32Array, weight: Float32Array, epsilon: number): Float64Array {
+  let squares = 0;
+  for (const value of x) squares += value * value;
+  const factor = 1 / Math.sqrt(squares / x.length + epsilon);
+  return Float64Array.from(x, (value, i) => value * factor * weight[i]!);
+}
+
+export const definitions: Omit<Ops, "attention"> = {
+  embed({ out, table, batch, scale }) {
+    const tokens = i32Of(batch.tokens);
+    rows(out, batch).forEach((to, t) => {
+      const from = weightRow(table, tokens[t]!);
+      for (let i = 0; i < out.columns; i++) to[i] = from[i]! * scale;
+    });
+  },
+
+  rmsNorm({ out, x, weight, epsilon, residual, batch }) {
+    const w = f32Of(weight);
+    const from = rows(x, batch);
+    const added = residual && rows(residual, batch);
+    rows(out, batch).forEach((to, r) => {
+      const y = normalised(from[r]!, w, epsilon);
+      for (let i = 0; i < out.columns; i++) to[i] = y[i]! + (added ? added[r]![i]! : 0);
+    });
+  },
+
+  linear({ out, x, weight, bias, residual, batch }) {
+    invariant(weight.columns === x.columns && weight.rows === out.columns, `linear [${weight.rows}, ${weight.columns}] from ${x.columns} to ${out.columns} columns`);
+    const b = bias && f32Of(bias);
+    const from = rows(x, batch);
+    const added = residual && rows(residual, batch);
+    const to = rows(out, batch);
+    for (let n = 0; n < weight.rows; n++) {
+      const w = weightRow(weight, n);
+      for (let r = 0; r < to.length; r++) {
+        const row = from[r]!;
+        let sum = 0;
+        for (let k = 0; k < w.length; k++) sum += row[k]! * w[k]!;
+        to[r]![n] = sum + (b ? b[n]! : 0) + (added ? added[r]![n]! : 0);
+      }
+    }
+  },
+
+  ropeAndCache({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) {
+    const { headDim, numHeads: numKvHeads } = key;
+    invariant(qkv.columns === (numQueryHeads + numKvHeads) * headDim + numKvHeads * value.headDim, `a packed row of ${qkv.columns} columns`);
+    const half = rotaryDim / 2;
+    const table = f32Of(rotary);
+    const positions = i32Of(batch.positions);
+    const slots = i32Of(batch.slots);
+    const norms = [qNorm && f32Of(qNorm), kNorm && f32Of(kNorm)];
+    const keys = f32Of(key.data);
+    const values = f32Of(value.data);
+    rows(qkv, batch).forEach((row, t) => {
+      const angles = 2 * half * positions[t]!;
+      invariant(angles >= 0 && angles + 2 * half <= table.length, `position ${positions[t]} is outside the rotary table`);
+      for (let h = 0; h < numQueryHeads + numKvHeads; h++) {
+        const head = row.subarray(h * headDim, (h + 1) * headDim);
+        const norm = norms[h < numQueryHeads ? 0 : 1];
+        const x: ArrayLike<number> = norm ? normalised(head, norm, epsilon) : Float64Array.from(head);
+        for (let i = 0; i < headDim; i++) head[i] = x[i]!;
+        for (let i = 0; i < half; i++) {
+          const cos = table[angles + 2 * i]!, sin = table[angles + 2 * i + 1]!;
+          head[i] = x[i]! * cos - x[i + half]! * sin;
+          head[i + half] = x[i + half]! * cos + x[i]! * sin;
+        }
+      }
+      const slot = slots[t]!;
+      const kBegin = numQueryHeads * headDim, vBegin = kBegin + numKvHeads * headDim;
+      invariant(slot >= 0 && (slot + 1) * numKvHeads * headDim <= keys.length, `slot ${slot} is outside the KV pool`);
+      keys.set(row.subarray(kBegin, vBegin), slot * numKvHeads * headDim);
+      values.set(row.subarray(vBegin), slot * numKvHeads * value.headDim);
+    });
+  },
+
+  gatedActivation({ out, gateUp, activation, batch }) {
+    const f = activationFunctions[activation];
+    const from = rows(gateUp, batch);
+    rows(out, batch).forEach((to, r) => {
+      for (let i = 0; i < out.columns; i++) to[i] = f(from[r]![i]!) * from[r]![out.columns + i]!;
+    });
+  },
+
+  gatherRows({ out, x, batch }) {
+    const from = rows(x, batch);
+    const wanted = i32Of(batch.logitRows);
+    rows(out, batch).forEach((to, i) => {
+      const row = from[wanted[i]!];
+      invariant(row, `logits of row ${wanted[i]} of ${from.length} are wanted`);
+      to.set(row);
+    });
+  },
+
+  softCap({ x, cap, batch }) {
+    for (const row of rows(x, batch)) for (let i = 0; i < row.length; i++) row[i] = cap * Math.tanh(row[i]! / cap);
+  },
+};
