@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { defaultSampling } from "../sampling/params.ts";
+import { Batch } from "./batch.ts";
+import { Sequence } from "./sequence.ts";
+
+const running = (id: string, tokens: number[], pages: number[], numComputed: number) => {
+  const sequence = new Sequence(id, Int32Array.from(tokens), defaultSampling, 0, 12);
+  sequence.admit();
+  sequence.pages.push(...pages);
+  if (numComputed > 0) sequence.advance(numComputed, undefined);
+  return sequence;
+};
+
+test("a chunk, a decode and a whole prompt are packed with their slots, block table, lengths and wanted logits", () => {
+  const batch = new Batch({ maxNumBatchedTokens: 10, maxNumSeqs: 3, pageSize: 4 }, 12);
+  const chunk = running("a", [10, 11, 12, 13, 14, 15, 16, 17], [7, 2], 3);
+  const decode = running("b", [20, 21, 22, 23, 24], [0, 5], 4);
+  const prompt = running("c", [30, 31], [9], 0);
+  batch.fill([{ sequence: chunk, numTokens: 3 }, { sequence: decode, numTokens: 1 }, { sequence: prompt, numTokens: 2 }]);
+  assert.equal(batch.numTokens, 6);
+  assert.equal(batch.numSequences, 3);
+  assert.equal(batch.numLogits, 2);
+  assert.deepEqual([...batch.tokens.subarray(0, 6)], [13, 14, 15, 24, 30, 31]);
+  assert.deepEqual([...batch.positions.subarray(0, 6)], [3, 4, 5, 4, 0, 1]);
+  assert.deepEqual([...batch.slots.subarray(0, 6)], [31, 8, 9, 20, 36, 37]);
+  assert.deepEqual([...batch.rowStarts], [0, 3, 4, 6]);
+  assert.deepEqual([...batch.kvLengths], [6, 5, 2]);
+  assert.deepEqual([...batch.logitRows.subarray(0, 2)], [3, 5], "the chunk's last row is not its last known token");
+  assert.deepEqual([...batch.blockTable], [7, 2, 0, 0, 5, 0, 9, 0, 0]);
+});
+
+test("work without enough pages is a broken invariant", () => {
+  const batch = new Batch({ maxNumBatchedTokens: 10, maxNumSeqs: 3, pageSize: 4 }, 12);
+  assert.throws(() => batch.fill([{ sequence: running("a", [1, 2, 3, 4, 5], [3], 0), numTokens: 5 }]), /computes token 4 with 1 pages/);
+});

@@ -1,0 +1,81 @@
+/**
+ * The work of one step as the typed arrays that a forward pass reads. Rows of all sequences are packed one after another:
+ *
+ *   row        0  1  2 | 3 | 4  5  6  7        three sequences: a chunk, a decode, a prompt
+ *   rowStarts  0         3   4           8     sequence s has rows rowStarts[s] .. rowStarts[s + 1] - 1
+ *   logitRows          . 3               7     the row of a sequence's last known token, where it is in this step
+ *
+ * Filled in place each step, so a step makes no garbage. Knows no model and no backend.
+ */
+import { invariant } from "../core/errors.ts";
+import type { SchedulerLimits, Work } from "./scheduler.ts";
+
+export class Batch {
+  readonly maxPagesPerSequence: number;
+  readonly #pageSize: number;
+  /** [maxNumBatchedTokens] each, of which numTokens are filled (backend.ts, BatchInputs). */
+  readonly tokens: Int32Array<ArrayBuffer>;
+  readonly positions: Int32Array<ArrayBuffer>;
+  readonly slots: Int32Array<ArrayBuffer>;
+  /** [maxNumSeqs, maxPagesPerSequence]; a row's entries past its sequence's pages are stale. */
+  readonly blockTable: Int32Array<ArrayBuffer>;
+  /** [maxNumSeqs], of which numLogits are filled; in the order of the work. */
+  readonly logitRows: Int32Array<ArrayBuffer>;
+  /** [maxNumSeqs + 1] */
+  readonly rowStarts: Int32Array<ArrayBuffer>;
+  /** [maxNumSeqs] Tokens of each sequence whose K and V are in the cache once this step has run: the position of its last row + 1. */
+  readonly kvLengths: Int32Array<ArrayBuffer>;
+  #numTokens = 0;
+  #numSequences = 0;
+  #numLogits = 0;
+
+  constructor(limits: SchedulerLimits, maxModelLen: number) {
+    const { maxNumBatchedTokens: maxTokens, maxNumSeqs } = limits;
+    this.#pageSize = limits.pageSize;
+    this.maxPagesPerSequence = Math.ceil(maxModelLen / limits.pageSize);
+    this.tokens = new Int32Array(maxTokens);
+    this.positions = new Int32Array(maxTokens);
+    this.slots = new Int32Array(maxTokens);
+    this.blockTable = new Int32Array(maxNumSeqs * this.maxPagesPerSequence);
+    this.logitRows = new Int32Array(maxNumSeqs);
+    this.rowStarts = new Int32Array(maxNumSeqs + 1);
+    this.kvLengths = new Int32Array(maxNumSeqs);
+  }
+
+  get numTokens(): number {
+    return this.#numTokens;
+  }
+
+  get numSequences(): number {
+    return this.#numSequences;
+  }
+
+  /** How many sequences end with their last known token, and so want logits. */
+  get numLogits(): number {
+    return this.#numLogits;
+  }
+
+  /** Takes over the work of a step. */
+  fill(work: readonly Work[]): void {
+    let row = 0, numLogits = 0;
+    for (let s = 0; s < work.length; s++) {
+      const { sequence, numTokens } = work[s]!;
+      const { pages, numComputed } = sequence;
+      const end = numComputed + numTokens;
+      invariant(end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
+      this.rowStarts[s] = row;
+      this.kvLengths[s] = end;
+      for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
+      sequence.copyTokens(this.tokens, row, numComputed, numTokens);
+      for (let position = numComputed; position < end; position++, row++) {
+        this.positions[row] = position;
+        this.slots[row] = pages[Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
+      }
+      if (end === sequence.numTokens) this.logitRows[numLogits++] = row - 1;
+    }
+    this.rowStarts[work.length] = row;
+    this.#numTokens = row;
+    this.#numSequences = work.length;
+    this.#numLogits = numLogits;
+  }
+}

@@ -1,0 +1,57 @@
+/**
+ * A model without arithmetic, for the engine's tests: its KV cache holds the tokens themselves, and its logits are a hash of all
+ * tokens of the sequence, found through the block table. A wrong page, slot, position or order gives other logits.
+ */
+import assert from "node:assert/strict";
+import { philox } from "../../src/core/random.ts";
+import type { Batch } from "../../src/engine/batch.ts";
+import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
+
+export class FakeModel implements ForwardModel {
+  readonly vocabSize: number;
+  readonly #pageSize: number;
+  /** Token and position of each slot, or -1. */
+  readonly #cache: Int32Array;
+  readonly #logits: Float32Array;
+  /** Called while a step is running. */
+  during: () => void | Promise<void> = () => {};
+  numForwards = 0;
+
+  constructor(vocabSize: number, limits: EngineLimits) {
+    this.vocabSize = vocabSize;
+    this.#pageSize = limits.pageSize;
+    this.#cache = new Int32Array(limits.numPages * limits.pageSize * 2).fill(-1);
+    this.#logits = new Float32Array(limits.maxNumSeqs * vocabSize);
+  }
+
+  async forward(batch: Batch): Promise<Float32Array> {
+    this.numForwards++;
+    const { tokens, positions, slots, rowStarts, kvLengths, logitRows, blockTable, maxPagesPerSequence } = batch;
+    for (let row = 0; row < batch.numTokens; row++) {
+      this.#cache[2 * slots[row]!] = tokens[row]!;
+      this.#cache[2 * slots[row]! + 1] = positions[row]!;
+    }
+    await this.during();
+    for (let i = 0, s = 0; i < batch.numLogits; i++) {
+      while (rowStarts[s + 1]! - 1 !== logitRows[i]) s++;
+      assert.equal(positions[logitRows[i]!], kvLengths[s]! - 1);
+      const seen = Array.from({ length: kvLengths[s]! }, (_, position) => {
+        const slot = blockTable[s * maxPagesPerSequence + Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
+        assert.equal(this.#cache[2 * slot + 1], position, "the cache holds another position there");
+        return this.#cache[2 * slot]!;
+      });
+      this.#logits.set(fakeLogits(seen, this.vocabSize), i * this.vocabSize);
+    }
+    return this.#logits;
+  }
+}
+
+/** The logits that follow `tokens`: between -4 and 4, all different from those of any other tokens. */
+export function fakeLogits(tokens: readonly number[], vocabSize: number): Float32Array {
+  let key: [number, number] = [1, 2];
+  for (const token of tokens) {
+    const [a, b] = philox([token, 0, 0, 0], key);
+    key = [a, b];
+  }
+  return Float32Array.from({ length: vocabSize }, (_, id) => philox([id, 1, 0, 0], key)[0] / 2 ** 29 - 4);
+}
