@@ -169,7 +169,7 @@ test("tokens do not depend on arrivals, chunks, preemption or cancellations arou
     for (const r of requests) {
       const got = out.get(r.id);
       if (!got) continue;
-      const alone = await one(make().engine, r.prompt, { ...defaultSampling, temperature: r.temperature, seed: r.seed, maxTokens: r.maxTokens });
+      const alone = await one(make({ maxModelLen: 14 }).engine, r.prompt, { ...defaultSampling, temperature: r.temperature, seed: r.seed, maxTokens: r.maxTokens });
       assert.deepEqual(got.tokens, alone.tokens.slice(0, got.tokens.length), `round ${round}, request ${r.id}`);
       if (got.finish === "abort") aborts++;
       else assert.equal(got.tokens.length, alone.tokens.length);
