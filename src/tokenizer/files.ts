@@ -1,0 +1,48 @@
+/**
+ * The text files that describe a model's text side, as strings by their names in the model's folder, and careful reading
+ * of the JSON in them. Knows no file system: whoever starts the text service has read them.
+ */
+import { UsageError } from "../core/errors.ts";
+
+/** Contents by file name. Only tokenizer.json must be there. */
+export interface TextFiles {
+  readonly "tokenizer.json"?: string;
+  readonly "tokenizer_config.json"?: string;
+  readonly "special_tokens_map.json"?: string;
+  readonly "generation_config.json"?: string;
+  readonly "config.json"?: string;
+  readonly "chat_template.jinja"?: string;
+}
+
+/** The names that a loader should look for; those that are missing may stay so. */
+export const textFileNames = [
+  "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json", "chat_template.jinja",
+] as const satisfies readonly (keyof TextFiles)[];
+
+export type Json = unknown;
+
+/** The parsed file, or undefined where it is not there. Throws UsageError on what is not JSON. */
+export function parseFile(files: TextFiles, name: keyof TextFiles): Json {
+  const source = files[name];
+  if (source === undefined) return undefined;
+  try {
+    return JSON.parse(source) as Json;
+  } catch (error) {
+    throw new UsageError(`${name} is not JSON (${(error as Error).message}); download the model's files again`);
+  }
+}
+
+/** `object[name]`, or undefined where `object` is no object or has no such field of its own. */
+export function field(object: Json, name: string): Json {
+  return typeof object === "object" && object !== null && Object.hasOwn(object, name) ? (object as Record<string, Json>)[name] : undefined;
+}
+
+export function text(object: Json, name: string): string | undefined {
+  const value = field(object, name);
+  return typeof value === "string" ? value : undefined;
+}
+
+export function list(object: Json, name: string): readonly Json[] {
+  const value = field(object, name);
+  return Array.isArray(value) ? value : [];
+}

@@ -1,0 +1,248 @@
+/**
+ * Text to token ids and back, as Hugging Face's tokenizers do it, from the model's own files.
+ *
+ * The library (@huggingface/tokenizers 0.2.0) gives normalisers, the translation of patterns, post-processors, and the
+ * Unigram and WordPiece models. Written here, because it differs from the original or is slow: byte-pair merging (bpe.ts),
+ * several pre-tokenisers (pre-tokenizer.ts), finding added tokens (added-tokens.ts: it ignores single_word, and cannot be
+ * told to leave special tokens alone), and decoding (decode-rules.ts: it throws on no ids, writes the unknown token for an
+ * unknown id, and by default changes the text: "clean_up_tokenization_spaces", which never happens here).
+ *
+ * Text becomes a special token only where the caller allows it, and never where a character is marked as untrusted.
+ * Knows no chat, no threads and no files.
+ */
+import { Tokenizer as Library } from "@huggingface/tokenizers";
+import { UsageError, invariant } from "../core/errors.ts";
+import type { AddedToken, Section } from "./added-tokens.ts";
+import { Matcher } from "./added-tokens.ts";
+import type { BpeConfig } from "./bpe.ts";
+import { Bpe, byteTokens } from "./bpe.ts";
+import { decodeRules } from "./decode-rules.ts";
+import type { Json, TextFiles } from "./files.ts";
+import { field, list, parseFile, text } from "./files.ts";
+import { preTokenizer } from "./pre-tokenizer.ts";
+import type { DecoderOptions } from "./stream-decoder.ts";
+import { StreamDecoder } from "./stream-decoder.ts";
+
+export interface EncodeOptions {
+  /** Put the tokens around the text that the model expects (its beginning-of-text token). Default true. */
+  readonly addSpecialTokens?: boolean;
+  /** Read "<bos>" and the like in the text as the tokens that they name. Default false: they are plain text. */
+  readonly allowSpecial?: boolean;
+  /** For each UTF-16 unit of the text, 1 where it may not be part of a special token. All may when undefined. */
+  readonly untrusted?: Uint8Array;
+}
+
+export interface Tokenizer {
+  /** int32 [numTokens] */
+  encode(text: string, options?: EncodeOptions): Int32Array;
+  decode(ids: ArrayLike<number>, options?: DecoderOptions): string;
+  decoder(options?: DecoderOptions): StreamDecoder;
+  /** One more than the largest id. */
+  readonly vocabSize: number;
+  readonly bosId: number | undefined;
+  /** Ids that end the model's output, by all files that name one; may be empty. */
+  readonly eosIds: readonly number[];
+  /** What special tokens look like in a text. */
+  readonly specialTokens: readonly string[];
+  tokenToId(token: string): number | undefined;
+  idToToken(id: number): string | undefined;
+  /** The UTF-8 bytes that the token adds in the middle of a text; a part of a character for some. */
+  idToBytes(id: number): Uint8Array | undefined;
+}
+
+/** Appends the ids of a word. */
+type Model = (word: string, out: number[]) => void;
+
+/** Builds the tokenizer of `files`. Throws UsageError where tokenizer.json is missing, damaged, or of a kind that is not known. */
+export function loadTokenizer(files: TextFiles): Tokenizer {
+  const json = parseFile(files, "tokenizer.json");
+  if (json === undefined) {
+    throw new UsageError("tokenizer.json is missing from the model's folder; download it, or pass --skip-tokenizer-init to serve by token ids");
+  }
+  try {
+    return build(json, files);
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(`tokenizer.json cannot be used: ${(error as Error).message}; pass --skip-tokenizer-init to serve by token ids`);
+  }
+}
+
+function build(json: Json, files: TextFiles): Tokenizer {
+  const modelConfig = field(json, "model");
+  const modelVocab = vocabOf(modelConfig);
+  const added = list(json, "added_tokens").map(addedToken);
+  const ids = new Map(modelVocab);
+  for (const token of added) ids.set(token.content, token.id);
+  const tokens: (string | undefined)[] = [];
+  for (const [token, id] of ids) tokens[id] = token;
+  const special = new Set(added.filter((token) => token.special).map((token) => token.id));
+
+  const library = libraryOf(json);
+  const normalize = library.normalizer ?? ((piece: string) => piece);
+  const cut = preTokenizer(field(json, "pre_tokenizer"));
+  // Merge tables are large, and a thread that only decodes does not need them.
+  const model = lazy(() => modelOf(modelConfig, modelVocab, special));
+
+  const raw = added.filter((token) => !token.normalized), normalized = added.filter((token) => token.normalized);
+  const findRaw = new Matcher(raw);
+  // Positions are lost in normalising, so where trust differs within the text special tokens are looked for in the raw text only.
+  const findTrusted = new Matcher([...raw, ...normalized.filter((token) => token.special)]);
+  const findNormalized = new Matcher(normalized, (token) => normalize(token.content));
+  const [prefix, suffix] = surroundings(library.post_processor, ids);
+
+  const encode = (source: string, options: EncodeOptions = {}): Int32Array => {
+    const { addSpecialTokens = true, allowSpecial = false, untrusted } = options;
+    invariant(untrusted === undefined || untrusted.length === source.length, "untrusted has one mark for each UTF-16 unit");
+    const whole = source.toWellFormed();
+    const out: number[] = addSpecialTokens ? [...prefix] : [];
+    const trusted = (token: AddedToken, start: number, end: number): boolean => {
+      if (!token.special) return true;
+      if (!allowSpecial) return false;
+      if (untrusted === undefined) return true;
+      // A name of letters alone cannot be guarded by marking its punctuation: it is never read out of a mixed text.
+      return guards(token.content).length > 0 && !untrusted.subarray(start, end).includes(1);
+    };
+    const plain = (piece: string, first: boolean): void => {
+      for (const word of cut(piece, first)) model()(word, out);
+    };
+    const sections: readonly Section[] = (untrusted === undefined ? findRaw : findTrusted).split(whole, trusted);
+    for (const section of sections) {
+      if (section.kind === "token") {
+        out.push(section.id);
+        continue;
+      }
+      const piece = normalize(whole.slice(section.start, section.end));
+      for (const inner of findNormalized.split(piece, (token) => !token.special || (allowSpecial && untrusted === undefined))) {
+        if (inner.kind === "token") out.push(inner.id);
+        else plain(piece.slice(inner.start, inner.end), section.start === 0 && inner.start === 0);
+      }
+    }
+    if (addSpecialTokens) for (const id of suffix) out.push(id);
+    return Int32Array.from(out);
+  };
+
+  const { bytes, ends } = decodeRules(field(json, "decoder"));
+  const cache: (Uint8Array | undefined)[] = [];
+  const tokenBytes = {
+    ends,
+    isSpecial: (id: number) => special.has(id),
+    bytes: (id: number, first: boolean) => {
+      const token = tokens[id];
+      if (token === undefined) return undefined;
+      return first ? bytes(token, true) : (cache[id] ??= bytes(token, false));
+    },
+  };
+  const decoder = (options?: DecoderOptions): StreamDecoder => new StreamDecoder(tokenBytes, options);
+
+  return {
+    encode,
+    decoder,
+    decode: (decoded, options) => {
+      const stream = decoder(options);
+      const start = stream.push(decoded);
+      return start + stream.flush();
+    },
+    vocabSize: tokens.length,
+    ...endTokens(files, ids),
+    specialTokens: added.filter((token) => token.special).map((token) => token.content),
+    tokenToId: (token) => ids.get(token),
+    idToToken: (id) => tokens[id],
+    idToBytes: (id) => tokenBytes.bytes(id, false),
+  };
+}
+
+/** The punctuation of a special token's text, by which a chat template's rendering is guarded; "_", "-" and the like only where it has no other. */
+export function guards(content: string): string[] {
+  const strong = [...content].filter((char) => char.length === 1 && !/[\p{L}\p{N}\p{M}\s_\-▁]/u.test(char));
+  return strong.length > 0 ? strong : [...content].filter((char) => /[_\-▁]/.test(char));
+}
+
+function addedToken(row: Json): AddedToken {
+  const id = field(row, "id"), content = text(row, "content"), special = field(row, "special") === true;
+  if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || content === undefined) {
+    throw new UsageError(`tokenizer.json: added_tokens has a row without id or content: ${JSON.stringify(row)}`);
+  }
+  const flag = (name: string): boolean => field(row, name) === true;
+  return { id, content, special, normalized: (field(row, "normalized") ?? !special) === true, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
+}
+
+/** token -> id. Unigram lists [token, score] pairs; the others have an object. */
+function vocabOf(model: Json): Map<string, number> {
+  const vocab = field(model, "vocab");
+  if (Array.isArray(vocab)) return new Map((vocab as readonly (readonly [string, number])[]).map(([token], id) => [token, id]));
+  if (typeof vocab !== "object" || vocab === null) throw new UsageError("tokenizer.json: model.vocab is missing; the file is damaged, download it again");
+  return new Map(Object.entries(vocab as Record<string, number>));
+}
+
+/** The library's normaliser and post-processor; its model, added tokens, pre-tokeniser and decoder stay unused. */
+function libraryOf(json: Json): { normalizer: ((piece: string) => string) | null; post_processor: PostProcessor | null } {
+  const library = new Library(
+    {
+      model: { type: "BPE", vocab: {}, merges: [] }, added_tokens: [], pre_tokenizer: null, decoder: null,
+      normalizer: field(json, "normalizer") ?? null, post_processor: field(json, "post_processor") ?? null,
+    },
+    {},
+  );
+  return library as unknown as ReturnType<typeof libraryOf>;
+}
+
+type PostProcessor = (tokens: string[], pair: null, addSpecialTokens: boolean) => { readonly tokens: readonly string[] };
+
+/** The ids that stand before and after a text with special tokens, found by processing a token that no vocabulary has. */
+function surroundings(process: PostProcessor | null, ids: ReadonlyMap<string, number>): [readonly number[], readonly number[]] {
+  if (process === null) return [[], []];
+  const probe = "\u0000the text\u0000";
+  const { tokens } = process([probe], null, true);
+  const idOf = (token: string): number => {
+    const id = ids.get(token);
+    if (id === undefined) throw new UsageError(`tokenizer.json: the post_processor adds "${token}", which is no token of this vocabulary`);
+    return id;
+  };
+  const at = tokens.indexOf(probe);
+  return [tokens.slice(0, at).map(idOf), tokens.slice(at + 1).map(idOf)];
+}
+
+function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: ReadonlySet<number>): Model {
+  const type = text(config, "type") ?? (Array.isArray(field(config, "vocab")) ? "Unigram" : field(config, "merges") !== undefined ? "BPE" : "");
+  if (type === "BPE") {
+    const bpe = new Bpe(config as BpeConfig, vocab, special);
+    return (word, out) => bpe.encode(word, out);
+  }
+  if (type !== "Unigram" && type !== "WordPiece") throw new UsageError(`tokenizer.json: model type "${type}" is not supported (BPE, Unigram and WordPiece are)`);
+  const library = new Library({ model: { ...(config as object), type }, added_tokens: [], pre_tokenizer: null, decoder: null, normalizer: null, post_processor: null }, {});
+  const pieces = library.model as unknown as ((words: string[]) => string[]) & { readonly unk_token_id: number | undefined };
+  const unknown = pieces.unk_token_id;
+  const bytes = field(config, "byte_fallback") === true ? byteTokens(vocab) : undefined;
+  const encoder = new TextEncoder();
+  const say = (piece: string, out: number[]): void => {
+    const id = vocab.get(piece);
+    if (id !== undefined && (id === unknown || !special.has(id))) out.push(id);
+    else if (id !== undefined && piece.length > 1) {
+      // The text of a special token: these models hold it in their vocabulary and would take it whole. Character by character it is text.
+      for (const char of piece) say(char, out);
+    } else if (bytes !== undefined) for (const byte of encoder.encode(piece)) out.push(bytes[byte]!);
+    else if (unknown !== undefined) out.push(unknown);
+  };
+  return (word, out) => {
+    for (const piece of pieces([word])) say(piece, out);
+  };
+}
+
+/** Beginning and end of text, from every file that names them. */
+function endTokens(files: TextFiles, ids: ReadonlyMap<string, number>): { bosId: number | undefined; eosIds: readonly number[] } {
+  const names = [parseFile(files, "tokenizer_config.json"), parseFile(files, "special_tokens_map.json")];
+  const configs = [parseFile(files, "generation_config.json"), parseFile(files, "config.json")];
+  const named = (name: string): number[] => names.flatMap((file) => ids.get(tokenText(field(file, name)) ?? "") ?? []);
+  const numbered = (name: string): number[] => configs.flatMap((file) => field(file, name)).filter((id): id is number => typeof id === "number");
+  return { bosId: [...named("bos_token"), ...numbered("bos_token_id")][0], eosIds: [...new Set([...named("eos_token"), ...numbered("eos_token_id")])] };
+}
+
+/** A token in tokenizer_config.json: its text, or an object that holds it. */
+export function tokenText(value: Json): string | undefined {
+  return typeof value === "string" ? value : text(value, "content");
+}
+
+function lazy<T>(make: () => T): () => T {
+  let made: T | undefined;
+  return () => (made ??= make());
+}
