@@ -24,6 +24,8 @@ export const control = {
   threads: 448, mayBlock: 452,
   /** Scratch of thread t starts at scratch + t * scratchStride. */
   scratch: 456, scratchStride: 460,
+  /** Where thread 0 left a stalled program: after which record, and the generation it waits to see the end of. */
+  stalledAt: 464, stalledGeneration: 468,
   /** The first load out of range in a mod: [1, table slot, index, extent]. */
   outOfRange: 512,
   errorText: 1024,

@@ -1,0 +1,144 @@
+/**
+ * The threads that run kernels together: the caller's own (thread 0) and workers, over one shared memory.
+ *
+ * Commands go through memory, never through messages, so they reach workers that have no event loop turn to spare. A worker that
+ * dies is noticed where thread 0 would wait for it: the nap at the barrier ends, the event loop hears of the exit, and the
+ * program fails by name. After a failure the pool is finished: every later call throws the same error.
+ */
+import { spawn } from "#thread";
+import type { Thread } from "../../core/thread.ts";
+import { invariant } from "../../core/errors.ts";
+import { control, Heap } from "./memory.ts";
+import { command, status } from "./runtime.ts";
+import { abort, abortReason, ThreadRuntime } from "./thread.ts";
+
+const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+
+export class Pool {
+  readonly numThreads: number;
+  readonly #heap: Heap;
+  readonly #own: ThreadRuntime;
+  readonly workers: Thread[] = [];
+  #failure: Error | undefined;
+  #closed = false;
+  /** The rest of a program that stalled; everything else waits for it. */
+  #running: Promise<void> | undefined;
+  #numSlots = 0;
+
+  private constructor(heap: Heap, numThreads: number) {
+    this.#heap = heap;
+    this.numThreads = numThreads;
+    this.#set(control.threads, numThreads);
+    this.#set(control.mayBlock, Number(mayBlock()));
+    this.#own = new ThreadRuntime(heap.memory, 0);
+  }
+
+  /** Starts `numThreads - 1` workers and waits until they are parked. They do not keep the process alive. */
+  static async open(heap: Heap, numThreads: number): Promise<Pool> {
+    const pool = new Pool(heap, numThreads);
+    const entry = new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url);
+    for (let thread = 1; thread < numThreads; thread++) {
+      const worker = spawn(entry, { memory: heap.memory, thread });
+      worker.onExit((reason) => pool.#died(`wasm thread ${thread} of ${numThreads} ended (${reason})`));
+      pool.workers.push(worker);
+    }
+    await pool.#acknowledgements();
+    for (const worker of pool.workers) worker.unref();
+    return pool;
+  }
+
+  /** Delivers a module of kernels to every thread. Returns the table slots of its exports, in order. */
+  async load(bytes: Uint8Array<ArrayBuffer>): Promise<number[]> {
+    await this.settled();
+    const count = this.#own.load(bytes, this.#numSlots);
+    const slots = Array.from({ length: count }, (_, i) => this.#numSlots + i);
+    if (this.workers.length > 0) {
+      const copy = this.#heap.alloc(bytes.length);
+      new Uint8Array(this.#heap.memory.buffer).set(bytes, copy.address);
+      this.#set(control.acknowledged, 0);
+      this.#command(command.load, copy.address, bytes.length, this.#numSlots);
+      await this.#acknowledgements();
+      this.#heap.free(copy);
+    }
+    this.#numSlots += count;
+    return slots;
+  }
+
+  /** Runs a program (runtime.ts) to its end, unless it stalls: then the rest runs behind `settled`. */
+  run(program: number): void {
+    if (this.#failure) throw this.#failure;
+    invariant(!this.#running, "a program runs while another has not settled");
+    this.#command(command.run, program, 0, 0);
+    if (this.#step(program, false) === status.stalled) {
+      this.#running = this.#resume(program).finally(() => (this.#running = undefined));
+      this.#running.catch(() => {}); // `settled` and later calls report it
+    }
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** Waits for the last program. @throws what made it fail */
+  async settled(): Promise<void> {
+    if (this.#running) await this.#running;
+    if (this.#failure) throw this.#failure;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#failure ??= new Error("the wasm backend is closed");
+    this.#command(command.exit, 0, 0, 0);
+    await Promise.all(this.workers.map((w) => w.terminate()));
+  }
+
+  #step(program: number, resume: boolean): number {
+    try {
+      const outcome = this.#own.run(program, resume);
+      if (outcome === status.aborted) this.#failure ??= new Error(`a wasm kernel failed: ${abortReason(this.#heap.memory)}`);
+      return outcome;
+    } catch (error) {
+      abort(this.#heap.memory, "thread 0 failed");
+      this.#failure ??= new Error(`a wasm kernel failed: thread 0: ${error instanceof Error ? error.message : String(error)}`);
+      return status.aborted;
+    }
+  }
+
+  async #resume(program: number): Promise<void> {
+    do await turn();
+    while (!this.#failure && this.#step(program, true) === status.stalled);
+    if (this.#failure) throw this.#failure;
+  }
+
+  #died(reason: string): void {
+    if (this.#closed) return;
+    this.#failure ??= new Error(abortReason(this.#heap.memory) === undefined ? reason : `a wasm kernel failed: ${abortReason(this.#heap.memory)}`);
+    abort(this.#heap.memory, reason);
+  }
+
+  async #acknowledgements(): Promise<void> {
+    while (!this.#failure && Atomics.load(this.#words(), control.acknowledged / 4) < this.workers.length) await turn();
+    if (this.#failure) throw this.#failure;
+  }
+
+  #command(kind: number, ...args: readonly [number, number, number]): void {
+    const words = this.#words();
+    words[control.command / 4] = kind;
+    words.set(args, control.argument0 / 4);
+    Atomics.add(words, control.commandSequence / 4, 1);
+    if (this.workers.length > 0) Atomics.notify(words, control.commandSequence / 4);
+  }
+
+  #set(word: number, value: number): void {
+    Atomics.store(this.#words(), word / 4, value);
+  }
+
+  #view: Int32Array | undefined;
+  /** The control block. The view is kept: a shared memory that grows stays where it is. */
+  #words(): Int32Array {
+    return (this.#view ??= new Int32Array(this.#heap.memory.buffer, 0, control.bytes / 4));
+  }
+}
+
+/** A browser's main thread may not sleep. */
+function mayBlock(): boolean {
+  return typeof (globalThis as { document?: unknown }).document === "undefined";
+}

@@ -1,0 +1,82 @@
+/**
+ * One thread's own side of the shared memory: its runtime instance and its table of kernels.
+ *
+ * Kernels arrive as bytes in the shared memory and are compiled where they are used, so a parked worker needs no event loop to
+ * receive one. V8 keeps one native copy of equal bytes in a process.
+ */
+import { command, runtimeModule } from "./runtime.ts";
+import { control } from "./memory.ts";
+
+export class ThreadRuntime {
+  readonly #memory: WebAssembly.Memory;
+  readonly #table = new WebAssembly.Table({ element: "anyfunc", initial: 64 });
+  readonly #thread: number;
+  readonly #exports: { run(program: number, thread: number, resume: number): number; park(seen: number): number };
+
+  constructor(memory: WebAssembly.Memory, thread: number) {
+    this.#memory = memory;
+    this.#thread = thread;
+    const module = new WebAssembly.Module(runtimeModule().bytes());
+    this.#exports = new WebAssembly.Instance(module, { env: { memory, table: this.#table } }).exports as never;
+  }
+
+  /** Compiles a module of kernels and puts its exports, in order, into the table from `slot` on. Returns how many. */
+  load(bytes: Uint8Array<ArrayBuffer>, slot: number): number {
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory: this.#memory } });
+    const kernels = Object.values(instance.exports);
+    if (slot + kernels.length > this.#table.length) this.#table.grow(2 * (slot + kernels.length) - this.#table.length);
+    kernels.forEach((k, i) => this.#table.set(slot + i, k));
+    return kernels.length;
+  }
+
+  /** This thread's share of a program; `status` tells how it ended. */
+  run(program: number, resume = false): number {
+    return this.#exports.run(program, this.#thread, resume ? 1 : 0);
+  }
+
+  /** A worker's whole life: wait for a command, carry it out. Returns on `exit`; a failure aborts everybody and returns. */
+  serve(): void {
+    const words = (): Int32Array => new Int32Array(this.#memory.buffer, 0, control.bytes / 4); // anew: memory may have grown
+    const acknowledge = (): void => void Atomics.add(words(), control.acknowledged / 4, 1);
+    let seen = 0;
+    acknowledge();
+    try {
+      for (;;) {
+        seen = this.#exports.park(seen);
+        const w = words();
+        switch (w[control.command / 4]) {
+          case command.run:
+            this.run(w[control.argument0 / 4]!);
+            break;
+          case command.load:
+            this.load(new Uint8Array(this.#memory.buffer, w[control.argument0 / 4], w[control.argument1 / 4]).slice(), w[control.argument2 / 4]!);
+            acknowledge();
+            break;
+          default:
+            return;
+        }
+      }
+    } catch (error) {
+      abort(this.#memory, `thread ${this.#thread}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+}
+
+/** Tells everybody to leave at the next barrier, and why. The first reason stands. */
+export function abort(memory: WebAssembly.Memory, reason: string): void {
+  const words = new Int32Array(memory.buffer, 0, control.bytes / 4);
+  if (Atomics.compareExchange(words, control.abort / 4, 0, 1) === 0) {
+    const text = new TextEncoder().encode(reason).subarray(0, control.bytes - control.errorText);
+    new Uint8Array(memory.buffer).set(text, control.errorText);
+    Atomics.store(words, control.errorLength / 4, text.length);
+  }
+  Atomics.notify(words, control.generation / 4);
+}
+
+/** The reason given to `abort`, or undefined when nobody has. */
+export function abortReason(memory: WebAssembly.Memory): string | undefined {
+  const words = new Int32Array(memory.buffer, 0, control.bytes / 4);
+  if (Atomics.load(words, control.abort / 4) === 0) return undefined;
+  const bytes = new Uint8Array(memory.buffer, control.errorText, Atomics.load(words, control.errorLength / 4)).slice();
+  return new TextDecoder().decode(bytes);
+}

@@ -1,0 +1,32 @@
+/** Threads as browsers have them: module workers. The first message carries the data. */
+import type { Parent, Thread } from "./thread.ts";
+
+interface Scope { postMessage(message: unknown, transfer?: readonly ArrayBuffer[]): void; onmessage: ((event: { data: unknown }) => void) | null; name: string }
+
+/** Starts the module at `url` in a worker, where `parent().data` is `data`. A browser's worker never ends by itself. */
+export function spawn(url: URL, data: unknown): Thread {
+  const worker = new Worker(url, { type: "module" });
+  let exit: ((reason: string) => void) | undefined;
+  worker.addEventListener("error", (event) => exit?.(event.message || "the worker's script failed to load"));
+  worker.postMessage(data);
+  return {
+    post: (message, transfer) => worker.postMessage(message, [...(transfer ?? [])]),
+    onMessage: (handler) => worker.addEventListener("message", (event) => handler(event.data)),
+    onExit: (handler) => void (exit = handler),
+    unref: () => {},
+    terminate: async () => worker.terminate(),
+  };
+}
+
+const scope = globalThis as unknown as Scope;
+// A module may await: whoever imports this one starts once the data has come.
+const inWorker = typeof (globalThis as { WorkerGlobalScope?: unknown }).WorkerGlobalScope !== "undefined";
+const data: unknown = inWorker ? await new Promise((resolve) => (scope.onmessage = (event) => resolve(event.data))) : undefined;
+
+export function parent(): Parent {
+  return {
+    data,
+    post: (message, transfer) => scope.postMessage(message, transfer),
+    onMessage: (handler) => void (scope.onmessage = (event) => handler(event.data)),
+  };
+}

@@ -1,0 +1,26 @@
+/** Threads as Node has them. */
+import { parentPort, Worker, workerData } from "node:worker_threads";
+import type { Parent, Thread } from "./thread.ts";
+
+/** Starts the module at `url` in a thread of its own, where `parent().data` is `data`. */
+export function spawn(url: URL, data: unknown): Thread {
+  const worker = new Worker(url, { workerData: data });
+  let failure: string | undefined;
+  worker.on("error", (error: unknown) => (failure = error instanceof Error ? error.message : String(error)));
+  return {
+    post: (message, transfer) => worker.postMessage(message, [...(transfer ?? [])]),
+    onMessage: (handler) => void worker.on("message", handler),
+    onExit: (handler) => void worker.once("exit", (code) => handler(failure ?? `exit code ${code}`)),
+    unref: () => worker.unref(),
+    terminate: async () => void (await worker.terminate()),
+  };
+}
+
+export function parent(): Parent {
+  const port = parentPort!;
+  return {
+    data: workerData,
+    post: (message, transfer) => port.postMessage(message, [...(transfer ?? [])]),
+    onMessage: (handler) => void port.on("message", handler),
+  };
+}
