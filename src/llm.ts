@@ -1,0 +1,229 @@
+/**
+ * LLM: text in, text out. Joins a tokenizer and an engine; it is all that the server and the command line know of either.
+ *
+ *   await using llm = await LLM.load();
+ *   for await (const { text } of llm.chat([{ role: "user", content: "Hello" }])) process.stdout.write(text);
+ *   const { text, usage } = await llm.generate("Once upon a time", { maxTokens: 32, seed: 1 });
+ *
+ * It knows no HTTP, and of tensors only that they exist behind the engine.
+ */
+import { files } from "#files";
+import { BadRequest, UsageError } from "./core/errors.ts";
+import type { EngineClient, EngineOptions } from "./engine/client.ts";
+import type { EngineInfo, Stats } from "./engine/messages.ts";
+import { camelCase, tokenIds, type Raw } from "./llm/fields.ts";
+import { Generation, readOutput } from "./llm/generation.ts";
+import { checkParams, fitMaxTokens, type CheckedParams, type GenerateParams } from "./llm/params.ts";
+import type { ChatMessage, TextService } from "./tokenizer/text.ts";
+
+/** How a model is loaded. vLLM's names and meanings. */
+export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
+  /** Load no tokenizer: prompts are token ids, results have no text. For checkpoints that have none. */
+  readonly skipTokenizerInit?: boolean;
+  /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
+  readonly generationConfig?: "auto" | "vllm";
+  /** Called as work goes on; stages are "download", "load" and the like. */
+  readonly onProgress?: (stage: string, done: number, total: number) => void;
+}
+
+/** What `chat` takes beside what `generate` does. */
+export interface ChatParams extends GenerateParams {
+  /** End the prompt with the start of an assistant's turn. Default true. */
+  readonly addGenerationPrompt?: boolean;
+  /** Further variables for the chat template. */
+  readonly templateKwargs?: Readonly<Record<string, unknown>>;
+}
+
+export type Prompt = string | readonly number[] | Int32Array;
+
+/** The parts of an LLM, each already started. */
+export interface Parts {
+  readonly name: string;
+  readonly engine: EngineClient;
+  /** undefined: token ids only. */
+  readonly text: TextService | undefined;
+  /** Used where a caller says nothing. */
+  readonly defaults?: GenerateParams;
+}
+
+const textFiles = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "config.json", "generation_config.json"];
+const defaultCompletionTokens = 16;
+
+/** The folder of the demo model that comes with this package. */
+export function demoModel(): string {
+  return decodeURIComponent(new URL("../models/demo", import.meta.url).pathname).replace(/^\/(?=[A-Za-z]:)/, "");
+}
+
+export class LLM implements AsyncDisposable {
+  /** The model's name as it was asked for; "demo" for the built-in one. */
+  readonly name: string;
+  readonly info: EngineInfo;
+  readonly #engine: EngineClient;
+  readonly #text: TextService | undefined;
+  readonly #defaults: Raw;
+
+  /** Joins parts that are already started. Most callers want `LLM.load`. */
+  constructor({ name, engine, text, defaults = {} }: Parts) {
+    this.name = name;
+    this.info = engine.info;
+    this.#engine = engine;
+    this.#text = text;
+    this.#defaults = { ...defaults };
+  }
+
+  /**
+   * Loads `model`: a folder in Hugging Face layout or `org/name` of the hub; the built-in demo model when left out.
+   * Throws UsageError when it cannot be found, is of a kind not supported, or does not fit into memory.
+   */
+  static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
+    const { skipTokenizerInit = false, generationConfig = "auto", onProgress, ...engineOptions } = options;
+    const { startEngine } = await import("./engine/client.ts");
+    const { startText } = await import("./tokenizer/text.ts");
+    const { resolveModel } = await import("./weights/hub.ts");
+    const folder = model === undefined ? demoModel() : await resolveModel(model, { ...(onProgress && { onProgress }) });
+    const found = readTextFiles(folder);
+    if (!skipTokenizerInit && found["tokenizer.json"] === undefined) {
+      throw new UsageError(`${folder} has no tokenizer.json; add one, or serve the model by token ids with --skip-tokenizer-init (skipTokenizerInit: true)`);
+    }
+    const text = skipTokenizerInit ? undefined : await startText(found);
+    try {
+      const engine = await startEngine({ device: "cpu", ...engineOptions, model: folder }, onProgress);
+      const defaults = generationConfig === "auto" ? generationDefaults(found["generation_config.json"]) : {};
+      return new LLM({ name: model ?? "demo", engine, text, defaults });
+    } catch (error) {
+      text?.close();
+      throw error;
+    }
+  }
+
+  /** Continues `prompt`: text, or token ids that go to the model as they are. Throws BadRequest for a wrong parameter. */
+  generate(prompt: Prompt, params: GenerateParams = {}): Generation {
+    return this.startPrompt(prompt, this.check(params), "prompt", params.signal);
+  }
+
+  /** Answers `messages` through the model's chat template. Throws BadRequest for a wrong parameter. */
+  chat(messages: readonly ChatMessage[], params: ChatParams = {}): Generation {
+    return this.startChat(messages, this.check(params), params, params.signal);
+  }
+
+  /** Parameters with this model's defaults filled in, checked. `spell` says how the caller writes field names. */
+  check(params: GenerateParams | Raw, spell = camelCase): CheckedParams {
+    const spelled = Object.fromEntries(Object.entries(this.#defaults).map(([field, value]) => [spell(field), value]));
+    const given = Object.entries(params).filter(([, value]) => value !== undefined && value !== null);
+    return checkParams({ ...spelled, ...Object.fromEntries(given) }, this.info.vocabSize, spell);
+  }
+
+  /** `generate` with parameters already checked; errors of the prompt name `field`. */
+  startPrompt(prompt: Prompt, params: CheckedParams, field: string, signal?: AbortSignal): Generation {
+    const encode = async (): Promise<Int32Array> => {
+      if (typeof prompt !== "string") return Int32Array.from(tokenIds(field, prompt, this.info.vocabSize, Infinity));
+      if (!this.#text) throw new BadRequest(field, `${field} is text, but no tokenizer is loaded (--skip-tokenizer-init); send token ids`);
+      return this.#text.encode(prompt, { addSpecialTokens: params.addSpecialTokens ?? true, allowSpecial: params.allowSpecial });
+    };
+    return this.#start(encode, params, field, defaultCompletionTokens, signal);
+  }
+
+  /** `chat` with parameters already checked. */
+  startChat(messages: readonly ChatMessage[], params: CheckedParams, options: Pick<ChatParams, "addGenerationPrompt" | "templateKwargs">, signal?: AbortSignal): Generation {
+    const encode = async (): Promise<Int32Array> => {
+      if (!this.#text) throw new BadRequest("messages", "messages need a tokenizer, and none is loaded (--skip-tokenizer-init); send token ids to /v1/completions");
+      if (!this.#text.hasChatTemplate) throw new BadRequest("messages", "this model has no chat template; use a prompt (/v1/completions) instead");
+      const { ids } = await this.#text.encodeChat(messages, {
+        addGenerationPrompt: options.addGenerationPrompt ?? true,
+        ...(options.templateKwargs && { templateKwargs: options.templateKwargs }),
+      });
+      return ids;
+    };
+    return this.#start(encode, params, "messages", Infinity, signal);
+  }
+
+  #start(encode: () => Promise<Int32Array>, params: CheckedParams, field: string, fallbackTokens: number, signal?: AbortSignal): Generation {
+    if (!this.#text && params.stop.length > 0) {
+      const name = params.spell("stop");
+      throw new BadRequest(name, `${name} needs text, and no tokenizer is loaded (--skip-tokenizer-init); use ${params.spell("stopTokenIds")}`);
+    }
+    const { stop, includeStopStrInOutput, sampling } = params;
+    let maxTokens = 0;
+    return new Generation({
+      encode: async () => {
+        const prompt = await encode();
+        maxTokens = fitMaxTokens(prompt.length, params, fallbackTokens, this.info.maxModelLen, field);
+        return prompt;
+      },
+      start: (prompt, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, maxTokens }, stopped), {
+        decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
+        stop, includeStopStrInOutput,
+        endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
+      }),
+    }, signal);
+  }
+
+  /** Token ids of `text`, without the model's begin token. Throws UsageError without a tokenizer. */
+  encode(text: string): Promise<Int32Array> {
+    return this.#needText().encode(text, { addSpecialTokens: false, allowSpecial: false });
+  }
+
+  /** Text of token ids. Throws UsageError without a tokenizer. */
+  decode(ids: readonly number[]): string {
+    return this.#needText().decode(ids);
+  }
+
+  /** false: token ids only. */
+  get hasTokenizer(): boolean {
+    return this.#text !== undefined;
+  }
+
+  get hasChatTemplate(): boolean {
+    return this.#text?.hasChatTemplate ?? false;
+  }
+
+  /** What the engine last said of itself. */
+  get stats(): Stats {
+    return this.#engine.stats;
+  }
+
+  /** false once the engine has died; nothing can be generated any more. */
+  get alive(): boolean {
+    return this.#engine.alive;
+  }
+
+  /** Ends what is running and gives memory and threads back. */
+  async close(): Promise<void> {
+    this.#text?.close();
+    await this.#engine.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #needText(): TextService {
+    if (!this.#text) throw new UsageError("no tokenizer is loaded (skipTokenizerInit); load the model without that option");
+    return this.#text;
+  }
+}
+
+function readTextFiles(folder: string): Record<string, string> {
+  const found: Record<string, string> = {};
+  for (const name of textFiles) {
+    const text = files.readText(files.join(folder, name));
+    if (text !== undefined) found[name] = text;
+  }
+  return found;
+}
+
+/** Sampling defaults the model's makers recommend. Throws UsageError when the file is not JSON. */
+function generationDefaults(text: string | undefined): GenerateParams {
+  if (text === undefined) return {};
+  let config: { readonly temperature?: number; readonly top_p?: number; readonly top_k?: number; readonly min_p?: number };
+  try {
+    config = JSON.parse(text);
+  } catch (error) {
+    throw new UsageError(`generation_config.json is not valid JSON (${(error as Error).message}); mend it, or pass --generation-config vllm`);
+  }
+  const { temperature, top_p: topP, top_k: topK, min_p: minP } = config;
+  return {
+    ...(typeof temperature === "number" && { temperature }), ...(typeof topP === "number" && { topP }),
+    ...(typeof topK === "number" && { topK }), ...(typeof minP === "number" && { minP }),
+  };
+}

@@ -1,0 +1,118 @@
+/**
+ * What a caller may ask of one generation, and the single table of its bounds: the library and every route check against it.
+ *
+ * Names and meanings are vLLM's, in camelCase. Nothing here knows how long the prompt is: `fitMaxTokens` is told.
+ */
+import { BadRequest } from "../core/errors.ts";
+import { defaultSampling, maxLogprobs, type SamplingParams } from "../sampling/params.ts";
+import { camelCase, fieldsOf, type ListBounds, type NumberBounds, type Raw, type Spelling } from "./fields.ts";
+
+export interface GenerateParams {
+  /** 0 takes the likeliest token. Default 1. */
+  readonly temperature?: number;
+  /** Keep the likeliest tokens whose probabilities sum to this. In (0, 1]; default 1. */
+  readonly topP?: number;
+  /** Keep this many of the likeliest tokens; 0 or -1 keeps all. Default 0. */
+  readonly topK?: number;
+  /** Keep tokens at least this fraction as likely as the likeliest. In [0, 1]; default 0. */
+  readonly minP?: number;
+  /** Same seed, same prompt, same tokens. */
+  readonly seed?: number;
+  /** Most tokens to generate. Default 16 for `generate`, the rest of the context for `chat`. */
+  readonly maxTokens?: number;
+  /** Texts that end the output; it ends just before the first of them. */
+  readonly stop?: string | readonly string[];
+  /** Token ids that end the output, besides the model's own end tokens. */
+  readonly stopTokenIds?: readonly number[];
+  /** The output keeps the stop string that ended it. Default false. */
+  readonly includeStopStrInOutput?: boolean;
+  /** Go on past the model's end tokens. Default false. */
+  readonly ignoreEos?: boolean;
+  /** Log-probabilities of the chosen token and of this many likeliest ones, for every token. */
+  readonly logprobs?: number;
+  /** Leave special tokens out of the text. Default true. */
+  readonly skipSpecialTokens?: boolean;
+  /** Put the model's begin token before a text prompt. Default true. */
+  readonly addSpecialTokens?: boolean;
+  /** Let "<|end|>" and the like in a text prompt become special tokens. Default false: text stays text. */
+  readonly allowSpecial?: boolean;
+  /** Aborting it ends the generation, frees its memory in the engine, and rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+const maxInt32 = 2 ** 31 - 1;
+
+/** Bounds of every field, for the library and for all routes. */
+export const limits = {
+  temperature: { min: 0, max: 100 },
+  topP: { above: 0, max: 1 },
+  topK: { min: -1, max: maxInt32 },
+  minP: { min: 0, max: 1 },
+  seed: { min: Number.MIN_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER },
+  maxTokens: { min: 1, max: maxInt32 },
+  logprobs: { min: 0, max: maxLogprobs },
+  stop: { maxItems: 64, maxLength: 1024 },
+  stopTokenIds: { maxItems: 1024 },
+} as const satisfies Readonly<Record<string, NumberBounds | ListBounds>>;
+
+/** GenerateParams once checked: every default is filled in except `maxTokens`, which depends on the prompt. */
+export interface CheckedParams {
+  readonly sampling: Omit<SamplingParams, "maxTokens">;
+  readonly maxTokens: number | undefined;
+  readonly stop: readonly string[];
+  readonly includeStopStrInOutput: boolean;
+  readonly skipSpecialTokens: boolean;
+  readonly addSpecialTokens: boolean | undefined;
+  readonly allowSpecial: boolean;
+  /** How the caller spells field names, for errors found later. */
+  readonly spell: Spelling;
+}
+
+/** Checks `raw` against `limits` and the vocabulary. Throws BadRequest naming the field in the caller's spelling. */
+export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camelCase): CheckedParams {
+  const fields = fieldsOf(raw, spell);
+  const topK = fields.integer("topK", limits.topK) ?? defaultSampling.topK;
+  const seed = fields.integer("seed", limits.seed);
+  return {
+    sampling: {
+      temperature: fields.number("temperature", limits.temperature) ?? defaultSampling.temperature,
+      topP: fields.number("topP", limits.topP) ?? defaultSampling.topP,
+      topK: topK === -1 ? 0 : topK,
+      minP: fields.number("minP", limits.minP) ?? defaultSampling.minP,
+      // vLLM's clients send -1 for "no seed".
+      seed: seed === -1 ? undefined : seed,
+      stopTokenIds: fields.tokenIds("stopTokenIds", vocabSize, limits.stopTokenIds) ?? [],
+      ignoreEos: fields.boolean("ignoreEos") ?? false,
+      logprobs: fields.integer("logprobs", limits.logprobs),
+    },
+    maxTokens: fields.integer("maxTokens", limits.maxTokens),
+    stop: fields.texts("stop", limits.stop) ?? [],
+    includeStopStrInOutput: fields.boolean("includeStopStrInOutput") ?? false,
+    skipSpecialTokens: fields.boolean("skipSpecialTokens") ?? true,
+    addSpecialTokens: fields.boolean("addSpecialTokens"),
+    allowSpecial: fields.boolean("allowSpecial") ?? false,
+    spell,
+  };
+}
+
+/**
+ * The tokens that may be generated after a prompt of `promptTokens`: what was asked, or `fallback` cut to the rest of the context.
+ * Throws BadRequest for the prompt when it leaves no room, for maxTokens when it asks for more than the rest.
+ */
+export function fitMaxTokens(
+  promptTokens: number, params: CheckedParams, fallback: number, maxModelLen: number, promptField: string,
+): number {
+  if (promptTokens === 0) throw new BadRequest(promptField, `${promptField} has no tokens; give at least one`);
+  const room = maxModelLen - promptTokens;
+  if (room < 1) {
+    throw new BadRequest(promptField, `${promptField} has ${promptTokens} tokens; with at least one to generate it must have at most ` +
+      `${maxModelLen - 1}, as the model's context is ${maxModelLen} tokens`);
+  }
+  if (params.maxTokens === undefined) return Math.min(fallback, room);
+  if (params.maxTokens > room) {
+    const field = params.spell("maxTokens");
+    throw new BadRequest(field, `${field} is ${params.maxTokens}; it must be at most ${room}, as the prompt has ${promptTokens} tokens ` +
+      `and the model's context is ${maxModelLen}`);
+  }
+  return params.maxTokens;
+}

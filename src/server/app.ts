@@ -1,0 +1,100 @@
+/**
+ * The server as one function, Request to Response: which route answers what, who may ask, and how errors leave.
+ *
+ * It runs wherever Fetch's types exist; sockets, ports and signals of a process are somebody else's (node.ts).
+ */
+import { Hono } from "hono";
+import { silent, type Logger } from "../core/log.ts";
+import { version } from "../core/version.ts";
+import type { LLM } from "../llm.ts";
+import { keyCheck } from "./auth.ts";
+import { readJson } from "./body.ts";
+import { chatCompletion } from "./chat.ts";
+import { completion } from "./completions.ts";
+import { errorResponse, HttpError, toHttpError } from "./errors.ts";
+import type { Context } from "./job.ts";
+import { createMetrics } from "./metrics.ts";
+import { listModels, showModel } from "./models.ts";
+import { requestLimits } from "./schema.ts";
+
+export interface AppOptions {
+  /** Names a request's `model` may have; the first is the one answers carry. Default: the LLM's own name. */
+  readonly servedModelNames?: readonly string[];
+  /** Keys of which every request needs one, /health excepted. Default: none is needed. */
+  readonly apiKeys?: readonly string[];
+  readonly log?: Logger;
+  /** A log line for each request: method, path, status, seconds; never what was asked or answered. Default false. */
+  readonly logRequests?: boolean;
+  /** Aborted when the server stops: requests still running end with an error. */
+  readonly shutdown?: AbortSignal;
+  /** A streaming client that reads nothing for so long is cut off. Default 30. */
+  readonly stallSeconds?: number;
+  /** Seconds since 1970, never running backwards. */
+  readonly now?: () => number;
+  readonly newId?: () => string;
+}
+
+export type App = (request: Request) => Promise<Response>;
+
+const routes = {
+  "POST /v1/chat/completions": "chat, OpenAI's format",
+  "POST /v1/completions": "completion of text or token ids, OpenAI's format",
+  "GET /v1/models": "what is served",
+  "GET /health": "200 while the engine lives",
+  "GET /metrics": "Prometheus metrics, vLLM's names",
+  "GET /version": "this server's version",
+} as const;
+
+/** The server over `llm`. */
+export function createApp(llm: LLM, options: AppOptions = {}): App {
+  const { log = silent, logRequests = false, apiKeys = [], stallSeconds = 30 } = options;
+  const now = options.now ?? (() => (performance.timeOrigin + performance.now()) / 1000);
+  const modelNames = options.servedModelNames?.length ? options.servedModelNames : [llm.name];
+  const startedAt = Math.floor(now());
+  const context: Context = {
+    llm, modelNames, now, stallSeconds,
+    metrics: createMetrics(modelNames[0]!, llm.info, () => llm.stats, now),
+    newId: options.newId ?? (() => crypto.randomUUID().replaceAll("-", "")),
+    shutdown: options.shutdown ?? new AbortController().signal,
+    load: { inFlight: 0 },
+  };
+  const report = (error: unknown): void => {
+    if (toHttpError(error).status === 500) log.error(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  };
+
+  const app = new Hono({ strict: false });
+  app.onError((error) => {
+    report(error);
+    return errorResponse(toHttpError(error));
+  });
+  app.notFound(({ req }) => errorResponse(new HttpError(404, `there is no route ${req.method} ${req.path}; GET / lists them`)));
+
+  // The route that answers is the route that was checked: whatever comes to stand behind this line needs the key.
+  app.get("/health", () => new Response(null, { status: llm.alive ? 200 : 503 }));
+  if (apiKeys.length > 0) {
+    const check = keyCheck(apiKeys);
+    app.use(async ({ req }, next) => {
+      await check(req.raw.headers.get("authorization"));
+      await next();
+    });
+  }
+
+  app.post("/v1/chat/completions", async ({ req }) => chatCompletion(context, req.raw, await readJson(req.raw, requestLimits.bodyBytes), report));
+  app.post("/v1/completions", async ({ req }) => completion(context, req.raw, await readJson(req.raw, requestLimits.bodyBytes), report));
+  app.get("/v1/models", () => listModels(context, startedAt));
+  app.get("/v1/models/:name{.+}", ({ req }) => showModel(context, req.param("name"), startedAt));
+  app.get("/metrics", async () => new Response(await context.metrics.text(), { headers: { "content-type": context.metrics.contentType } }));
+  app.get("/version", () => Response.json({ version }));
+  app.get("/", () => Response.json({ name: "tessera", version, model: modelNames[0], routes }));
+  for (const route of Object.keys(routes)) {
+    const [allow, path] = route.split(" ") as [string, string];
+    app.all(path, ({ req }) => errorResponse(new HttpError(405, `${path} answers ${allow}, not ${req.method}`, null, { allow })));
+  }
+
+  return async (request) => {
+    const begun = now();
+    const response = await app.fetch(request);
+    if (logRequests) log.info(`${request.method} ${new URL(request.url).pathname} ${response.status} ${(now() - begun).toFixed(3)} s`);
+    return response;
+  };
+}

@@ -1,0 +1,106 @@
+/**
+ * What /metrics shows: vLLM's names, labels and buckets, so that existing dashboards read it unchanged.
+ *
+ * Gauges and counters of the engine are read from its newest Stats when somebody asks; latencies are measured by `Observer` as
+ * deltas come out of the engine. It knows no route.
+ */
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { EngineInfo, FinishReason, Stats } from "../engine/messages.ts";
+import type { GenerationDelta } from "../llm/generation.ts";
+
+const firstTokenSeconds = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560];
+/** vLLM's, with finer ones below its floor of 10 ms. */
+const betweenTokensSeconds = [
+  0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+];
+const requestSeconds = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
+
+/** 1, 2, 5, 10, 20, 50, ... up to `most`. */
+function tokenBuckets(most: number): number[] {
+  const buckets: number[] = [];
+  for (let power = 1; power <= most; power *= 10) buckets.push(...[1, 2, 5].map((digit) => digit * power).filter((bucket) => bucket <= most));
+  return buckets;
+}
+
+/** Follows one generation from its request's arrival to its end. */
+export interface Observer {
+  delta(delta: GenerationDelta): void;
+  end(finish: FinishReason, promptTokens: number): void;
+}
+
+export interface Metrics {
+  readonly contentType: string;
+  text(): Promise<string>;
+  /** `arrivedAt` in seconds of the same clock as `now`. */
+  observe(arrivedAt: number): Observer;
+}
+
+/** The metrics of one engine under `modelName`. `now` gives seconds. */
+export function createMetrics(modelName: string, info: EngineInfo, stats: () => Stats, now: () => number): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  const labels = { model_name: modelName, engine: "0" };
+  const labelNames = Object.keys(labels);
+
+  const gauge = (name: string, help: string, read: (stats: Stats) => number) => new Gauge({
+    name: `vllm:${name}`, help, labelNames, registers, collect() { this.set(labels, read(stats())); },
+  });
+  const counter = (name: string, help: string, read: (stats: Stats) => number) => new Counter({
+    name: `vllm:${name}`, help, labelNames, registers,
+    collect() { this.reset(); this.inc(labels, read(stats())); },
+  });
+  const histogram = (name: string, help: string, buckets: number[]) => {
+    const all = new Histogram({ name: `vllm:${name}`, help, labelNames, buckets, registers });
+    all.zero(labels);
+    return (value: number) => all.observe(labels, value);
+  };
+
+  gauge("num_requests_running", "Requests in the running batch.", ({ numRunning }) => numRunning);
+  gauge("num_requests_waiting", "Requests waiting to be processed.", ({ numWaiting }) => numWaiting);
+  gauge("kv_cache_usage_perc", "Fraction of the KV cache in use; 1 is all of it.", ({ numFreePages, numPages }) => (numPages > 0 ? 1 - numFreePages / numPages : 0));
+  counter("prompt_tokens_total", "Prompt tokens processed.", ({ promptTokens }) => promptTokens);
+  counter("generation_tokens_total", "Tokens generated.", ({ generationTokens }) => generationTokens);
+  counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
+
+  const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: "float32", enable_prefix_caching: "False" };
+  new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
+    .set({ ...labels, ...config }, 1);
+
+  const success = new Counter({ name: "vllm:request_success_total", help: "Requests finished, by reason.", labelNames: [...labelNames, "finished_reason"], registers });
+  for (const finished_reason of ["stop", "length", "abort", "error"] satisfies FinishReason[]) success.inc({ ...labels, finished_reason }, 0);
+
+  const firstToken = histogram("time_to_first_token_seconds", "From arrival to the first token.", firstTokenSeconds);
+  const betweenTokens = histogram("inter_token_latency_seconds", "Between one step's tokens and the next's.", betweenTokensSeconds);
+  const perToken = histogram("request_time_per_output_token_seconds", "Mean time per token after the first, of one request.", betweenTokensSeconds);
+  const whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", requestSeconds);
+  const promptTokens = histogram("request_prompt_tokens", "Prompt tokens of one request.", tokenBuckets(info.maxModelLen));
+  const generationTokens = histogram("request_generation_tokens", "Tokens generated for one request.", tokenBuckets(info.maxModelLen));
+
+  return {
+    contentType: registry.contentType,
+    text: () => registry.metrics(),
+    observe(arrivedAt) {
+      let firstAt: number | undefined;
+      let lastAt = arrivedAt;
+      let tokens = 0;
+      return {
+        delta(delta) {
+          if (delta.tokens.length === 0) return;
+          const at = now();
+          (firstAt === undefined ? firstToken : betweenTokens)(at - lastAt);
+          firstAt ??= at;
+          lastAt = at;
+          tokens += delta.tokens.length;
+        },
+        end(finish, numPromptTokens) {
+          success.inc({ ...labels, finished_reason: finish });
+          if (finish !== "stop" && finish !== "length") return;
+          whole(now() - arrivedAt);
+          promptTokens(numPromptTokens);
+          generationTokens(tokens);
+          if (firstAt !== undefined && tokens > 1) perToken((lastAt - firstAt) / (tokens - 1));
+        },
+      };
+    },
+  };
+}

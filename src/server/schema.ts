@@ -1,0 +1,191 @@
+/**
+ * From a request's JSON to a typed request: the only place that knows the API's field names and refuses what is not supported.
+ *
+ * Fields that choose tokens are checked by the library's own table of limits. Fields that would change the answer and are not
+ * supported are refused by name; fields nobody knows are ignored, as vLLM does.
+ */
+import { BadRequest } from "../core/errors.ts";
+import { fieldsOf, isObject, mustBe, own, show, snakeCase, tokenIds, type Raw, type Spelling } from "../llm/fields.ts";
+import { limits, type CheckedParams } from "../llm/params.ts";
+import type { LLM, Prompt } from "../llm.ts";
+import type { ChatMessage } from "../tokenizer/text.ts";
+import { HttpError } from "./errors.ts";
+
+/** Bounds of what is not about choosing tokens. */
+export const requestLimits = { bodyBytes: 16 * 2 ** 20, messages: 10_000, prompts: 1024, requestsInFlight: 1024 } as const;
+
+/** What both routes take beside how tokens are chosen. */
+interface Common {
+  readonly params: CheckedParams;
+  readonly stream: boolean;
+  readonly includeUsage: boolean;
+  readonly continuousUsage: boolean;
+  readonly returnTokenIds: boolean;
+  readonly tokensAsTokenIds: boolean;
+}
+
+export interface ChatRequest extends Common {
+  readonly messages: readonly ChatMessage[];
+  readonly addGenerationPrompt: boolean;
+  readonly templateKwargs: Raw | undefined;
+}
+
+export interface CompletionRequest extends Common {
+  readonly prompts: readonly Prompt[];
+}
+
+const is = (...values: readonly unknown[]) => (value: unknown) => values.includes(value);
+const empty = (value: unknown) => value === "" || (Array.isArray(value) ? value.length === 0 : isObject(value) && Object.keys(value).length === 0);
+const never = () => false;
+
+/** Fields this server cannot honour yet, the values that ask for nothing, and what to say. */
+const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) => boolean; readonly only: string }>> = {
+  n: { neutral: is(1), only: "1 choice for each prompt (n > 1 is not supported yet); send the request n times with different seeds" },
+  best_of: { neutral: is(1), only: "1" },
+  use_beam_search: { neutral: is(false), only: "false" },
+  frequency_penalty: { neutral: is(0), only: "0 (penalties are not supported yet)" },
+  presence_penalty: { neutral: is(0), only: "0 (penalties are not supported yet)" },
+  repetition_penalty: { neutral: is(1), only: "1 (penalties are not supported yet)" },
+  logit_bias: { neutral: empty, only: "an empty object" },
+  allowed_token_ids: { neutral: never, only: "null" },
+  bad_words: { neutral: empty, only: "an empty list" },
+  min_tokens: { neutral: is(0), only: "0" },
+  prompt_logprobs: { neutral: never, only: "null" },
+  echo: { neutral: is(false), only: "false" },
+  suffix: { neutral: empty, only: "an empty string" },
+  prompt_embeds: { neutral: never, only: "prompts as text or token ids" },
+  truncate_prompt_tokens: { neutral: never, only: "null; cut the prompt before sending it" },
+  tools: { neutral: empty, only: "an empty list (tools are not supported yet)" },
+  tool_choice: { neutral: is("none", "auto"), only: '"none" (tools are not supported yet)' },
+  functions: { neutral: empty, only: "an empty list (tools are not supported yet)" },
+  response_format: { neutral: (value) => isObject(value) && value["type"] === "text", only: '{"type": "text"} (structured output is not supported yet)' },
+  structured_outputs: { neutral: never, only: "null (structured output is not supported yet)" },
+  guided_json: { neutral: never, only: "null (structured output is not supported yet)" },
+  guided_regex: { neutral: never, only: "null (structured output is not supported yet)" },
+  guided_choice: { neutral: never, only: "null (structured output is not supported yet)" },
+  guided_grammar: { neutral: never, only: "null (structured output is not supported yet)" },
+  chat_template: { neutral: never, only: "the model's own chat template; templates from a request are never run" },
+  continue_final_message: { neutral: is(false), only: "false" },
+  documents: { neutral: empty, only: "an empty list" },
+  modalities: { neutral: (value) => Array.isArray(value) && value.every(is("text")), only: '["text"]' },
+  audio: { neutral: never, only: "text" },
+  priority: { neutral: is(0), only: "0, as requests are served in the order they come" },
+  logits_processors: { neutral: empty, only: "an empty list" },
+};
+
+const samplingFields = [
+  "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
+  "ignore_eos", "skip_special_tokens", "add_special_tokens",
+] as const;
+
+function refuseUnsupported(body: Raw): void {
+  for (const [field, { neutral, only }] of Object.entries(unsupported)) {
+    const value = own(body, field);
+    if (value !== undefined && !neutral(value)) throw new BadRequest(field, `${field} is ${show(value)}; this server supports only ${only}`);
+  }
+}
+
+/** Refuses a model name that is not served. A request may leave it out. */
+export function checkModel(body: Raw, names: readonly string[]): void {
+  const model = own(body, "model");
+  if (model === undefined) return;
+  if (typeof model !== "string") throw mustBe("model", model, "a string");
+  if (!names.includes(model)) {
+    throw new HttpError(404, `The model ${show(model)} does not exist; this server has ${names.map(show).join(", ")}`, "model");
+  }
+}
+
+function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxTokensField = "max_tokens"): Common {
+  refuseUnsupported(body);
+  const fields = fieldsOf(body, snakeCase);
+  const stream = fields.boolean("stream") ?? false;
+  const streamOptions = fields.object("streamOptions");
+  if (streamOptions && !stream) throw new BadRequest("stream_options", 'stream_options needs "stream": true');
+  const options = fieldsOf(streamOptions ?? {}, (field) => snakeCase(field));
+  const includeUsage = options.boolean("includeUsage") ?? false;
+  const chosen: Record<string, unknown> = {};
+  for (const field of samplingFields) chosen[field] = own(body, field);
+  const spell: Spelling = (field) => (field === "maxTokens" ? maxTokensField : snakeCase(field));
+  chosen[maxTokensField] = own(body, maxTokensField);
+  return {
+    params: llm.check({ ...chosen, logprobs }, spell),
+    stream, includeUsage,
+    continuousUsage: includeUsage && (options.boolean("continuousUsageStats") ?? false),
+    returnTokenIds: fields.boolean("returnTokenIds") ?? !llm.hasTokenizer,
+    tokensAsTokenIds: fields.boolean("returnTokensAsTokenIds") ?? !llm.hasTokenizer,
+  };
+}
+
+/** The body of POST /v1/completions. Throws BadRequest. */
+export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
+  const logprobs = fieldsOf(body).integer("logprobs", limits.logprobs);
+  return { ...parseCommon(body, llm, logprobs), prompts: parsePrompts(own(body, "prompt"), llm.info.vocabSize) };
+}
+
+/** prompt: a string, token ids, or a list of either. */
+function parsePrompts(prompt: unknown, vocabSize: number): readonly Prompt[] {
+  if (typeof prompt === "string") return [prompt];
+  const expected = "a string, a list of strings, a list of token ids, or a list of lists of token ids";
+  if (!Array.isArray(prompt)) throw mustBe("prompt", prompt, expected);
+  if (prompt.length === 0) throw new BadRequest("prompt", "prompt is an empty list; give at least one token or text");
+  if (typeof prompt[0] === "number") return [tokenIds("prompt", prompt, vocabSize, Infinity)];
+  if (prompt.length > requestLimits.prompts) throw mustBe("prompt", prompt, `a list of at most ${requestLimits.prompts} prompts`);
+  return prompt.map((item: unknown, i) => {
+    const path = `prompt[${i}]`;
+    if (typeof item === "string") return item;
+    if (!Array.isArray(item)) throw mustBe("prompt", item, "a string or a list of token ids", path);
+    return tokenIds("prompt", item, vocabSize, Infinity, path);
+  });
+}
+
+/** The body of POST /v1/chat/completions. Throws BadRequest. */
+export function parseChat(body: Raw, llm: LLM): ChatRequest {
+  const fields = fieldsOf(body, snakeCase);
+  const wantsLogprobs = fields.boolean("logprobs") ?? false;
+  const topLogprobs = fields.integer("topLogprobs", limits.logprobs);
+  if (topLogprobs && !wantsLogprobs) throw new BadRequest("top_logprobs", `top_logprobs is ${topLogprobs}; it needs "logprobs": true`);
+  const maxTokensField = own(body, "max_completion_tokens") === undefined ? "max_tokens" : "max_completion_tokens";
+  const templateKwargs = fields.object("chatTemplateKwargs");
+  const bad = templateKwargs && Object.keys(templateKwargs).find((key) => !/^[A-Za-z]\w*$/.test(key) || key === "constructor" || key === "messages");
+  if (bad !== undefined) throw new BadRequest("chat_template_kwargs", `chat_template_kwargs has ${show(bad)}, which cannot be a template's variable`);
+  return {
+    ...parseCommon(body, llm, wantsLogprobs ? topLogprobs ?? 0 : undefined, maxTokensField),
+    messages: parseMessages(own(body, "messages")),
+    addGenerationPrompt: fields.boolean("addGenerationPrompt") ?? true,
+    templateKwargs,
+  };
+}
+
+const roles = ["system", "developer", "user", "assistant"] as const;
+
+function parseMessages(messages: unknown): readonly ChatMessage[] {
+  if (!Array.isArray(messages)) throw mustBe("messages", messages, "a list of messages");
+  if (messages.length === 0 || messages.length > requestLimits.messages) {
+    throw mustBe("messages", messages, `a list of 1 to ${requestLimits.messages} messages`);
+  }
+  return messages.map((message: unknown, i) => {
+    const path = `messages[${i}]`;
+    if (!isObject(message)) throw mustBe(path, message, "an object with role and content");
+    const role = roles.find((name) => name === own(message, "role"));
+    if (!role) throw mustBe(`${path}.role`, own(message, "role"), `one of ${roles.join(", ")}`);
+    for (const field of ["tool_calls", "function_call"]) {
+      const value = own(message, field);
+      if (value !== undefined && !empty(value)) throw mustBe(`${path}.${field}`, value, "absent, as tools are not supported yet");
+    }
+    return { role, content: parseContent(own(message, "content"), `${path}.content`) };
+  });
+}
+
+/** A string, or text parts, which are joined by line ends as vLLM does. */
+function parseContent(content: unknown, path: string): string {
+  if (typeof content === "string") return content;
+  if (!Array.isArray(content)) throw mustBe(path, content, "a string or a list of text parts");
+  return content.map((part: unknown, i) => {
+    if (typeof part === "string") return part;
+    if (!isObject(part)) throw mustBe(`${path}[${i}]`, part, "a text part");
+    if (own(part, "type") !== "text") throw mustBe(`${path}[${i}].type`, own(part, "type"), '"text", as this model reads text only');
+    const text = own(part, "text");
+    if (typeof text !== "string") throw mustBe(`${path}[${i}].text`, text, "a string");
+    return text;
+  }).join("\n");
+}

@@ -1,0 +1,114 @@
+/** The library's own interface over fakes: streams that are awaitable, stop strings, aborts. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { BadRequest, UsageError } from "../../src/core/errors.ts";
+import { bos, eos, fakeLLM } from "./fakes.ts";
+
+test("awaiting a generation gives text, ids, usage and why it ended", async () => {
+  const { llm } = fakeLLM({ reply: "hello" });
+  const result = await llm.generate("hi", { maxTokens: 50 });
+  assert.equal(result.text, "hello");
+  assert.deepEqual(result.tokenIds, [...new TextEncoder().encode("hello"), eos]);
+  assert.deepEqual(result.promptTokenIds, [bos, 104, 105]);
+  assert.equal(result.finishReason, "stop");
+  assert.deepEqual(result.usage, { promptTokens: 3, completionTokens: 6, totalTokens: 9 });
+});
+
+test("streaming gives the same text, whatever characters the tokens cut in two", async () => {
+  const reply = "añ→😀z";
+  for (const tokensPerStep of [1, 2, 3, 7]) {
+    const { llm } = fakeLLM({ reply, tokensPerStep });
+    const generation = llm.chat([{ role: "user", content: "hi" }]);
+    let text = "";
+    for await (const delta of generation) {
+      assert.ok(delta.text.isWellFormed() && !delta.text.includes("\ufffd"));
+      text += delta.text;
+    }
+    assert.equal(text, reply);
+    assert.equal((await generation).text, reply);
+  }
+});
+
+test("a stop string ends the text before it, across token borders, and frees the engine", async () => {
+  const { llm, engine } = fakeLLM({ reply: "one END two" });
+  const result = await llm.generate("x", { stop: ["END", "zzz"], maxTokens: 50 });
+  assert.equal(result.text, "one ");
+  assert.equal(result.finishReason, "stop");
+  assert.equal(result.stopReason, "END");
+  assert.equal(result.tokenIds.length, 7);
+  assert.equal(engine.stats.numRunning, 0);
+  assert.equal((await llm.generate("x", { stop: "END", includeStopStrInOutput: true, maxTokens: 50 })).text, "one END");
+});
+
+test("what was held back for a stop string comes out when the output ends without it", async () => {
+  const { llm } = fakeLLM({ reply: "one EN" });
+  const result = await llm.generate("x", { stop: "END", maxTokens: 50 });
+  assert.equal(result.text, "one EN");
+  assert.equal(result.stopReason, undefined);
+});
+
+test("a stop token id ends it, is reported, and is no part of the text", async () => {
+  const { llm } = fakeLLM({ reply: "abc!def" });
+  const result = await llm.generate("x", { stopTokenIds: [33], maxTokens: 50 });
+  assert.equal(result.text, "abc");
+  assert.equal(result.stopReason, 33);
+  assert.deepEqual(result.tokenIds, [97, 98, 99, 33]);
+});
+
+test("generations started together run together", async () => {
+  const { llm, engine } = fakeLLM();
+  const generations = [1, 2, 3].map((seed) => llm.generate("x", { seed, maxTokens: 20 }));
+  await Promise.all(generations.map(({ prompt }) => prompt));
+  await nextTurn();
+  assert.equal(engine.stats.numRunning, 3);
+  await Promise.all(generations);
+  assert.equal(engine.stats.numRunning, 0);
+});
+
+test("leaving the loop early ends the generation, and its result says so", async () => {
+  const { llm, engine } = fakeLLM();
+  const generation = llm.generate("x", { maxTokens: 400 });
+  for await (const _ of generation) break;
+  const result = await generation;
+  assert.equal(result.finishReason, "abort");
+  assert.ok(result.tokenIds.length < 400);
+  assert.equal(engine.stats.numRunning, 0);
+});
+
+test("an aborted signal rejects with its reason, before the start or in the middle", async () => {
+  const { llm, engine } = fakeLLM();
+  const reason = new Error("enough");
+  await assert.rejects(Promise.resolve(llm.generate("x", { signal: AbortSignal.abort(reason) })), reason);
+  const controller = new AbortController();
+  const generation = llm.generate("x", { maxTokens: 400, signal: controller.signal });
+  await assert.rejects(async () => {
+    for await (const _ of generation) controller.abort(reason);
+  }, reason);
+  await assert.rejects(Promise.resolve(generation), reason);
+  assert.equal(engine.stats.numRunning, 0);
+});
+
+test("wrong parameters throw at once; a prompt that does not fit rejects", async () => {
+  const { llm, engine } = fakeLLM({ maxModelLen: 8 });
+  assert.throws(() => llm.generate("x", { topP: 2 }), (error) => error instanceof BadRequest && error.param === "topP");
+  await assert.rejects(Promise.resolve(llm.generate("123456789")), (error) => error instanceof BadRequest && error.param === "prompt");
+  await assert.rejects(Promise.resolve(llm.generate([1, 999])), (error) => error instanceof BadRequest && error.param === "prompt");
+  assert.equal(engine.seen.length, 0);
+});
+
+test("without a tokenizer token ids go in and come out, and text is refused by name", async () => {
+  const { llm } = fakeLLM({ skipTokenizerInit: true });
+  const result = await llm.generate([1, 2, 3], { maxTokens: 4 });
+  assert.equal(result.text, "");
+  assert.equal(result.tokenIds.length, 4);
+  await assert.rejects(Promise.resolve(llm.generate("text")), BadRequest);
+  assert.throws(() => llm.generate([1], { stop: "x" }), (error) => error instanceof BadRequest && error.param === "stop");
+  assert.throws(() => llm.decode([1]), UsageError);
+});
+
+test("an engine that dies rejects what runs and says nothing but that", async () => {
+  const { llm } = fakeLLM({ dieAtToken: 3 });
+  await assert.rejects(Promise.resolve(llm.generate("x")), /died/);
+  assert.equal(llm.alive, false);
+});
