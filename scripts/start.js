@@ -1,0 +1,8 @@
+/** `npm start`: installs what is missing, then serves the demo model. Flags go through: npm start -- --port 9000 */
+import { spawn } from "node:child_process";
+import { install, root } from "./install.js";
+
+install();
+const child = spawn(process.execPath, [`${root}bin/tessera.js`, "serve", ...process.argv.slice(2)], { stdio: "inherit" });
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => child.kill(signal));
+child.on("exit", (code, signal) => process.exit(code ?? (signal ? 1 : 0)));
