@@ -14,6 +14,7 @@ export function spawn(url: URL, data: unknown): Thread {
     onMessage: (handler) => worker.addEventListener("message", (event) => handler(event.data)),
     onExit: (handler) => void (exit = handler),
     unref: () => {},
+    ref: () => {},
     terminate: async () => worker.terminate(),
   };
 }

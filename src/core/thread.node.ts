@@ -12,6 +12,7 @@ export function spawn(url: URL, data: unknown): Thread {
     onMessage: (handler) => void worker.on("message", handler),
     onExit: (handler) => void worker.once("exit", (code) => handler(failure ?? `exit code ${code}`)),
     unref: () => worker.unref(),
+    ref: () => worker.ref(),
     terminate: async () => void (await worker.terminate()),
   };
 }

@@ -6,6 +6,8 @@ export interface Thread {
   onExit(handler: (reason: string) => void): void;
   /** The process may end while this thread lives. */
   unref(): void;
+  /** Undoes `unref`. */
+  ref(): void;
   terminate(): Promise<void>;
 }
 

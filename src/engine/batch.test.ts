@@ -24,8 +24,10 @@ test("a chunk, a decode and a whole prompt are packed with their slots, block ta
   assert.deepEqual([...batch.tokens.subarray(0, 6)], [13, 14, 15, 24, 30, 31]);
   assert.deepEqual([...batch.positions.subarray(0, 6)], [3, 4, 5, 4, 0, 1]);
   assert.deepEqual([...batch.slots.subarray(0, 6)], [31, 8, 9, 20, 36, 37]);
-  assert.deepEqual([...batch.rowStarts], [0, 3, 4, 6]);
-  assert.deepEqual([...batch.kvLengths], [6, 5, 2]);
+  assert.deepEqual([...batch.firstRow], [0, 3, 4]);
+  assert.deepEqual([...batch.numRows], [3, 1, 2]);
+  assert.deepEqual([...batch.firstPosition], [3, 4, 0]);
+  assert.deepEqual([...batch.kvLength], [6, 5, 2]);
   assert.deepEqual([...batch.logitRows.subarray(0, 2)], [3, 5], "the chunk's last row is not its last known token");
   assert.deepEqual([...batch.blockTable], [7, 2, 0, 0, 5, 0, 9, 0, 0]);
 });

@@ -2,15 +2,16 @@
  * The work of one step as the typed arrays that a forward pass reads. Rows of all sequences are packed one after another:
  *
  *   row        0  1  2 | 3 | 4  5  6  7        three sequences: a chunk, a decode, a prompt
- *   rowStarts  0         3   4           8     sequence s has rows rowStarts[s] .. rowStarts[s + 1] - 1
- *   logitRows          . 3               7     the row of a sequence's last known token, where it is in this step
+ *   firstRow   0         3   4                 sequence s has rows firstRow[s] .. firstRow[s] + numRows[s] - 1
+ *   logitRows            3               7     the row of a sequence's last known token, where it is in this step
  *
  * Filled in place each step, so a step makes no garbage. Knows no model and no backend.
  */
+import type { WorkBatch } from "../attention/work-list.ts";
 import { invariant } from "../core/errors.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
 
-export class Batch {
+export class Batch implements WorkBatch {
   readonly maxPagesPerSequence: number;
   readonly #pageSize: number;
   /** [maxNumBatchedTokens] each, of which numTokens are filled (backend.ts, BatchInputs). */
@@ -21,10 +22,11 @@ export class Batch {
   readonly blockTable: Int32Array<ArrayBuffer>;
   /** [maxNumSeqs], of which numLogits are filled; in the order of the work. */
   readonly logitRows: Int32Array<ArrayBuffer>;
-  /** [maxNumSeqs + 1] */
-  readonly rowStarts: Int32Array<ArrayBuffer>;
-  /** [maxNumSeqs] Tokens of each sequence whose K and V are in the cache once this step has run: the position of its last row + 1. */
-  readonly kvLengths: Int32Array<ArrayBuffer>;
+  /** [maxNumSeqs] each: the sequence's rows, the position of the first, and the tokens that are in the cache once this step has run. */
+  readonly firstRow: Int32Array<ArrayBuffer>;
+  readonly numRows: Int32Array<ArrayBuffer>;
+  readonly firstPosition: Int32Array<ArrayBuffer>;
+  readonly kvLength: Int32Array<ArrayBuffer>;
   #numTokens = 0;
   #numSequences = 0;
   #numLogits = 0;
@@ -38,8 +40,10 @@ export class Batch {
     this.slots = new Int32Array(maxTokens);
     this.blockTable = new Int32Array(maxNumSeqs * this.maxPagesPerSequence);
     this.logitRows = new Int32Array(maxNumSeqs);
-    this.rowStarts = new Int32Array(maxNumSeqs + 1);
-    this.kvLengths = new Int32Array(maxNumSeqs);
+    this.firstRow = new Int32Array(maxNumSeqs);
+    this.numRows = new Int32Array(maxNumSeqs);
+    this.firstPosition = new Int32Array(maxNumSeqs);
+    this.kvLength = new Int32Array(maxNumSeqs);
   }
 
   get numTokens(): number {
@@ -63,8 +67,10 @@ export class Batch {
       const { pages, numComputed } = sequence;
       const end = numComputed + numTokens;
       invariant(end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
-      this.rowStarts[s] = row;
-      this.kvLengths[s] = end;
+      this.firstRow[s] = row;
+      this.numRows[s] = numTokens;
+      this.firstPosition[s] = numComputed;
+      this.kvLength[s] = end;
       for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
       sequence.copyTokens(this.tokens, row, numComputed, numTokens);
       for (let position = numComputed; position < end; position++, row++) {
@@ -73,7 +79,6 @@ export class Batch {
       }
       if (end === sequence.numTokens) this.logitRows[numLogits++] = row - 1;
     }
-    this.rowStarts[work.length] = row;
     this.#numTokens = row;
     this.#numSequences = work.length;
     this.#numLogits = numLogits;

@@ -96,7 +96,7 @@ test("logits that are not numbers end their request alone", async () => {
   const forward = model.forward.bind(model);
   model.forward = async (batch) => {
     const logits = await forward(batch);
-    if (batch.kvLengths[0] === 5) logits[3] = NaN;
+    if (batch.kvLength[0] === 5) logits[3] = NaN;
     return logits;
   };
   engine.submit("bad", Int32Array.of(1, 2), defaultSampling);

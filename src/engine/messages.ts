@@ -2,7 +2,7 @@
  * All that crosses between the engine and the rest: plain data that survives structuredClone.
  *
  *   client  ── Submit, Abort, Close ──▶  engine (a worker thread, or the same thread in tests)
- *   client  ◀── Ready, Progress, Delta, Stats, Failed ──  engine
+ *   client  ◀── Progress, Ready, Deltas, Stats, Failed, Closed ──  engine
  *
  * The engine sees token ids, never text. Every submitted request gets exactly one Delta with `finish` set, its last.
  */
@@ -22,7 +22,9 @@ export type FromEngine =
   | { readonly kind: "deltas"; readonly deltas: readonly Delta[] }
   | { readonly kind: "stats"; readonly stats: Stats }
   /** The engine is dead: every request in flight has failed. `theirs` marks a UsageError: something the operator can mend. */
-  | { readonly kind: "failed"; readonly message: string; readonly theirs: boolean };
+  | { readonly kind: "failed"; readonly message: string; readonly theirs: boolean }
+  /** The last message: nothing of the engine is left but its thread. */
+  | { readonly kind: "closed" };
 
 /** "stop": an end token or stop id. "length": maxTokens or the context is full. "abort": the client left. "error": see Delta.message. */
 export type FinishReason = "stop" | "length" | "abort" | "error";

@@ -26,16 +26,16 @@ export class FakeModel implements ForwardModel {
 
   async forward(batch: Batch): Promise<Float32Array> {
     this.numForwards++;
-    const { tokens, positions, slots, rowStarts, kvLengths, logitRows, blockTable, maxPagesPerSequence } = batch;
+    const { tokens, positions, slots, firstRow, numRows, kvLength, logitRows, blockTable, maxPagesPerSequence } = batch;
     for (let row = 0; row < batch.numTokens; row++) {
       this.#cache[2 * slots[row]!] = tokens[row]!;
       this.#cache[2 * slots[row]! + 1] = positions[row]!;
     }
     await this.during();
     for (let i = 0, s = 0; i < batch.numLogits; i++) {
-      while (rowStarts[s + 1]! - 1 !== logitRows[i]) s++;
-      assert.equal(positions[logitRows[i]!], kvLengths[s]! - 1);
-      const seen = Array.from({ length: kvLengths[s]! }, (_, position) => {
+      while (firstRow[s]! + numRows[s]! - 1 !== logitRows[i]) s++;
+      assert.equal(positions[logitRows[i]!], kvLength[s]! - 1);
+      const seen = Array.from({ length: kvLength[s]! }, (_, position) => {
         const slot = blockTable[s * maxPagesPerSequence + Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
         assert.equal(this.#cache[2 * slot + 1], position, "the cache holds another position there");
         return this.#cache[2 * slot]!;

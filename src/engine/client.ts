@@ -1,0 +1,220 @@
+/**
+ * The near side of the engine: requests in, one stream of deltas each. What lies behind the messages is a worker thread
+ * (`startEngine`) or an engine in this thread (`clientOf`).
+ *
+ * A stream ends after its Delta with `finish`. Whoever leaves the loop early, or aborts the signal, ends the request: the engine
+ * frees its pages before its next step. When the engine dies, every stream throws what it died of.
+ */
+import { spawn } from "#thread";
+import { invariant, UsageError } from "../core/errors.ts";
+import { Queue } from "../core/queue.ts";
+import type { SamplingParams } from "../sampling/params.ts";
+import type { Engine } from "./engine.ts";
+import { Host } from "./host.ts";
+import type { Delta, EngineInfo, FromEngine, Stats, ToEngine } from "./messages.ts";
+import type { EngineOptions } from "./open.ts";
+
+export type { EngineOptions };
+
+export interface EngineClient {
+  readonly info: EngineInfo;
+  /** Starts a request; ends after the Delta with `finish`. Leaving the loop early or aborting the signal frees its blocks. Rejects when the engine died. */
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncIterable<Delta>;
+  /** The newest. */
+  readonly stats: Stats;
+  /** false once the engine has died or is closed. */
+  readonly alive: boolean;
+  /** Aborts what is running, then frees threads and memory. */
+  close(): Promise<void>;
+}
+
+export type Progress = (stage: string, done: number, total: number) => void;
+
+/** The way to the engine. */
+interface Link {
+  post(message: ToEngine): void;
+  /** Whether requests are in flight: only then need the process wait for the engine. */
+  busy(yes: boolean): void;
+  /** Resolves when nothing of the engine is left; `close` has been posted. */
+  closed(): Promise<void>;
+}
+
+interface InFlight {
+  readonly queue: Queue<Delta>;
+  /** Lets go of the signal. */
+  readonly release: () => void;
+}
+
+class Client implements EngineClient {
+  readonly info: EngineInfo;
+  readonly #link: Link;
+  readonly #inFlight = new Map<string, InFlight>();
+  #stats: Stats;
+  #numRequests = 0;
+  #death: Error | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(info: EngineInfo, link: Link) {
+    this.info = info;
+    this.#link = link;
+    this.#stats = {
+      numRunning: 0, numWaiting: 0, numFreePages: info.numPages, numPages: info.numPages, numSteps: 0, promptTokens: 0,
+      generationTokens: 0, numPreemptions: 0, stepTokens: 0, stepSeconds: 0,
+    };
+  }
+
+  get stats(): Stats {
+    return this.#stats;
+  }
+
+  get alive(): boolean {
+    return this.#death === undefined;
+  }
+
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncIterableIterator<Delta> {
+    const id = String(this.#numRequests++);
+    const queue = new Queue<Delta>();
+    if (this.#death) queue.fail(this.#death);
+    else if (signal?.aborted) end(queue, id);
+    else {
+      const abort = (): void => {
+        end(queue, id);
+        this.#leave(id);
+      };
+      signal?.addEventListener("abort", abort, { once: true });
+      if (this.#inFlight.size === 0) this.#link.busy(true);
+      this.#inFlight.set(id, { queue, release: () => signal?.removeEventListener("abort", abort) });
+      this.#link.post({ kind: "submit", id, prompt, params });
+    }
+    // Not a generator function: one that is left before its first `next` would never run its `finally`.
+    const deltas = queue[Symbol.asyncIterator]();
+    const stream: AsyncIterableIterator<Delta> = {
+      next: () => deltas.next(),
+      return: async () => {
+        queue.end();
+        this.#leave(id);
+        return { done: true, value: undefined };
+      },
+      [Symbol.asyncIterator]: () => stream,
+    };
+    return stream;
+  }
+
+  receive(message: FromEngine): void {
+    switch (message.kind) {
+      case "deltas":
+        for (const delta of message.deltas) this.#deliver(delta);
+        break;
+      case "stats":
+        this.#stats = message.stats;
+        break;
+      case "failed":
+        this.died(errorOf(message));
+        break;
+      case "closed":
+        this.died(new Error("the engine is closed"));
+        break;
+      case "ready":
+      case "progress":
+        invariant(false, `the engine said ${message.kind} after it was ready`);
+    }
+  }
+
+  /** Every stream throws `reason`, those to come too. The first reason stands. */
+  died(reason: Error): void {
+    this.#death ??= reason;
+    for (const [id, { queue }] of [...this.#inFlight]) {
+      this.#forget(id);
+      queue.fail(this.#death);
+    }
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    for (const [id, { queue }] of [...this.#inFlight]) {
+      this.#forget(id);
+      end(queue, id);
+    }
+    if (this.alive) this.#link.post({ kind: "close" });
+    this.#death ??= new Error("the engine is closed");
+    await this.#link.closed();
+  }
+
+  #deliver(delta: Delta): void {
+    // One that has left may still be spoken of: its abort was on the way.
+    const request = this.#inFlight.get(delta.id);
+    if (!request) return;
+    request.queue.push(delta);
+    if (!delta.finish) return;
+    this.#forget(delta.id);
+    request.queue.end();
+  }
+
+  #forget(id: string): boolean {
+    const request = this.#inFlight.get(id);
+    if (!request) return false;
+    request.release();
+    this.#inFlight.delete(id);
+    if (this.#inFlight.size === 0) this.#link.busy(false);
+    return true;
+  }
+
+  #leave(id: string): void {
+    if (this.#forget(id)) this.#link.post({ kind: "abort", id });
+  }
+}
+
+function end(queue: Queue<Delta>, id: string): void {
+  queue.push({ id, tokens: [], finish: "abort" });
+  queue.end();
+}
+
+function errorOf({ message, theirs }: FromEngine & { readonly kind: "failed" }): Error {
+  return theirs ? new UsageError(message) : new Error(`the engine died: ${message}`);
+}
+
+/** A client of an engine in this thread, which then steps between other work. `release` frees what the engine stands on. */
+export function clientOf(engine: Engine, info: EngineInfo, now: () => number, release: () => Promise<void> = async () => {}): EngineClient {
+  const client: Client = new Client(info, { post: (message) => host.receive(message), busy: () => {}, closed: () => host.ended.then(release) });
+  const host = new Host(engine, { post: (message) => client.receive(message), now });
+  return client;
+}
+
+/**
+ * Loads a model and runs its engine in a worker thread.
+ * @throws UsageError for what the caller can mend: no such model, one that is not supported, one that does not fit.
+ */
+export function startEngine(options: EngineOptions, onProgress: Progress = () => {}): Promise<EngineClient> {
+  // The sources run as they are and as compiled: the worker's file ends as this one does.
+  const thread = spawn(new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url), options);
+  return new Promise((resolve, reject) => {
+    let client: Client | undefined;
+    let exited!: () => void;
+    const exit = new Promise<void>((done) => (exited = done));
+    const link: Link = {
+      post: (message) => thread.post(message),
+      busy: (yes) => (yes ? thread.ref() : thread.unref()),
+      closed: () => (thread.ref(), exit),
+    };
+    thread.onMessage((data) => {
+      const message = data as FromEngine;
+      if (client) client.receive(message);
+      else if (message.kind === "progress") onProgress(message.stage, message.done, message.total);
+      else if (message.kind === "failed") reject(errorOf(message));
+      else if (message.kind === "ready") {
+        resolve((client = new Client(message.info, link)));
+        thread.unref();
+      }
+      if (message.kind === "closed" || message.kind === "failed") void thread.terminate().then(exited);
+    });
+    thread.onExit((reason) => {
+      exited();
+      const error = new Error(`the engine died: ${reason}`);
+      if (client) client.died(error);
+      else reject(error);
+    });
+  });
+}

@@ -1,0 +1,54 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { UsageError } from "../core/errors.ts";
+import { chooseLimits, type LimitOptions } from "./limits.ts";
+
+const MiB = 2 ** 20, GiB = 2 ** 30;
+/** A model of 100 MiB with 64 KiB of KV cache per token. */
+const choose = (options: LimitOptions, availableBytes = 16 * GiB, maxPositions = 2048) => {
+  const plan = ({ numPages, pageSize, maxModelLen }: { numPages: number; pageSize: number; maxModelLen: number }) => {
+    assert.ok(numPages * pageSize >= maxModelLen, "the plan refuses less than one sequence");
+    const kvBytes = numPages * pageSize * 65536;
+    return { kvBytes, totalBytes: kvBytes + 100 * MiB };
+  };
+  const limits = chooseLimits(options, { maxPositions, availableBytes, plan });
+  assert.ok(plan(limits).totalBytes <= availableBytes, "over what is available");
+  assert.ok(limits.numPages * limits.pageSize >= limits.maxModelLen, "one sequence must fit");
+  return limits;
+};
+
+test("with room enough, the cache holds every sequence at full length", () => {
+  assert.deepEqual(choose({}), { maxModelLen: 2048, maxNumSeqs: 32, maxNumBatchedTokens: 512, pageSize: 16, numPages: 32 * 128 });
+  assert.deepEqual(choose({ maxModelLen: 100, maxNumSeqs: 3, blockSize: 8, maxNumBatchedTokens: 64 }), { maxModelLen: 100, maxNumSeqs: 3, maxNumBatchedTokens: 64, pageSize: 8, numPages: 39 });
+});
+
+test("the default cache is a quarter of the memory or 512 MiB, and caps the context unless it was asked for", () => {
+  assert.equal(choose({}, 4 * GiB, 131072).numPages, GiB / MiB);
+  assert.equal(choose({}, 4 * GiB, 131072).maxModelLen, 16384);
+  assert.equal(choose({}, GiB, 131072).numPages, 512);
+  assert.equal(choose({}, 300 * MiB, 131072).numPages, 200);
+  assert.equal(choose({ maxModelLen: 40_000 }, 4 * GiB, 131072).numPages, 2500, "one whole sequence where asked for");
+  assert.equal(choose({ kvCacheBytes: 10 * MiB }).maxModelLen, 160);
+});
+
+test("the number of sequences never exceeds the tokens of a step", () => {
+  assert.equal(choose({ maxNumBatchedTokens: 4 }).maxNumSeqs, 4);
+  assert.equal(choose({ maxNumSeqs: 1000 }).maxNumBatchedTokens, 1000);
+  assert.throws(() => choose({ maxNumSeqs: 8, maxNumBatchedTokens: 4 }), /maxNumSeqs \(--max-num-seqs\) is 8 and .* 4;.* at most 4 or at least 8/);
+});
+
+test("what cannot be is refused with what would fit", () => {
+  const cases: readonly (readonly [LimitOptions, number, RegExp])[] = [
+    [{ maxModelLen: 4096 }, 16 * GiB, /maxModelLen \(--max-model-len\) is 4096; the model has 2048 positions/],
+    [{ maxModelLen: 2048 }, 164 * MiB, /2048 needs a KV cache of 128.00 MiB, but 164.00 MiB is available and the model takes 100.00 MiB of it, .* 1024 tokens: pass --max-model-len 1024 or less for one sequence at a time, 32 or less for 32/],
+    [{ maxModelLen: 2048, kvCacheBytes: MiB }, 16 * GiB, /but the KV cache is 1.00 MiB, which leaves room for 16 tokens/],
+    [{ kvCacheBytes: 2 * GiB }, GiB, /kvCacheBytes .* \(2.00 GiB\); beside the model's 100.00 MiB only 924.00 MiB is available/],
+    [{}, 100 * MiB, /the model takes 100.00 MiB without any KV cache, and 100.00 MiB is available; use a smaller model/],
+    [{ blockSize: 0 }, GiB, /blockSize \(--block-size\) is 0; it must be an integer from 1 to 256/],
+    [{ maxModelLen: 1.5 }, GiB, /maxModelLen \(--max-model-len\) is 1.5/],
+    [{ maxNumSeqs: NaN }, GiB, /maxNumSeqs \(--max-num-seqs\) is NaN/],
+  ];
+  for (const [options, available, message] of cases) {
+    assert.throws(() => choose(options, available), (error) => error instanceof UsageError && message.test(error.message) || assert.fail(String(error)));
+  }
+});

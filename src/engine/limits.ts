@@ -1,0 +1,104 @@
+/**
+ * How large the engine may be: defaults and bounds of its limits, chosen before anything is loaded from the exact plan of
+ * the model's memory (model/memory.ts).
+ *
+ *   blockSize             16 tokens
+ *   maxNumBatchedTokens   512                       maxNumSeqs   32, or maxNumBatchedTokens where that is less
+ *   maxModelLen           the model's own context, or what the KV cache holds where that is less
+ *   KV cache              what maxNumSeqs sequences of maxModelLen need, but no more than a quarter of the memory available or
+ *                         512 MiB, whichever is more (and one whole sequence where maxModelLen was asked for)
+ *
+ * Whatever is asked for by name is kept or refused with what would fit, never changed. Knows no model and no machine: it is
+ * handed the plan and how many bytes there are.
+ */
+import { UsageError } from "../core/errors.ts";
+import { formatBytes } from "../model/memory.ts";
+import type { EngineLimits } from "./engine.ts";
+
+export interface LimitOptions {
+  /** Most tokens of one sequence, prompt and output together. */
+  readonly maxModelLen?: number;
+  /** Most sequences that run at once. */
+  readonly maxNumSeqs?: number;
+  /** Most tokens of one step. */
+  readonly maxNumBatchedTokens?: number;
+  /** Tokens of one page of the KV cache, 1 to 256. */
+  readonly blockSize?: number;
+  /** Bytes of the KV cache. */
+  readonly kvCacheBytes?: number;
+}
+
+/** What a model with these limits takes. */
+export interface MemoryNeeds {
+  readonly kvBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface Room {
+  /** The model's own context: max_position_embeddings. */
+  readonly maxPositions: number;
+  /** Bytes that the model may take in all. */
+  readonly availableBytes: number;
+  readonly plan: (limits: EngineLimits) => MemoryNeeds;
+}
+
+const defaultPoolBytes = 512 * 2 ** 20;
+const defaultPoolShare = 0.25;
+
+const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: number, max: number]>> = {
+  maxModelLen: ["--max-model-len", 2, 2 ** 30],
+  maxNumSeqs: ["--max-num-seqs", 1, 65_536],
+  maxNumBatchedTokens: ["--max-num-batched-tokens", 1, 2 ** 20],
+  blockSize: ["--block-size", 1, 256],
+  kvCacheBytes: ["--kv-cache-memory-bytes", 1, Number.MAX_SAFE_INTEGER],
+};
+
+/** The limits to load with. @throws UsageError that says what would fit. */
+export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, plan }: Room): EngineLimits {
+  for (const [name, [flag, min, max]] of Object.entries(flags)) {
+    const value = options[name as keyof LimitOptions];
+    if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
+      throw new UsageError(`${name} (${flag}) is ${value}; it must be an integer from ${min} to ${max}`);
+    }
+  }
+  const pageSize = options.blockSize ?? 16;
+  const maxNumBatchedTokens = options.maxNumBatchedTokens ?? Math.max(512, options.maxNumSeqs ?? 0);
+  const maxNumSeqs = options.maxNumSeqs ?? Math.min(32, maxNumBatchedTokens);
+  if (maxNumSeqs > maxNumBatchedTokens) {
+    throw new UsageError(`maxNumSeqs (--max-num-seqs) is ${maxNumSeqs} and maxNumBatchedTokens (--max-num-batched-tokens) ${maxNumBatchedTokens}; every running sequence needs a token of each step, so pass at most ${maxNumBatchedTokens} or at least ${maxNumSeqs}`);
+  }
+  const asked = options.maxModelLen;
+  if (asked !== undefined && asked > maxPositions) {
+    throw new UsageError(`maxModelLen (--max-model-len) is ${asked}; the model has ${maxPositions} positions, so pass at most that`);
+  }
+
+  const wanted = asked ?? maxPositions;
+  const at = (maxModelLen: number, numPages: number): EngineLimits => ({ maxModelLen, maxNumSeqs, maxNumBatchedTokens, pageSize, numPages });
+  const pagesOf = (tokens: number): number => Math.ceil(tokens / pageSize);
+  const one = plan(at(wanted, pagesOf(wanted)));
+  const restBytes = one.totalBytes - one.kvBytes;
+  const pageBytes = (plan(at(wanted, pagesOf(wanted) + 1024)).kvBytes - one.kvBytes) / 1024;
+  const roomBytes = availableBytes - restBytes;
+  if (roomBytes < pageBytes) {
+    throw new UsageError(`the model takes ${formatBytes(restBytes)} without any KV cache, and ${formatBytes(availableBytes)} is available; use a smaller model, a lower --max-num-batched-tokens (now ${maxNumBatchedTokens}) or a lower --max-num-seqs (now ${maxNumSeqs})`);
+  }
+
+  const share = Math.max(defaultPoolBytes, defaultPoolShare * availableBytes);
+  const enough = maxNumSeqs * pagesOf(wanted);
+  const poolPages = options.kvCacheBytes !== undefined ? Math.floor(options.kvCacheBytes / pageBytes) : Math.min(enough, Math.max(Math.floor(share / pageBytes), asked === undefined ? 0 : pagesOf(asked)));
+  const roomPages = Math.floor(roomBytes / pageBytes);
+  if (options.kvCacheBytes !== undefined && poolPages > roomPages) {
+    throw new UsageError(`kvCacheBytes (--kv-cache-memory-bytes) is ${options.kvCacheBytes} (${formatBytes(options.kvCacheBytes)}); beside the model's ${formatBytes(restBytes)} only ${formatBytes(roomBytes)} is available`);
+  }
+  let numPages = Math.min(poolPages, roomPages);
+  // The plan rounds its buffers up; whatever that adds comes off the pool.
+  while (numPages > 1 && plan(at(Math.min(wanted, numPages * pageSize), numPages)).totalBytes > availableBytes) numPages--;
+
+  const holds = numPages * pageSize;
+  if (holds < (asked ?? 2)) {
+    const from = options.kvCacheBytes === undefined ? `${formatBytes(availableBytes)} is available and the model takes ${formatBytes(restBytes)} of it` : `the KV cache is ${formatBytes(options.kvCacheBytes)}`;
+    throw new UsageError(`maxModelLen (--max-model-len) ${wanted} needs a KV cache of ${formatBytes(pagesOf(wanted) * pageBytes)}, but ${from}, which leaves room for ${holds} tokens: pass --max-model-len ${holds} or less for one sequence at a time, ${Math.floor(holds / maxNumSeqs)} or less for ${maxNumSeqs}`);
+  }
+  return at(Math.min(wanted, holds), numPages);
+}
+
