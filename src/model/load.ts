@@ -1,0 +1,156 @@
+/**
+ * From a checkpoint to a recorded forward pass: plan the memory, take exactly that, load the weights into it, compile
+ * the attention, record the decoder once.
+ */
+import { files } from "#files";
+import { planWork, type WorkBatch, type WorkShape } from "../attention/work-list.ts";
+import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, KvCache, Program, Weight } from "../backend/backend.ts";
+import { invariant, UsageError } from "../core/errors.ts";
+import type { RangeAnalysis } from "../ir/range.ts";
+import { openWeights, type WeightSource } from "../weights/source.ts";
+import { planAttention } from "./attention.ts";
+import { type ModelConfig, readConfig } from "./config.ts";
+import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory } from "./decoder.ts";
+import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
+import { families } from "./registry.ts";
+import { rotaryTable } from "./rotary.ts";
+import { listTensors } from "./tensors.ts";
+import { chooseDType, loadWeights } from "./weights.ts";
+
+/** Layers that see the same keys: one work list serves them all. */
+export interface AttentionGroup {
+  /** Classifies blocks for `planWork`; its captures are bound. */
+  readonly mask: RangeAnalysis;
+  readonly shape: WorkShape;
+  /** Where the step's work list goes. */
+  readonly work: Buffer;
+  /** The size of `work` on this side, for `planWork` to write into. */
+  readonly scratch: Int32Array<ArrayBuffer>;
+}
+
+/**
+ * A model on a backend. A step: write `batch` and the work lists (`writeWork`), `program.run()`, read `logits`.
+ */
+export interface Model {
+  readonly config: ModelConfig;
+  readonly limits: ModelLimits;
+  readonly plan: MemoryPlan;
+  readonly numParameters: number;
+  readonly batch: BatchInputs;
+  readonly program: Program;
+  /** f32 [maxLogits, vocabSize] */
+  readonly logits: Buffer;
+  readonly attentionGroups: readonly AttentionGroup[];
+  /** One pair for each layer. */
+  readonly kv: DecoderMemory["kv"];
+  /** Each kernel once. */
+  readonly kernels: readonly AttentionKernel[];
+}
+
+export interface Checkpoint {
+  readonly config: ModelConfig;
+  readonly source: WeightSource;
+}
+
+/**
+ * Opens a folder in Hugging Face layout. Close the source when the model is loaded.
+ * @throws UsageError when config.json or the weights are missing, broken or not supported.
+ */
+export function openCheckpoint(folder: string, dtype: "auto" | "float32" | "bfloat16" = "auto"): Checkpoint {
+  if (!files.isFolder(folder)) throw new UsageError(`${folder} is not a folder; give the folder of a checkpoint`);
+  const config = readJson(folder, "config.json");
+  if (config === undefined) throw new UsageError(`${folder} has no config.json; give the folder of a checkpoint in Hugging Face layout`);
+  const generation = readJson(folder, "generation_config.json");
+  const source = openWeights(folder);
+  try {
+    return { source, config: readConfig({ config, generation, weightDType: chooseDType(source, dtype) }, families) };
+  } catch (error) {
+    source.close();
+    throw error;
+  }
+}
+
+function readJson(folder: string, name: string): unknown {
+  const path = files.join(folder, name);
+  const text = files.readText(path);
+  if (text === undefined) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UsageError(`${path} is not JSON (${(error as Error).message})`);
+  }
+}
+
+/** Exact bytes of everything that `loadModel` will allocate. @throws UsageError when a limit is out of range. */
+export function planModel(config: ModelConfig, limits: ModelLimits): MemoryPlan {
+  return planMemory(config, limits, planAttention(config, limits).groups.map((group) => group.workWords));
+}
+
+/** Parameters of the model, tied ones once. */
+export function countParameters(config: ModelConfig): number {
+  return listTensors(config).reduce((sum, { rows, columns }) => sum + rows * columns, 0);
+}
+
+/**
+ * Loads a model and records its forward pass. The KV cache is zeros.
+ * @throws UsageError when the checkpoint does not fit the config, or the backend has not enough memory.
+ */
+export async function loadModel(
+  backend: Backend, source: WeightSource, config: ModelConfig, limits: ModelLimits, onProgress: (stage: string, done: number, total: number) => void = () => {},
+): Promise<Model> {
+  const plan = planModel(config, limits);
+  const left = new Map(plan.parts.map((part) => [part.name, part.bytes]));
+  const alloc = (name: string): Buffer => {
+    const bytes = left.get(name);
+    invariant(bytes !== undefined, `${name} is not in the memory plan, or was taken twice`);
+    left.delete(name);
+    return backend.alloc(bytes);
+  };
+
+  const weights = loadWeights(backend, source, config, alloc, (done) => onProgress("loading weights", done, plan.bytes.weights));
+  const memory = takeMemory(config, limits, alloc);
+  const table = rotaryTable(config.rope, limits.maxModelLen);
+  backend.write(memory.rotary, 0, new Uint8Array(table.buffer));
+
+  const attention = planAttention(config, limits);
+  const attentionGroups = attention.groups.map(({ mask, shape, workWords }, i) => ({ mask, shape, work: alloc(`work.${i}`), scratch: new Int32Array(workWords) }));
+  const kernels = new Map<string, AttentionKernel>();
+  for (const { plan: attentionPlan } of attention.layers) {
+    if (!kernels.has(attentionPlan.key)) kernels.set(attentionPlan.key, await backend.compile(attentionPlan));
+  }
+  const layers = attention.layers.map(({ group, plan: { key }, captures }) => ({ kernel: kernels.get(key)!, captures, work: attentionGroups[group]!.work }));
+  invariant(left.size === 0, `planned but not taken: ${[...left.keys()].join(", ")}`);
+
+  const program = backend.record(() => decode(backend.ops, config, weights, layers, memory));
+  return {
+    config, limits, plan, program, attentionGroups, numParameters: countParameters(config), kernels: [...kernels.values()],
+    batch: memory.batch, kv: memory.kv, logits: memory.activations.logits.data,
+  };
+}
+
+function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: string) => Buffer): DecoderMemory {
+  const columns = activationColumns(config);
+  const activation = (name: ActivationName): Activation => ({ data: alloc(name), rows: activationRows[name], columns: columns[name], stride: columns[name] });
+  const cache = (name: string): KvCache => ({ data: alloc(name), pageSize: limits.pageSize, numHeads: config.numKvHeads, headDim: config.headDim });
+  return {
+    batch: {
+      header: alloc("batch.header"), tokens: alloc("batch.tokens"), positions: alloc("batch.positions"), slots: alloc("batch.slots"),
+      blockTable: alloc("batch.blockTable"), logitRows: alloc("batch.logitRows"), maxPagesPerSequence: maxPagesPerSequence(limits),
+    },
+    activations: Object.fromEntries((Object.keys(activationRows) as ActivationName[]).map((name) => [name, activation(name)])) as Record<ActivationName, Activation>,
+    kv: config.layers.map((_, i) => ({ key: cache(`layers.${i}.keys`), value: cache(`layers.${i}.values`) })),
+    rotary: alloc("rotary"),
+  };
+}
+
+/** Plans and writes the step's work list of every group. */
+export function writeWork(backend: Backend, model: Pick<Model, "attentionGroups">, batch: WorkBatch): void {
+  for (const { mask, shape, work, scratch } of model.attentionGroups) {
+    const list = planWork(mask, batch, shape, scratch);
+    backend.write(work, 0, new Uint8Array(scratch.buffer, 0, list.byteLength));
+  }
+}
+
+export { describeMemory, formatBytes } from "./memory.ts";
+export type { MemoryPlan, ModelLimits } from "./memory.ts";
+export type { Weight };

@@ -1,0 +1,109 @@
+/**
+ * Every allocation a model will make, computed from its config before anything is loaded.
+ *
+ * The loader takes its memory from this list and from nowhere else, so the plan is exact. It knows no backend.
+ */
+import { headerWord } from "../backend/backend.ts";
+import { UsageError } from "../core/errors.ts";
+import type { ModelConfig } from "./config.ts";
+import { type ActivationName, activationColumns, activationRows, matrixBytes } from "./decoder.ts";
+import { listTensors, tensorBytes } from "./tensors.ts";
+
+export interface ModelLimits {
+  /** Most tokens of one sequence, prompt and output together. */
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+  /** Most tokens of one step. */
+  readonly maxNumBatchedTokens: number;
+  /** Tokens of one page. */
+  readonly pageSize: number;
+  readonly numPages: number;
+  /** Most rows of one step whose logits are wanted. Default: one for each sequence. */
+  readonly maxLogits?: number;
+}
+
+export type MemoryKind = "weights" | "kvCache" | "activations" | "rotary" | "inputs" | "workLists";
+
+/** One allocation. */
+export interface MemoryPart {
+  readonly kind: MemoryKind;
+  readonly name: string;
+  /** A multiple of 64, as backends align. */
+  readonly bytes: number;
+}
+
+export interface MemoryPlan {
+  readonly parts: readonly MemoryPart[];
+  readonly bytes: Readonly<Record<MemoryKind, number>>;
+  readonly totalBytes: number;
+}
+
+const kinds: readonly MemoryKind[] = ["weights", "kvCache", "activations", "rotary", "inputs", "workLists"];
+const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64;
+const i32Bytes = 4;
+
+export const maxLogitsOf = (limits: ModelLimits): number => limits.maxLogits ?? limits.maxNumSeqs;
+export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);
+
+/** Bytes that one more page costs. */
+export function bytesPerPage(config: ModelConfig, pageSize: number): number {
+  return config.layers.length * 2 * matrixBytes(pageSize, config.numKvHeads * config.headDim);
+}
+
+/**
+ * What a model with these limits needs. `workWords` is the size of each work list, in the order of the attention groups.
+ * @throws UsageError when a limit is out of range, naming it.
+ */
+export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: readonly number[]): MemoryPlan {
+  checkLimits(config, limits);
+  const { maxNumBatchedTokens: maxTokens, maxNumSeqs, numPages, pageSize } = limits;
+  const columns = activationColumns(config);
+  const rows = { tokens: maxTokens, logits: maxLogitsOf(limits) };
+  const inputs = {
+    header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
+    blockTable: maxNumSeqs * maxPagesPerSequence(limits),
+  };
+  const kvBytes = numPages * matrixBytes(pageSize, config.numKvHeads * config.headDim);
+  const part = (kind: MemoryKind, name: string, bytes: number): MemoryPart => ({ kind, name, bytes: aligned(bytes) });
+  const parts = [
+    ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec))),
+    ...config.layers.flatMap((_, i) => [part("kvCache", `layers.${i}.keys`, kvBytes), part("kvCache", `layers.${i}.values`, kvBytes)]),
+    ...Object.entries(activationRows).map(([name, count]) => part("activations", name, matrixBytes(rows[count], columns[name as ActivationName]))),
+    part("rotary", "rotary", matrixBytes(limits.maxModelLen, config.rope.rotaryDim)),
+    ...Object.entries(inputs).map(([name, words]) => part("inputs", `batch.${name}`, i32Bytes * words)),
+    ...workWords.map((words, i) => part("workLists", `work.${i}`, i32Bytes * words)),
+  ];
+  const sum = (kind: MemoryKind): number => parts.reduce((bytes, p) => bytes + (p.kind === kind ? p.bytes : 0), 0);
+  const bytes = Object.fromEntries(kinds.map((kind) => [kind, sum(kind)])) as Record<MemoryKind, number>;
+  return { parts, bytes, totalBytes: parts.reduce((total, p) => total + p.bytes, 0) };
+}
+
+function checkLimits(config: ModelConfig, limits: ModelLimits): void {
+  for (const [name, value] of Object.entries(limits) as [string, number][]) {
+    if (!Number.isSafeInteger(value) || value < 1) throw new UsageError(`${name} is ${value}; a whole number from 1 is needed`);
+  }
+  if (limits.maxModelLen > config.maxPositions) {
+    throw new UsageError(`maxModelLen is ${limits.maxModelLen}, but the model was made for ${config.maxPositions} positions (max_position_embeddings); ask for at most that`);
+  }
+  if (limits.numPages * limits.pageSize < limits.maxModelLen) {
+    throw new UsageError(`the KV cache of ${limits.numPages} pages of ${limits.pageSize} tokens is too small for one sequence of maxModelLen ${limits.maxModelLen}; lower --max-model-len or raise --kv-cache-bytes`);
+  }
+}
+
+const labels: Readonly<Record<MemoryKind, string>> = {
+  weights: "weights", kvCache: "KV cache", activations: "activations", rotary: "rotary table", inputs: "step inputs", workLists: "work lists",
+};
+
+/** 1234567 as "1.18 MiB". */
+export function formatBytes(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const power = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
+  return `${power === 0 ? bytes : (bytes / 1024 ** power).toFixed(2)} ${units[power]}`;
+}
+
+/** The plan as lines for people, biggest first, with their sum. */
+export function describeMemory(plan: MemoryPlan): string {
+  const rows: [string, number][] = kinds.map((kind) => [labels[kind], plan.bytes[kind]] as [string, number]).sort(([, a], [, b]) => b - a);
+  rows.push(["total", plan.totalBytes]);
+  return rows.map(([label, bytes]) => `${label.padEnd(14)}${formatBytes(bytes).padStart(12)}`).join("\n");
+}

@@ -1,0 +1,68 @@
+/** Seven tiny checkpoints against what transformers made of them: logits, and greedy tokens. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { loadModel, openCheckpoint, type Model } from "../../src/model/load.ts";
+import type { Backend } from "../../src/backend/backend.ts";
+import { backends } from "./backends.ts";
+import { fixture, fixtureNames, readGoldens } from "./checkpoints.ts";
+import { argmax, Driver, maxDifference } from "./driver.ts";
+
+/** Absolute, in logits. */
+const tolerance = 1e-3;
+const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxLogits: 24 };
+
+async function load(backend: Backend, name: string): Promise<Model> {
+  const { source, config } = openCheckpoint(fixture(name));
+  try {
+    return await loadModel(backend, source, config, limits);
+  } finally {
+    source.close();
+  }
+}
+
+for (const { name: backendName, open, skip } of backends) {
+  describe(`on ${backendName}`, { skip }, () => {
+    for (const name of fixtureNames) {
+      test(`${name}: three prompts in one step give the golden logits, and then the golden greedy tokens`, async () => {
+        const backend = await open();
+        try {
+          const driver = new Driver(backend, await load(backend, name));
+          const goldens = readGoldens(name);
+          const logits = await driver.step(goldens.map(({ ids, logits: rows }, sequence) => ({ sequence, position: 0, ids, wanted: rows.length })));
+          const expected = goldens.flatMap((golden) => golden.logits);
+          expected.forEach((row, i) => assert.ok(maxDifference(row, logits[i]!) <= tolerance, `row ${i} differs by ${maxDifference(row, logits[i]!)}`));
+
+          let last = goldens.map((golden) => logits[expected.indexOf(golden.logits.at(-1)!)]!);
+          for (let step = 0; step < 24; step++) {
+            goldens.forEach(({ greedy, margin }, p) => {
+              const token = argmax(last[p]!);
+              assert.ok(token === greedy[step] || margin[step]! < tolerance, `prompt ${p}, step ${step}: token ${token}, golden ${greedy[step]} by ${margin[step]}`);
+            });
+            last = await driver.step(goldens.map(({ ids, greedy }, sequence) => ({ sequence, position: ids.length + step, ids: [greedy[step]!], wanted: 1 })));
+          }
+        } finally {
+          await backend.close();
+        }
+      });
+
+      test(`${name}: chunks of any size give the golden logits`, async () => {
+        const backend = await open();
+        try {
+          const driver = new Driver(backend, await load(backend, name), 2);
+          const { ids, logits: expected } = readGoldens(name)[2]!;
+          const logits: Float32Array[] = [];
+          const sizes = [1, 2, 30, 17, 1, 64, 3, 29, 3];
+          for (let begin = 0, i = 0; begin < ids.length; begin += sizes[i++]!) {
+            const end = Math.min(begin + sizes[i]!, ids.length);
+            const wanted = Math.max(0, end - Math.max(begin, ids.length - expected.length));
+            logits.push(...(await driver.step([{ sequence: 1, position: begin, ids: ids.slice(begin, end), wanted }])));
+          }
+          assert.equal(logits.length, expected.length);
+          expected.forEach((row, i) => assert.ok(maxDifference(row, logits[i]!) <= tolerance, `row ${i} differs by ${maxDifference(row, logits[i]!)}`));
+        } finally {
+          await backend.close();
+        }
+      });
+    }
+  });
+}
