@@ -9,12 +9,13 @@
  */
 import { files } from "#files";
 import { BadRequest, UsageError } from "./core/errors.ts";
-import type { EngineClient, EngineOptions } from "./engine/client.ts";
+import { startEngine, type EngineClient, type EngineOptions } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
 import { camelCase, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { checkParams, fitMaxTokens, type CheckedParams, type GenerateParams } from "./llm/params.ts";
-import type { ChatMessage, TextService } from "./tokenizer/text.ts";
+import { startText, textFileNames, type ChatMessage, type TextFiles, type TextService } from "./tokenizer/text.ts";
+import { resolveModel } from "./weights/hub.ts";
 
 /** How a model is loaded. vLLM's names and meanings. */
 export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
@@ -28,11 +29,15 @@ export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
 
 /** What `chat` takes beside what `generate` does. */
 export interface ChatParams extends GenerateParams {
-  /** End the prompt with the start of an assistant's turn. Default true. */
-  readonly addGenerationPrompt?: boolean;
+  /** End the prompt with the start of an assistant's turn. Default true, and false when the final message is continued. */
+  readonly addGenerationPrompt?: boolean | undefined;
+  /** Go on with the last message instead of answering it. Default false. */
+  readonly continueFinalMessage?: boolean | undefined;
   /** Further variables for the chat template. */
-  readonly templateKwargs?: Readonly<Record<string, unknown>>;
+  readonly templateKwargs?: Readonly<Record<string, unknown>> | undefined;
 }
+
+export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continueFinalMessage" | "templateKwargs">;
 
 export type Prompt = string | readonly number[] | Int32Array;
 
@@ -46,7 +51,6 @@ export interface Parts {
   readonly defaults?: GenerateParams;
 }
 
-const textFiles = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "config.json", "generation_config.json"];
 const defaultCompletionTokens = 16;
 
 /** The folder of the demo model that comes with this package. */
@@ -77,14 +81,8 @@ export class LLM implements AsyncDisposable {
    */
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
     const { skipTokenizerInit = false, generationConfig = "auto", onProgress, ...engineOptions } = options;
-    const { startEngine } = await import("./engine/client.ts");
-    const { startText } = await import("./tokenizer/text.ts");
-    const { resolveModel } = await import("./weights/hub.ts");
     const folder = model === undefined ? demoModel() : await resolveModel(model, { ...(onProgress && { onProgress }) });
     const found = readTextFiles(folder);
-    if (!skipTokenizerInit && found["tokenizer.json"] === undefined) {
-      throw new UsageError(`${folder} has no tokenizer.json; add one, or serve the model by token ids with --skip-tokenizer-init (skipTokenizerInit: true)`);
-    }
     const text = skipTokenizerInit ? undefined : await startText(found);
     try {
       const engine = await startEngine({ device: "cpu", ...engineOptions, model: folder }, onProgress);
@@ -124,15 +122,11 @@ export class LLM implements AsyncDisposable {
   }
 
   /** `chat` with parameters already checked. */
-  startChat(messages: readonly ChatMessage[], params: CheckedParams, options: Pick<ChatParams, "addGenerationPrompt" | "templateKwargs">, signal?: AbortSignal): Generation {
+  startChat(messages: readonly ChatMessage[], params: CheckedParams, { addGenerationPrompt, continueFinalMessage, templateKwargs }: TemplateOptions, signal?: AbortSignal): Generation {
     const encode = async (): Promise<Int32Array> => {
       if (!this.#text) throw new BadRequest("messages", "messages need a tokenizer, and none is loaded (--skip-tokenizer-init); send token ids to /v1/completions");
       if (!this.#text.hasChatTemplate) throw new BadRequest("messages", "this model has no chat template; use a prompt (/v1/completions) instead");
-      const { ids } = await this.#text.encodeChat(messages, {
-        addGenerationPrompt: options.addGenerationPrompt ?? true,
-        ...(options.templateKwargs && { templateKwargs: options.templateKwargs }),
-      });
-      return ids;
+      return (await this.#text.encodeChat(messages, { addGenerationPrompt, continueFinalMessage, templateKwargs })).ids;
     };
     return this.#start(encode, params, "messages", Infinity, signal);
   }
@@ -163,9 +157,14 @@ export class LLM implements AsyncDisposable {
     return this.#needText().encode(text, { addSpecialTokens: false, allowSpecial: false });
   }
 
-  /** Text of token ids. Throws UsageError without a tokenizer. */
-  decode(ids: readonly number[]): string {
+  /** Text of token ids, special tokens left out. Throws UsageError without a tokenizer. */
+  decode(ids: ArrayLike<number>): string {
     return this.#needText().decode(ids);
+  }
+
+  /** One token as it reads in the middle of a text, a special one too; "token_id:5" without a tokenizer. */
+  tokenText(id: number): string {
+    return this.#text?.decode([id], { skipSpecialTokens: false, continues: true }) ?? `token_id:${id}`;
   }
 
   /** false: token ids only. */
@@ -203,9 +202,9 @@ export class LLM implements AsyncDisposable {
   }
 }
 
-function readTextFiles(folder: string): Record<string, string> {
-  const found: Record<string, string> = {};
-  for (const name of textFiles) {
+function readTextFiles(folder: string): TextFiles {
+  const found: Partial<Record<keyof TextFiles, string>> = {};
+  for (const name of textFileNames) {
     const text = files.readText(files.join(folder, name));
     if (text !== undefined) found[name] = text;
   }

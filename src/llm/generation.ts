@@ -184,12 +184,12 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
         if (!signal.aborted) throw error;
       }
     }
-    const complete = last?.finishReason !== undefined && last.finishReason !== "abort";
-    if (!complete && signal.aborted && !this.#cancelled) throw signal.reason;
-    if (!complete && !signal.aborted) throw new GenerationFailed("the engine ended this request before it was finished");
+    const finished = last?.finishReason === "abort" ? undefined : last?.finishReason;
+    if (!finished && signal.aborted && !this.#cancelled) throw signal.reason;
+    if (!finished && !signal.aborted) throw new GenerationFailed("the engine ended this request before it was finished");
     return {
       text, tokenIds,
-      finishReason: complete ? last.finishReason : "abort",
+      finishReason: finished ?? "abort",
       ...(last?.stopReason !== undefined && { stopReason: last.stopReason }),
       usage: { promptTokens: prompt.length, completionTokens: tokenIds.length, totalTokens: prompt.length + tokenIds.length },
       ...(logprobs.length > 0 && { logprobs }),

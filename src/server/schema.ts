@@ -7,7 +7,7 @@
 import { BadRequest } from "../core/errors.ts";
 import { fieldsOf, isObject, mustBe, own, show, snakeCase, tokenIds, type Raw, type Spelling } from "../llm/fields.ts";
 import { limits, type CheckedParams } from "../llm/params.ts";
-import type { LLM, Prompt } from "../llm.ts";
+import type { LLM, Prompt, TemplateOptions } from "../llm.ts";
 import type { ChatMessage } from "../tokenizer/text.ts";
 import { HttpError } from "./errors.ts";
 
@@ -26,8 +26,7 @@ interface Common {
 
 export interface ChatRequest extends Common {
   readonly messages: readonly ChatMessage[];
-  readonly addGenerationPrompt: boolean;
-  readonly templateKwargs: Raw | undefined;
+  readonly template: TemplateOptions;
 }
 
 export interface CompletionRequest extends Common {
@@ -65,7 +64,6 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
   guided_choice: { neutral: never, only: "null (structured output is not supported yet)" },
   guided_grammar: { neutral: never, only: "null (structured output is not supported yet)" },
   chat_template: { neutral: never, only: "the model's own chat template; templates from a request are never run" },
-  continue_final_message: { neutral: is(false), only: "false" },
   documents: { neutral: empty, only: "an empty list" },
   modalities: { neutral: (value) => Array.isArray(value) && value.every(is("text")), only: '["text"]' },
   audio: { neutral: never, only: "text" },
@@ -148,11 +146,16 @@ export function parseChat(body: Raw, llm: LLM): ChatRequest {
   const templateKwargs = fields.object("chatTemplateKwargs");
   const bad = templateKwargs && Object.keys(templateKwargs).find((key) => !/^[A-Za-z]\w*$/.test(key) || key === "constructor" || key === "messages");
   if (bad !== undefined) throw new BadRequest("chat_template_kwargs", `chat_template_kwargs has ${show(bad)}, which cannot be a template's variable`);
+  const continueFinalMessage = fields.boolean("continueFinalMessage") ?? false;
+  const addGenerationPrompt = fields.boolean("addGenerationPrompt") ?? !continueFinalMessage;
+  if (continueFinalMessage && addGenerationPrompt) {
+    throw new BadRequest("continue_final_message", "continue_final_message and add_generation_prompt are both true; a message is either continued or answered");
+  }
+  if (fields.boolean("addSpecialTokens")) throw mustBe("add_special_tokens", true, "false, as the chat template writes the special tokens itself");
   return {
     ...parseCommon(body, llm, wantsLogprobs ? topLogprobs ?? 0 : undefined, maxTokensField),
     messages: parseMessages(own(body, "messages")),
-    addGenerationPrompt: fields.boolean("addGenerationPrompt") ?? true,
-    templateKwargs,
+    template: { addGenerationPrompt, continueFinalMessage, templateKwargs },
   };
 }
 
@@ -172,7 +175,8 @@ function parseMessages(messages: unknown): readonly ChatMessage[] {
       const value = own(message, field);
       if (value !== undefined && !empty(value)) throw mustBe(`${path}.${field}`, value, "absent, as tools are not supported yet");
     }
-    return { role, content: parseContent(own(message, "content"), `${path}.content`) };
+    // OpenAI's newer name for the same role; templates know the older one.
+    return { role: role === "developer" ? "system" : role, content: parseContent(own(message, "content"), `${path}.content`) };
   });
 }
 

@@ -7,7 +7,7 @@ import type { EngineClient } from "../../src/engine/client.ts";
 import type { Delta, EngineInfo } from "../../src/engine/messages.ts";
 import { LLM } from "../../src/llm.ts";
 import type { SamplingParams } from "../../src/sampling/params.ts";
-import type { TextService } from "../../src/tokenizer/text.ts";
+import type { StreamDecoder, TextService } from "../../src/tokenizer/text.ts";
 
 export const bos = 256;
 export const eos = 257;
@@ -100,21 +100,23 @@ export class FakeEngine implements EngineClient {
 export function fakeText(): TextService {
   const text = (ids: ArrayLike<number>, decoder = new TextDecoder(), stream = false) =>
     decoder.decode(Uint8Array.from(Array.from(ids).filter((id) => id < 256)), { stream });
-  const encode = (content: string, addBos: boolean) => Int32Array.from([...(addBos ? [bos] : []), ...new TextEncoder().encode(content)]);
+  const encode = (content: unknown, addBos: boolean) => Int32Array.from([...(addBos ? [bos] : []), ...new TextEncoder().encode(String(content))]);
   return {
-    vocabSize, eosIds: [eos], hasChatTemplate: true,
+    vocabSize, bosId: bos, eosIds: [eos], hasChatTemplate: true,
+    tokenToId: () => undefined,
+    idToToken: (id) => text([id]),
     encode: async (content, { addSpecialTokens = true } = {}) => encode(content, addSpecialTokens),
     async encodeChat(messages, { addGenerationPrompt = true } = {}) {
-      const rendered = messages.map(({ role, content }) => `${role}: ${content}\n`).join("") + (addGenerationPrompt ? "assistant: " : "");
+      const rendered = messages.map(({ role, content }) => `${role}: ${String(content)}\n`).join("") + (addGenerationPrompt ? "assistant: " : "");
       return { ids: encode(rendered, true), text: rendered };
     },
     decode: (ids) => text(ids),
     decoder() {
       const utf8 = new TextDecoder();
-      return { push: (ids: ArrayLike<number>) => text(ids, utf8, true), flush: () => utf8.decode() };
+      return { push: (ids: ArrayLike<number>) => text(ids, utf8, true), flush: () => utf8.decode() } as StreamDecoder;
     },
     close() {},
-  } as TextService;
+  };
 }
 
 /** An LLM over the fakes, with its engine at hand. */
