@@ -213,6 +213,11 @@ export class Module {
     return func;
   }
 
+  /** Names of the exported functions, in order. */
+  get exports(): string[] {
+    return this.#functions.filter((f) => f.exported).map((f) => f.func.name);
+  }
+
   /** The module in WebAssembly's binary format. */
   bytes(): Uint8Array<ArrayBuffer> {
     for (const f of [...this.#imports, ...this.#functions.map((b) => b.func)]) this.#typeIndex(f.signature);

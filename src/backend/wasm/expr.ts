@@ -12,7 +12,7 @@ import { invariant } from "../../core/errors.ts";
 import { children, type BinaryOp, type Expr, type UnaryOp } from "../../ir/expr.ts";
 import type { CaptureSlot } from "../../ir/plan.ts";
 import {
-  call, constant, f32x4, f64x2, i32, i32x4, i8x16, splat, v128, type Func, type Local, type Module, type Node, type Operand,
+  call, constant, f32x4, f64x2, i32, i32x4, i8x16, splat, v128, when, type Func, type Local, type Module, type Node, type Operand,
 } from "./assembler.ts";
 import { argument, type MakeLocal } from "./kernel.ts";
 import { MathLibrary } from "./math.ts";
@@ -31,16 +31,14 @@ export function captureWords(captures: readonly CaptureSlot[], firstWord: number
   return { at, end: next };
 }
 
-/** Adds `report(slot, index, extent)`, which writes the first load out of range to the control block. */
+/** Adds `report(args, slot, dim, index)`, which writes the first load out of range to the control block. */
 export function addReport(m: Module): Func {
   const zero = constant("i32", 0);
-  return m.func("reportOutOfRange", { table: "i32", index: "i32", extent: "i32" }, "none", ({ table, index, extent }) => [
-    // Several threads may report at once: the first one's three words stand.
-    { ...whenFirst(zero), body: [i32.store(zero, table, control.outOfRange + 4), i32.store(zero, index, control.outOfRange + 8), i32.store(zero, extent, control.outOfRange + 12)] },
+  return m.func("reportOutOfRange", { args: "i32", slot: "i32", dim: "i32", index: "i32" }, "none", ({ args, slot, dim, index }) => [
+    // Several threads may report at once: the first one's words stand.
+    when(i32.eqz(i32["atomic.rmw.cmpxchg"](zero, 0, 1, control.outOfRange)),
+      [args, slot, dim, index].map((word, n) => i32.store(zero, word, control.outOfRange + 4 + 4 * n))),
   ], { internal: true });
-}
-function whenFirst(zero: Node): Node {
-  return { op: "if", type: "none", operands: [i32.eqz(i32["atomic.rmw.cmpxchg"](zero, 0, 1, control.outOfRange))], body: [] };
 }
 
 export interface RowIndices { readonly b: Local; readonly h: Local; readonly q: Local }
@@ -156,10 +154,10 @@ export class ExprEmitter {
         extent.set(argument(args, word + 1 + dim)),
         // As unsigned numbers negative indices are large: one comparison finds both ends.
         bad.set(i32x4.ge_u(at, i32x4.splat(extent))),
-        { op: "if", type: "none", operands: [v128.any_true(v128.and(bad, live))], body: [
+        when(v128.any_true(v128.and(bad, live)), [
           lane.set(i32.ctz(i32x4.bitmask(v128.and(bad, live)))),
-          call(report, slot, laneOf(at, lane), extent),
-        ] },
+          call(report, args, slot, dim, laneOf(at, lane)),
+        ]),
         flat.set(dim === 0 ? v128.andnot(at, bad) : i32x4.add(i32x4.mul(flat, i32x4.splat(extent)), v128.andnot(at, bad))),
       );
     });

@@ -26,7 +26,7 @@ export const control = {
   scratch: 456, scratchStride: 460,
   /** Where thread 0 left a stalled program: after which record, and the generation it waits to see the end of. */
   stalledAt: 464, stalledGeneration: 468,
-  /** The first load out of range in a mod: [1, table slot, index, extent]. */
+  /** The first live load out of range in a mod: [1, address of the arguments, capture slot, dimension, index]. */
   outOfRange: 512,
   errorText: 1024,
   bytes: 4096,

@@ -1,0 +1,224 @@
+/**
+ * The CPU backend: WebAssembly SIMD kernels, emitted here, on all cores over one shared memory.
+ *
+ * An op becomes a record: a kernel's table slot and the address of its argument words. Outside `record` it runs at once;
+ * inside, the records become a program that the threads walk by themselves, so a replay is one call whatever the model's depth.
+ */
+import { invariant, UsageError } from "../../core/errors.ts";
+import { outOfRange } from "../../ir/interpret.ts";
+import type { AttentionPlan } from "../../ir/plan.ts";
+import type { AttentionCall, AttentionKernel, Backend, Buffer, Ops, Program } from "../backend.ts";
+import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
+import { f32x4, Module, splat } from "./assembler.ts";
+import { captureWords } from "./expr.ts";
+import { control, Heap, WasmBuffer } from "./memory.ts";
+import { opsModule, opsScratchBytes, recordOps, type Emit } from "./ops.ts";
+import { Pool } from "./pool.ts";
+
+export interface WasmOptions {
+  /** Default: all of the machine's. A page that is not cross-origin isolated has one. */
+  readonly threads?: number;
+}
+
+/** @throws UsageError where WebAssembly lacks relaxed SIMD, or `threads` is not a positive integer */
+export async function open(options: WasmOptions = {}): Promise<Backend> {
+  if (!WebAssembly.validate(relaxedSimdProbe())) {
+    throw new UsageError("the wasm backend needs WebAssembly relaxed SIMD; try Node 22 or newer, or a browser from 2025 on");
+  }
+  const shared = typeof SharedArrayBuffer !== "undefined" && (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated !== false;
+  const threads = options.threads ?? (shared ? navigator.hardwareConcurrency : 1);
+  if (!Number.isInteger(threads) || threads < 1 || threads > 256) throw new UsageError(`threads must be an integer from 1 to 256, got ${threads}`);
+  if (threads > 1 && !shared) throw new UsageError("this page is not cross-origin isolated, so it has no shared memory: serve it with COOP and COEP headers, or use threads: 1");
+  const heap = new Heap();
+  const pool = await Pool.open(heap, threads);
+  const module = opsModule();
+  const slots = new Map((await pool.load(module.bytes())).map((slot, i) => [module.exports[i]!, slot]));
+  return new WasmBackend(heap, pool, slots);
+}
+
+/** A module that is valid only where relaxed SIMD is. */
+function relaxedSimdProbe(): Uint8Array<ArrayBuffer> {
+  const m = new Module();
+  m.func("probe", {}, "v128", () => [f32x4.relaxed_madd(splat.f32(0), splat.f32(0), splat.f32(0))]);
+  return m.bytes();
+}
+
+class WasmKernel implements AttentionKernel {
+  readonly plan: AttentionPlan;
+  readonly source: string;
+  readonly slot: number;
+  constructor(plan: AttentionPlan, source: string, slot: number) {
+    this.plan = plan;
+    this.source = source;
+    this.slot = slot;
+  }
+}
+
+/** Words of argument blocks that an op run outside `record` may use. */
+const immediateWords = 256;
+
+class WasmBackend implements Backend {
+  readonly name = "wasm";
+  readonly description: string;
+  readonly ops: Ops;
+  readonly #heap: Heap;
+  readonly #pool: Pool;
+  readonly #slots: ReadonlyMap<string, number>;
+  /** One record and its arguments, for ops run outside `record`. */
+  readonly #immediate: WasmBuffer;
+  #recording: { readonly records: number[]; readonly arguments: WasmBuffer[] } | undefined;
+  #scratch: WasmBuffer | undefined;
+  /** Which call an argument block belongs to: for errors. */
+  readonly #calls = new Map<number, AttentionCall>();
+  #failure: unknown;
+
+  constructor(heap: Heap, pool: Pool, slots: ReadonlyMap<string, number>) {
+    this.#heap = heap;
+    this.#pool = pool;
+    this.#slots = slots;
+    this.#immediate = heap.alloc(16 + 4 * immediateWords);
+    this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
+    const emit: Emit = (kernel, words) => void this.#emit(this.#slots.get(kernel)!, words);
+    this.#needScratch(64);
+    this.ops = { ...recordOps(emit, (columns) => this.#needScratch(opsScratchBytes(columns))), attention: (call) => this.#attention(call) };
+  }
+
+  alloc(bytes: number): WasmBuffer {
+    return this.#heap.alloc(bytes);
+  }
+
+  free(buffer: Buffer): void {
+    this.#heap.free(own(buffer));
+  }
+
+  view(buffer: Buffer): Uint8Array {
+    return new Uint8Array(this.#heap.memory.buffer, own(buffer).address, buffer.bytes);
+  }
+
+  write(to: Buffer, offset: number, data: Uint8Array): void {
+    invariant(offset >= 0 && offset + data.byteLength <= to.bytes, `write of ${data.byteLength} bytes at ${offset} of ${to.bytes}`);
+    this.view(to).set(data, offset);
+  }
+
+  async read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {
+    await this.#pool.settled();
+    this.#throwFailure();
+    invariant(offset >= 0 && offset + bytes <= from.bytes, `read of ${bytes} bytes at ${offset} of ${from.bytes}`);
+    return new Uint8Array(this.#heap.memory.buffer, own(from).address + offset, bytes);
+  }
+
+  async compile(plan: AttentionPlan): Promise<AttentionKernel> {
+    const module = attentionModule(plan);
+    const [slot] = await this.#pool.load(module.bytes());
+    this.#needScratch(scratchLayout(plan).bytes);
+    return new WasmKernel(plan, module.text(), slot!);
+  }
+
+  record(body: () => void): Program {
+    invariant(!this.#recording, "record inside record");
+    const recording = { records: [] as number[], arguments: [] as WasmBuffer[] };
+    this.#recording = recording;
+    try {
+      body();
+    } finally {
+      this.#recording = undefined;
+    }
+    const program = this.#heap.alloc(8 + 4 * recording.records.length);
+    this.#words(program).set([recording.records.length / 2, 0, ...recording.records]);
+    return { run: () => this.#run(program.address) };
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  #attention(call: AttentionCall): void {
+    const kernel = call.kernel;
+    invariant(kernel instanceof WasmKernel, "the kernel was compiled by another backend");
+    const words: number[] = [];
+    const put = (word: number, ...values: readonly number[]): void => values.forEach((v, i) => (words[word + i] = v));
+    const address = (b: Buffer): number => own(b).address;
+    put(attentionArgs.work, address(call.work));
+    for (const [first, layout] of [[attentionArgs.query, call.query], [attentionArgs.out, call.out], [attentionArgs.key, call.key], [attentionArgs.value, call.value]] as const) {
+      put(first, address(layout.data), 4 * layout.sequenceStride, 4 * layout.rowStride, 4 * layout.headStride);
+    }
+    put(attentionArgs.pageSize, call.pageSize, address(call.blockTable), call.maxPagesPerSequence);
+    put(attentionArgs.lse, call.lse ? address(call.lse.data) : 0, call.lse ? 4 * call.lse.sequenceStride : 0);
+    const { at } = captureWords(kernel.plan.captures, attentionArgs.captures);
+    kernel.plan.captures.forEach((slot, i) => {
+      const value = call.captures[i];
+      invariant(value?.kind === slot.kind, `capture ${slot.name} is a ${slot.kind}, but the call gives ${value?.kind}`);
+      if (value.kind === "table") put(at[i]!, address(value.data), ...value.shape);
+      else put(at[i]!, slot.type === "i32" ? value.value : bitsOf(value.value));
+    });
+    this.#calls.set(this.#emit(kernel.slot, words), call);
+  }
+
+  /** Writes down a record, or runs it at once. Returns the address of its arguments. */
+  #emit(slot: number, words: readonly number[]): number {
+    const recording = this.#recording;
+    if (recording) {
+      const block = this.#heap.alloc(4 * words.length);
+      this.#words(block).set(words);
+      recording.arguments.push(block);
+      recording.records.push(slot, block.address);
+      return block.address;
+    }
+    invariant(words.length <= immediateWords, `${words.length} argument words`);
+    const at = this.#words(this.#immediate);
+    at.set([1, 0, slot, this.#immediate.address + 16]);
+    at.set(words, 4);
+    this.#run(this.#immediate.address);
+    return this.#immediate.address + 16;
+  }
+
+  #run(program: number): void {
+    try {
+      this.#pool.run(program);
+    } catch (error) {
+      this.#failure ??= error;
+    }
+  }
+
+  #throwFailure(): void {
+    const words = new Int32Array(this.#heap.memory.buffer, control.outOfRange, 5);
+    if (words[0]) {
+      const [, args, slot, dim, index] = words;
+      words.fill(0);
+      const call = this.#calls.get(args!)!;
+      const value = call.captures[slot!]!;
+      invariant(value.kind === "table", "a load from a number");
+      throw outOfRange(call.kernel.plan.captures[slot!]!.name, dim!, index!, value.shape);
+    }
+    if (this.#failure === undefined) return;
+    const failure = this.#failure;
+    this.#failure = undefined;
+    throw failure;
+  }
+
+  /** Makes every thread's scratch at least this long. Only between programs. */
+  #needScratch(bytes: number): void {
+    const stride = Math.ceil(bytes / 64) * 64;
+    if (this.#scratch && stride * this.#pool.numThreads <= this.#scratch.bytes) return;
+    if (this.#scratch) this.#heap.free(this.#scratch);
+    this.#scratch = this.#heap.alloc(stride * this.#pool.numThreads);
+    const words = new Int32Array(this.#heap.memory.buffer, 0, control.bytes / 4);
+    words[control.scratch / 4] = this.#scratch.address;
+    words[control.scratchStride / 4] = stride;
+  }
+
+  #words(buffer: WasmBuffer): Int32Array {
+    return new Int32Array(this.#heap.memory.buffer, buffer.address, Math.floor(buffer.bytes / 4));
+  }
+}
+
+function own(buffer: Buffer): WasmBuffer {
+  invariant(buffer instanceof WasmBuffer, "the buffer belongs to another backend");
+  return buffer;
+}
+
+const word = new DataView(new ArrayBuffer(4));
+function bitsOf(x: number): number {
+  word.setFloat32(0, x);
+  return word.getInt32(0);
+}
