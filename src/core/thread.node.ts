@@ -4,7 +4,9 @@ import type { Parent, Thread } from "./thread.ts";
 
 /** Starts the module at `url` in a thread of its own, where `parent().data` is `data`. */
 export function spawn(url: URL, data: unknown): Thread {
-  const worker = new Worker(url, { workerData: data });
+  // A thread inherits the process's flags, and refuses to start on this one (node --input-type=module -e "...").
+  const fromText = process.execArgv.some((flag) => flag.startsWith("--input-type"));
+  const worker = new Worker(url, { workerData: data, ...(fromText && { execArgv: [] }) });
   let failure: string | undefined;
   worker.on("error", (error: unknown) => (failure = error instanceof Error ? error.message : String(error)));
   return {

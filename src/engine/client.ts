@@ -8,6 +8,7 @@
 import { spawn } from "#thread";
 import { invariant, UsageError } from "../core/errors.ts";
 import { Queue } from "../core/queue.ts";
+import type { Thread } from "../core/thread.ts";
 import type { SamplingParams } from "../sampling/params.ts";
 import type { Engine } from "./engine.ts";
 import { Host } from "./host.ts";
@@ -172,8 +173,11 @@ function end(queue: Queue<Delta>, id: string): void {
   queue.end();
 }
 
-function errorOf({ message, theirs }: FromEngine & { readonly kind: "failed" }): Error {
-  return theirs ? new UsageError(message) : new Error(`the engine died: ${message}`);
+function errorOf({ message, theirs, stack }: FromEngine & { readonly kind: "failed" }): Error {
+  if (theirs) return new UsageError(message);
+  const error = new Error(`the engine died: ${message}`);
+  if (stack !== undefined) error.stack = `the engine died: ${stack}`;
+  return error;
 }
 
 /** A client of an engine in this thread, which then steps between other work. `release` frees what the engine stands on. */
@@ -187,9 +191,13 @@ export function clientOf(engine: Engine, info: EngineInfo, now: () => number, re
  * Loads a model and runs its engine in a worker thread.
  * @throws UsageError for what the caller can mend: no such model, one that is not supported, one that does not fit.
  */
-export function startEngine(options: EngineOptions, onProgress: Progress = () => {}): Promise<EngineClient> {
+export function startEngine(options: EngineOptions, onProgress?: Progress): Promise<EngineClient> {
   // The sources run as they are and as compiled: the worker's file ends as this one does.
-  const thread = spawn(new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url), options);
+  return connect(spawn(new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url), options), onProgress);
+}
+
+/** The client of an engine that `thread` is loading. The thread keeps the process alive while it loads and while requests are in flight. */
+export function connect(thread: Thread, onProgress: Progress = () => {}): Promise<EngineClient> {
   return new Promise((resolve, reject) => {
     let client: Client | undefined;
     let exited!: () => void;

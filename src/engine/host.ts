@@ -80,7 +80,9 @@ export class Host {
 
 /** `error` as the message that says the engine is dead. */
 export function failure(error: unknown): FromEngine {
-  return { kind: "failed", message: error instanceof Error ? error.message : String(error), theirs: error instanceof UsageError };
+  if (error instanceof UsageError) return { kind: "failed", message: error.message, theirs: true };
+  if (!(error instanceof Error)) return { kind: "failed", message: String(error), theirs: false };
+  return { kind: "failed", message: error.message, theirs: false, ...(error.stack !== undefined && { stack: error.stack }) };
 }
 
 /** One turn of the event loop, in which messages arrive. */

@@ -4,15 +4,10 @@
  * Runs on the engine's own thread. What the caller can mend (no such folder, a model that is not supported or does not fit) is a
  * UsageError, and all but a broken weights file is told before anything is loaded.
  */
-import { files } from "#files";
 import type { Backend } from "../backend/backend.ts";
 import { type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
-import { type ModelConfig, readConfig } from "../model/config.ts";
-import { loadModel, planModel } from "../model/load.ts";
-import { families } from "../model/registry.ts";
-import { chooseDType } from "../model/weights.ts";
-import { openWeights } from "../weights/source.ts";
+import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
@@ -45,15 +40,9 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
   const start = now();
   const { model: folder, device, dtype = "auto", seed = 0, threads } = options;
   if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
-  if (!files.isFolder(folder)) throw new UsageError(`${folder} is not a folder; pass the folder of a model in Hugging Face layout`);
-  const source = openWeights(folder);
+  const { config, source } = openCheckpoint(folder, dtype);
   let backend: Backend | undefined;
   try {
-    const config: ModelConfig = readConfig({
-      config: readJson(folder, "config.json", true),
-      generation: readJson(folder, "generation_config.json", false),
-      weightDType: chooseDType(source, dtype),
-    }, families);
     const limits = chooseLimits(options, {
       maxPositions: config.maxPositions,
       availableBytes: Math.min(freeBytes(), device === "cpu" ? cpuAddressBytes : Infinity),
@@ -62,9 +51,8 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
         return { kvBytes: plan.bytes.kvCache, totalBytes: plan.totalBytes };
       },
     });
-    const plan = planModel(config, limits);
     backend = await openBackend(device, threads === undefined ? {} : { threads });
-    const model = await loadModel(backend, source, config, limits, (done, total) => onProgress("load", done, total));
+    const model = await loadModel(backend, source, config, limits, onProgress);
     const engine = new Engine(new ProgramModel(backend, model), { limits, eosTokenIds: config.eosTokenIds, seed, now });
     const info: EngineInfo = {
       architecture: config.architecture,
@@ -74,8 +62,8 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       vocabSize: config.vocabSize,
       eosTokenIds: config.eosTokenIds,
       ...limits,
-      weightBytes: plan.bytes.weights,
-      kvBytes: plan.bytes.kvCache,
+      weightBytes: model.plan.bytes.weights,
+      kvBytes: model.plan.bytes.kvCache,
       loadSeconds: now() - start,
     };
     const opened = backend;
@@ -85,20 +73,6 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     throw error;
   } finally {
     source.close();
-  }
-}
-
-function readJson(folder: string, name: string, needed: boolean): unknown {
-  const path = files.join(folder, name);
-  const text = files.readText(path);
-  if (text === undefined) {
-    if (needed) throw new UsageError(`${path} is not there; pass the folder of a model in Hugging Face layout`);
-    return undefined;
-  }
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new UsageError(`${path} is not valid JSON (${(error as Error).message})`);
   }
 }
 
