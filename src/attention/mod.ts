@@ -1,0 +1,155 @@
+/**
+ * Mods: plain functions of (b, h, q, kv) and of the score, callable as such and readable by the compiler.
+ *
+ * `maskMod(fn)` and `scoreMod(fn)` return a function with the same meaning as `fn`; `and`, `or` and `not` make masks of masks.
+ * Reading waits until the compiler asks, and is done again only when a capture changed its type.
+ */
+import { UsageError } from "../core/errors.ts";
+import { binary, children, type Expr, index, score, unary, uniform } from "../ir/expr.ts";
+import type { CaptureEnv } from "../ir/interpret.ts";
+import { postOrder } from "../ir/range.ts";
+import { rebuild, simplify } from "../ir/simplify.ts";
+import { verify } from "../ir/verify.ts";
+import { type Binding, type Captures, CaptureSlots, inlineKey, readCaptures, type Seen, seenCaptures } from "./captures.ts";
+import { callSite } from "./mod-error.ts";
+import { parseMod } from "./parse.ts";
+import { asExpr, expression, type Inlinable, toF32, truthy, type Value } from "./values.ts";
+
+/** True where a key may be attended. `h` is the query head; positions count from 0 in the sequence. */
+export type MaskFunction = (b: number, h: number, q: number, kv: number) => boolean | number;
+/** The score that replaces `score`, which is scale * q.k. */
+export type ScoreFunction = (score: number, b: number, h: number, q: number, kv: number) => number;
+
+/** A mod as the compiler reads it: one expression and the captures it needs, in order. */
+export interface LoweredMod {
+  readonly expr: Expr;
+  readonly bindings: readonly Binding[];
+}
+
+interface ModParts<Kind extends "mask" | "score"> {
+  readonly kind: Kind;
+  /** The function as written; undefined for one made by and, or, not. */
+  readonly fn: ((...args: never) => unknown) | undefined;
+  readonly captures: Captures;
+  readonly [inlineKey]: Inlinable;
+  /** The simplified expression and its captures. @throws ModError when the source is not in the language. */
+  lower(): LoweredMod;
+  /** The simplified expression. */
+  expr(): Expr;
+  /** The captured values now, by slot name. */
+  values(): CaptureEnv;
+}
+
+export type MaskMod = MaskFunction & ModParts<"mask">;
+export type ScoreMod = ScoreFunction & ModParts<"score">;
+
+/** A mask of `fn`, or of the function that `fn` returns for its captures. */
+export function maskMod(fn: MaskFunction): MaskMod;
+export function maskMod<const C extends Captures>(fn: (captures: Seen<C>) => MaskFunction, captures: C): MaskMod;
+export function maskMod(fn: (...args: never) => unknown, captures?: Captures): MaskMod {
+  return makeMod("mask", fn, captures, maskMod) as MaskMod;
+}
+
+/** A score mod of `fn`, or of the function that `fn` returns for its captures. */
+export function scoreMod(fn: ScoreFunction): ScoreMod;
+export function scoreMod<const C extends Captures>(fn: (captures: Seen<C>) => ScoreFunction, captures: C): ScoreMod;
+export function scoreMod(fn: (...args: never) => unknown, captures?: Captures): ScoreMod {
+  return makeMod("score", fn, captures, scoreMod) as ScoreMod;
+}
+
+/** Keys that every mask allows. */
+export function and(...masks: readonly MaskMod[]): MaskMod {
+  return combine("and", masks, (b, h, q, kv) => masks.every((mask) => mask(b, h, q, kv)));
+}
+
+/** Keys that some mask allows. */
+export function or(...masks: readonly MaskMod[]): MaskMod {
+  return combine("or", masks, (b, h, q, kv) => masks.some((mask) => mask(b, h, q, kv)));
+}
+
+/** Keys that the mask forbids. */
+export function not(mask: MaskMod): MaskMod {
+  const inline: Inlinable["inline"] = (slots, args) => expression(unary("not", asExpr(mask[inlineKey].inline(slots, args))));
+  return finishMod("mask", (b: number, h: number, q: number, kv: number) => !mask(b, h, q, kv), undefined, {}, { kind: "mask", inline }) as MaskMod;
+}
+
+function combine(op: "and" | "or", masks: readonly MaskMod[], fn: MaskFunction): MaskMod {
+  if (masks.length === 0) throw new UsageError(`${op}() needs at least one mask`);
+  for (const mask of masks) if (mask?.kind !== "mask") throw new UsageError(`${op}() joins masks made with maskMod()`);
+  const inline: Inlinable["inline"] = (slots, args) =>
+    expression(masks.map((mask) => asExpr(mask[inlineKey].inline(slots, args))).reduce((a, b) => binary(op, a, b)));
+  return finishMod("mask", fn, undefined, {}, { kind: "mask", inline }) as MaskMod;
+}
+
+function makeMod(kind: "mask" | "score", fn: (...args: never) => unknown, captures: Captures | undefined, callee: (...args: never) => unknown): MaskMod | ScoreMod {
+  if (typeof fn !== "function") throw new UsageError(`${kind}Mod() takes a function, not ${fn === null ? "null" : typeof fn}`);
+  if (inlineKey in fn) throw new UsageError(`${kind}Mod() was given a mod; it is one already`);
+  if (captures !== undefined && (typeof captures !== "object" || captures === null)) throw new UsageError("the captures are one object: { size: 1024 }");
+  const site = callSite(callee);
+  let parsed: Inlinable | undefined;
+  const reader: Inlinable = { kind, inline: (slots, args) => (parsed ??= parseMod(kind, fn, captures, site)).inline(slots, args) };
+  const plain = fn as unknown as (...args: number[]) => unknown;
+  const call = captures === undefined ? plain : (...args: number[]) => (plain as unknown as (seen: unknown) => (...args: number[]) => unknown)(seenCaptures(captures))(...args);
+  return finishMod(kind, (...args: number[]) => call(...args), fn, captures ?? {}, reader);
+}
+
+const indices: readonly Value[] = [index("b"), index("h"), index("q"), index("kv")].map(expression);
+
+function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown, fn: ((...args: never) => unknown) | undefined, captures: Captures, reader: Inlinable): MaskMod | ScoreMod {
+  let known: { readonly slots: CaptureSlots; readonly lowered: LoweredMod } | undefined;
+  const parts = {
+    kind, fn, captures,
+    [inlineKey]: reader,
+    lower: (): LoweredMod => {
+      if (!known?.slots.stillValid()) {
+        const slots = new CaptureSlots();
+        const value = reader.inline(slots, kind === "mask" ? indices : [expression(score), ...indices]);
+        known = { slots, lowered: finish(kind, value, slots) };
+      }
+      return known.lowered;
+    },
+    expr: (): Expr => parts.lower().expr,
+    values: (): CaptureEnv => readCaptures(parts.lower().bindings),
+  };
+  return Object.assign(call, parts) as unknown as MaskMod | ScoreMod;
+}
+
+/** Types the result, lets captured numbers be f32 where only that is used, and drops captures that nothing reads. */
+function finish(kind: "mask" | "score", value: Value, slots: CaptureSlots): LoweredMod {
+  const typed = kind === "mask" ? truthy(value) : scoreResult(value);
+  const { expr, asF32 } = preferF32(simplify(typed));
+  const used = new Set(postOrder(expr).flatMap((e) => (e.kind === "uniform" ? [e.name] : e.kind === "load" || e.kind === "extent" ? [e.table] : [])));
+  const bindings = slots.bindings.filter((b) => used.has(b.slot.name))
+    .map((b): Binding => (asF32.has(b.slot.name) && b.slot.kind === "uniform" ? { ...b, slot: { ...b.slot, type: "f32" } } : b));
+  verify(expr, kind, bindings.map((b) => b.slot));
+  return { expr, bindings };
+}
+
+function scoreResult(value: Value): Expr {
+  if (value.kind === "expr" && value.expr.type === "bool") throw new UsageError("a score mod returns a number, and this one returns true or false; return condition ? score : -Infinity");
+  return toF32(value);
+}
+
+/**
+ * A whole number captured where only f32 is asked for (`cap` in `cap * Math.tanh(score / cap)`) is read as f32 at once, so that
+ * 50 may become 50.5 without a new kernel. The value is the same: both ways it is the f32 nearest to the number.
+ */
+function preferF32(e: Expr): { readonly expr: Expr; readonly asF32: ReadonlySet<string> } {
+  const converted = new Set<string>(), other = new Set<string>();
+  for (const node of postOrder(e)) {
+    for (const child of children(node)) {
+      if (child.kind === "uniform" && child.type === "i32") (node.kind === "unary" && node.op === "toF32" ? converted : other).add(child.name);
+    }
+  }
+  const asF32 = new Set([...converted].filter((name) => !other.has(name)));
+  if (asF32.size === 0) return { expr: e, asF32 };
+  const done = new Map<Expr, Expr>();
+  const visit = (node: Expr): Expr => {
+    const known = done.get(node);
+    if (known) return known;
+    const result = node.kind === "unary" && node.op === "toF32" && node.x.kind === "uniform" && asF32.has(node.x.name) ? uniform("f32", node.x.name) : rebuild(node, visit);
+    done.set(node, result);
+    return result;
+  };
+  return { expr: simplify(visit(e)), asF32 };
+}
