@@ -12,7 +12,7 @@ import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
 import { captureWords } from "./expr.ts";
 import { control, Heap, WasmBuffer } from "./memory.ts";
-import { opsModule, opsScratchBytes, recordOps, type Emit } from "./ops.ts";
+import { addressOf, floatBits, opsModule, recordOps } from "./ops.ts";
 import { Pool } from "./pool.ts";
 
 export interface WasmOptions {
@@ -78,9 +78,10 @@ class WasmBackend implements Backend {
     this.#slots = slots;
     this.#immediate = heap.alloc(16 + 4 * immediateWords);
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
-    const emit: Emit = (kernel, words) => void this.#emit(this.#slots.get(kernel)!, words);
-    this.#needScratch(64);
-    this.ops = { ...recordOps(emit, (columns) => this.#needScratch(opsScratchBytes(columns))), attention: (call) => this.#attention(call) };
+    this.ops = {
+      ...recordOps((kernel, words) => void this.#emit(this.#slots.get(kernel)!, words)),
+      attention: (call) => this.#attention(call),
+    };
   }
 
   alloc(bytes: number): WasmBuffer {
@@ -92,7 +93,7 @@ class WasmBackend implements Backend {
   }
 
   view(buffer: Buffer): Uint8Array {
-    return new Uint8Array(this.#heap.memory.buffer, own(buffer).address, buffer.bytes);
+    return new Uint8Array(this.#heap.memory.buffer, addressOf(buffer), buffer.bytes);
   }
 
   write(to: Buffer, offset: number, data: Uint8Array): void {
@@ -104,7 +105,7 @@ class WasmBackend implements Backend {
     await this.#pool.settled();
     this.#throwFailure();
     invariant(offset >= 0 && offset + bytes <= from.bytes, `read of ${bytes} bytes at ${offset} of ${from.bytes}`);
-    return new Uint8Array(this.#heap.memory.buffer, own(from).address + offset, bytes);
+    return new Uint8Array(this.#heap.memory.buffer, addressOf(from) + offset, bytes);
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
@@ -137,19 +138,18 @@ class WasmBackend implements Backend {
     invariant(kernel instanceof WasmKernel, "the kernel was compiled by another backend");
     const words: number[] = [];
     const put = (word: number, ...values: readonly number[]): void => values.forEach((v, i) => (words[word + i] = v));
-    const address = (b: Buffer): number => own(b).address;
-    put(attentionArgs.work, address(call.work));
+    put(attentionArgs.work, addressOf(call.work));
     for (const [first, layout] of [[attentionArgs.query, call.query], [attentionArgs.out, call.out], [attentionArgs.key, call.key], [attentionArgs.value, call.value]] as const) {
-      put(first, address(layout.data), 4 * layout.sequenceStride, 4 * layout.rowStride, 4 * layout.headStride);
+      put(first, addressOf(layout.data), 4 * layout.sequenceStride, 4 * layout.rowStride, 4 * layout.headStride);
     }
-    put(attentionArgs.pageSize, call.pageSize, address(call.blockTable), call.maxPagesPerSequence);
-    put(attentionArgs.lse, call.lse ? address(call.lse.data) : 0, call.lse ? 4 * call.lse.sequenceStride : 0);
+    put(attentionArgs.pageSize, call.pageSize, addressOf(call.blockTable), call.maxPagesPerSequence);
+    put(attentionArgs.lse, call.lse ? addressOf(call.lse.data) : 0, call.lse ? 4 * call.lse.sequenceStride : 0);
     const { at } = captureWords(kernel.plan.captures, attentionArgs.captures);
     kernel.plan.captures.forEach((slot, i) => {
       const value = call.captures[i];
       invariant(value?.kind === slot.kind, `capture ${slot.name} is a ${slot.kind}, but the call gives ${value?.kind}`);
-      if (value.kind === "table") put(at[i]!, address(value.data), ...value.shape);
-      else put(at[i]!, slot.type === "i32" ? value.value : bitsOf(value.value));
+      if (value.kind === "table") put(at[i]!, addressOf(value.data), ...value.shape);
+      else put(at[i]!, slot.type === "i32" ? value.value : floatBits(value.value));
     });
     this.#calls.set(this.#emit(kernel.slot, words), call);
   }
@@ -215,10 +215,4 @@ class WasmBackend implements Backend {
 function own(buffer: Buffer): WasmBuffer {
   invariant(buffer instanceof WasmBuffer, "the buffer belongs to another backend");
   return buffer;
-}
-
-const word = new DataView(new ArrayBuffer(4));
-function bitsOf(x: number): number {
-  word.setFloat32(0, x);
-  return word.getInt32(0);
 }

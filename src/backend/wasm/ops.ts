@@ -1,0 +1,99 @@
+/**
+ * The fixed ops: which kernel each is, and its argument words. The kernels are in matmul.ts, elementwise.ts and rope.ts.
+ */
+import { invariant } from "../../core/errors.ts";
+import { type Activation, type BatchInputs, type Buffer, headerWord, type Ops } from "../backend.ts";
+import { Module } from "./assembler.ts";
+import {
+  embed, embedArgs, gatedActivation, gatedActivationArgs, gatedActivations, gatherRows, gatherRowsArgs, rmsNorm, rmsNormArgs, softCap, softCapArgs,
+} from "./elementwise.ts";
+import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
+import { MathLibrary } from "./math.ts";
+import { WasmBuffer } from "./memory.ts";
+import { ropeAndCache, ropeArgs } from "./rope.ts";
+
+/** One module with every fixed op; exports are named as `recordOps` emits them. */
+export function opsModule(): Module {
+  const m = new Module();
+  const math = new MathLibrary(m);
+  for (const dtype of ["f32", "bf16"] as const) {
+    embed(m, dtype);
+    linear(m, dtype);
+  }
+  rmsNorm(m);
+  ropeAndCache(m);
+  for (const activation of gatedActivations) gatedActivation(m, math, activation);
+  gatherRows(m);
+  softCap(m, math);
+  return m;
+}
+
+/** Writes down one launch: a kernel by name and its argument words. */
+export type Emit = (kernel: string, words: readonly number[]) => void;
+
+/** A float where an argument word wants its bits. */
+class Float {
+  readonly value: number;
+  constructor(value: number) {
+    this.value = value;
+  }
+}
+type Word = number | Float | Buffer | undefined;
+const float = new DataView(new ArrayBuffer(4));
+
+/** The i32 bits of an f32 argument. */
+export function floatBits(x: number): number {
+  float.setFloat32(0, x);
+  return float.getInt32(0);
+}
+
+/** The address of a buffer of this backend. */
+export function addressOf(buffer: Buffer): number {
+  invariant(buffer instanceof WasmBuffer, "the buffer belongs to another backend");
+  return buffer.address;
+}
+
+/** Argument words in the order of a kernel's table; a buffer becomes its address, undefined 0. */
+function wordsOf<Table extends Readonly<Record<string, number>>>(table: Table, values: { readonly [Name in keyof Table]: Word }): number[] {
+  const words: number[] = [];
+  for (const [name, at] of Object.entries(table)) {
+    const value: Word = values[name];
+    words[at] = value === undefined ? 0 : typeof value === "number" ? value : value instanceof Float ? floatBits(value.value) : addressOf(value);
+  }
+  return words;
+}
+
+/** The header, and which of its words counts the rows of `out`. */
+const rows = (batch: BatchInputs, out: Activation): { header: Buffer; rowsWord: number } =>
+  ({ header: batch.header, rowsWord: out.rows === "tokens" ? headerWord.numTokens : headerWord.numLogits });
+
+/** All ops but attention, as launches given to `emit`. */
+export function recordOps(emit: Emit): Omit<Ops, "attention"> {
+  return {
+    embed: ({ out, table, batch, scale }) => emit(`embed_${table.dtype}`, wordsOf(embedArgs, {
+      ...rows(batch, out), out: out.data, outStride: out.stride, table: table.data, tokens: batch.tokens, columns: out.columns, scale: new Float(scale),
+    })),
+    rmsNorm: ({ out, x, weight, epsilon, residual, batch }) => emit("rmsNorm", wordsOf(rmsNormArgs, {
+      ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, columns: out.columns, weight,
+      epsilon: new Float(epsilon), residual: residual?.data, residualStride: residual?.stride,
+    })),
+    linear: ({ out, x, weight, bias, residual, batch }) => {
+      invariant(x.columns === weight.columns && out.columns === weight.rows, `linear of ${x.columns} by ${weight.rows} x ${weight.columns} to ${out.columns}`);
+      emit(`linear_${weight.dtype}`, wordsOf(linearArgs, {
+        ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, weight: weight.data, n: weight.rows, k: weight.columns,
+        bias, residual: residual?.data, residualStride: residual?.stride, pieceColumns: linearPieceColumns(weight.columns, weight.dtype),
+      }));
+    },
+    ropeAndCache: ({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) => emit("ropeAndCache", wordsOf(ropeArgs, {
+      ...rows(batch, qkv), qkv: qkv.data, qkvStride: qkv.stride, numQueryHeads, numKvHeads: key.numHeads, headDim: key.headDim, valueHeadDim: value.headDim,
+      key: key.data, value: value.data, positions: batch.positions, slots: batch.slots, rotary, rotaryDim, qNorm, kNorm, epsilon: new Float(epsilon),
+    })),
+    gatedActivation: ({ out, gateUp, activation, batch }) => emit(`gated_${activation}`, wordsOf(gatedActivationArgs, {
+      ...rows(batch, out), out: out.data, outStride: out.stride, gateUp: gateUp.data, gateUpStride: gateUp.stride, columns: out.columns,
+    })),
+    gatherRows: ({ out, x, batch }) => emit("gatherRows", wordsOf(gatherRowsArgs, {
+      ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, columns: out.columns, logitRows: batch.logitRows,
+    })),
+    softCap: ({ x, cap, batch }) => emit("softCap", wordsOf(softCapArgs, { ...rows(batch, x), x: x.data, xStride: x.stride, columns: x.columns, cap: new Float(cap) })),
+  };
+}
