@@ -1,0 +1,57 @@
+#!/usr/bin/env node
+// The `tessera` command. Plain JavaScript that Node 20 runs: Tessera itself needs Node 24, so this finds one and hands over.
+//
+// In a Node that is new enough the command runs right here. Otherwise it runs in a child: signals and the exit code pass
+// through, and the child hears when this process is gone (the channel between them closes), so that it is never left behind.
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+const minimum = 24;
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const source = join(root, "src", "cli", "main.ts");
+const entry = existsSync(source) ? source : join(root, "dist", "cli", "main.js");
+
+/** The Node binary that npm's platform packages bring, in the package's own folder or one above it. */
+function bundledNode() {
+  const { platform, arch } = process;
+  const binary = platform === "win32" ? "node.exe" : "node";
+  const names = [`node-${platform}-${arch}`, `node-bin-${platform}-${arch}`, ...(platform === "win32" ? [`node-win-${arch}`] : [])];
+  for (let folder = root; ; folder = dirname(folder)) {
+    for (const name of names) {
+      for (const path of [join(folder, "node_modules", name, "bin", binary), join(folder, "node_modules", name, binary)]) {
+        if (existsSync(path)) return path;
+      }
+    }
+    if (dirname(folder) === folder) return undefined;
+  }
+}
+
+function handOver(node) {
+  const child = spawn(node, [entry, ...process.argv.slice(2)], {
+    stdio: ["inherit", "inherit", "inherit", "ipc"],
+    env: { ...process.env, TESSERA_LAUNCHED: "1" },
+  });
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
+  child.on("error", (error) => {
+    console.error(`tessera: ${node} does not start: ${error.message}`);
+    process.exit(1);
+  });
+  child.on("exit", (code, signal) => process.exit(code ?? 128 + (constants.signals[signal] ?? 0)));
+}
+
+if (Number(process.versions.node.split(".")[0]) >= minimum) {
+  await import(pathToFileURL(entry).href);
+} else {
+  const node = bundledNode();
+  if (node) handOver(node);
+  else {
+    console.error(
+      `tessera: this is Node ${process.version}, and Tessera needs Node ${minimum} or newer.\n` +
+      "Install one (https://nodejs.org), or in a checkout of Tessera run: npm install",
+    );
+    process.exit(1);
+  }
+}

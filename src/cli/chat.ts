@@ -1,0 +1,130 @@
+/**
+ * `tessera chat`: a conversation at the terminal. Lines come from stdin, be it a person, a pipe or a file; answers stream to
+ * stdout. Ctrl-C ends an answer, and at the prompt the program.
+ */
+import { createInterface } from "node:readline";
+import { BadRequest } from "../core/errors.ts";
+import { LLM } from "../llm.ts";
+import type { GenerationResult } from "../llm/generation.ts";
+import type { GenerateParams } from "../llm/params.ts";
+import { describe } from "./describe.ts";
+import { loadOptions, samplingParams, type EngineFlags, type SamplingFlags } from "./options.ts";
+import { createProgress } from "./progress.ts";
+import { speedLine } from "./speed.ts";
+
+export interface ChatFlags extends EngineFlags, SamplingFlags {
+  readonly system?: string;
+}
+
+/** A type, not an interface: the library's messages have open fields, which only a type fits. */
+type Turn = {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+};
+
+/** What a conversation is held with: tests hand in strings. */
+export interface Console {
+  readonly lines: AsyncIterable<string>;
+  readonly interactive: boolean;
+  /** The conversation itself. */
+  write(text: string): void;
+  /** What is about it: hints and speed. */
+  note(text: string): void;
+  /** Shows that a line is awaited. */
+  prompt(): void;
+  /** Registers what Ctrl-C does now; undefined gives it back its usual meaning. */
+  onInterrupt(action: (() => void) | undefined): void;
+}
+
+const seconds = () => performance.now() / 1000;
+const help = ["/help   this list", "/reset  forget the conversation", "/exit   leave (so does Ctrl-D)", "Ctrl-C  stop an answer"];
+
+/** Holds a conversation until the lines end or somebody leaves. */
+export async function converse(llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, system?: string): Promise<void> {
+  const opening: readonly Turn[] = system === undefined ? [] : [{ role: "system", content: system }];
+  let turns: readonly Turn[] = opening;
+  const commands: Readonly<Record<string, () => boolean>> = {
+    "/exit": () => false,
+    "/quit": () => false,
+    "/help": () => (console.note(help.join("\n")), true),
+    "/reset": () => ((turns = opening), console.note("forgotten; this is a new conversation"), true),
+  };
+  console.prompt();
+  for await (const line of console.lines) {
+    const said = line.trim();
+    if (said.startsWith("/")) {
+      const command = commands[said];
+      if (!command) console.note(`there is no command ${said}; /help lists them`);
+      else if (!command()) return;
+    } else if (said) {
+      turns = await answer(llm, console, params, opening, [...turns, { role: "user", content: said }]);
+    }
+    console.prompt();
+  }
+}
+
+/** The turns after one answer. Old exchanges are dropped, two turns at a time, while the conversation is too long for the model. */
+async function answer(llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, opening: readonly Turn[], turns: readonly Turn[]): Promise<readonly Turn[]> {
+  try {
+    const { text } = await stream(llm, console, params, turns);
+    return [...turns, { role: "assistant", content: text }];
+  } catch (error) {
+    if (!(error instanceof BadRequest)) throw error;
+    const rest = turns.slice(opening.length + 2);
+    if (error.param === "messages" && rest.length > 0) {
+      console.note("the conversation is longer than the model's context: forgetting its oldest exchange");
+      return answer(llm, console, params, opening, [...opening, ...rest]);
+    }
+    console.note(error.message);
+    return turns.slice(0, -1);
+  }
+}
+
+async function stream(llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, turns: readonly Turn[]): Promise<GenerationResult> {
+  const startedAt = seconds();
+  const generation = llm.chat(turns, params);
+  console.onInterrupt(() => generation.cancel());
+  let firstAt: number | undefined;
+  try {
+    for await (const { text } of generation) {
+      firstAt ??= seconds();
+      console.write(text);
+    }
+    const result = await generation;
+    console.write("\n");
+    console.note(speedLine(result, startedAt, firstAt ?? seconds(), seconds()));
+    return result;
+  } finally {
+    console.onInterrupt(undefined);
+  }
+}
+
+/** stdin and stdout; dimmed notes on a terminal, and elsewhere on stderr so that stdout holds answers only. */
+function openConsole(): Console & { close(): void } {
+  const interactive = Boolean(process.stdin.isTTY && process.stdout.isTTY);
+  const reader = createInterface({ input: process.stdin, terminal: interactive, prompt: "> ", ...(interactive && { output: process.stdout }) });
+  let interrupt: (() => void) | undefined;
+  reader.on("SIGINT", () => (interrupt ?? (() => reader.close()))());
+  return {
+    interactive,
+    lines: reader,
+    write: (text) => void process.stdout.write(text),
+    note: (text) => void (interactive ? process.stdout.write(`\x1b[2m${text}\x1b[0m\n`) : process.stderr.write(`${text}\n`)),
+    prompt: () => void (interactive && reader.prompt()),
+    onInterrupt: (action) => (interrupt = action),
+    close: () => reader.close(),
+  };
+}
+
+export async function runChat(model: string | undefined, flags: ChatFlags): Promise<void> {
+  const progress = createProgress(process.stderr, seconds);
+  const { seed: _, ...engineFlags } = flags;
+  await using llm = await LLM.load(model, { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) }).finally(progress.finish);
+  const console = openConsole();
+  try {
+    if (console.interactive) console.note([`${llm.name}: ${describe(llm.info)[0]}`, "/help lists commands"].join("\n"));
+    await converse(llm, console, samplingParams(flags), flags.system);
+  } finally {
+    console.close();
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * The `tessera` command: which subcommand takes which flags, and how errors leave. bin/tessera.js starts this file.
+ *
+ * Whoever can mend an error gets its message and exit code 1; an error of ours comes with its stack.
+ */
+import { Command, CommanderError } from "commander";
+import { BadRequest, UsageError } from "../core/errors.ts";
+import { version } from "../core/version.ts";
+import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseNumber } from "./options.ts";
+
+const modelHelp = "a folder in Hugging Face layout or org/name of the hub (default: the built-in demo model)";
+
+const examples = (...lines: readonly string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join("\n")}\n`;
+
+function createProgram(): Command {
+  const program = new Command("tessera")
+    .description("LLM inference and serving in TypeScript, with attention you program as ordinary functions.")
+    .version(version)
+    .showHelpAfterError("(tessera --help shows the commands and their flags)")
+    .addHelpText("after", examples(
+      "tessera serve", "tessera serve org/name --port 9000 --max-model-len 4096", "tessera chat", 'tessera run "Tell me a story about a fox who finds a lantern."',
+    ));
+
+  addEngineFlags(program.command("serve").description("serve a model over OpenAI's API").argument("[model]", modelHelp)
+    .option("--host <host>", "address to listen on; 0.0.0.0 lets other machines in", "127.0.0.1")
+    .option("--port <port>", "port to listen on; 0 takes a free one", parseInteger, 8000)
+    .option("--api-key <key>", "a key that requests need; may be repeated (default: TESSERA_API_KEY, if set)", collect)
+    .option("--served-model-name <name>", "a name by which requests may ask for the model; may be repeated", collect)
+    .option("--skip-tokenizer-init", "load no tokenizer: prompts and answers are token ids")
+    .option("--seed <n>", "seed for requests that bring none", parseInteger)
+    .option("--shutdown-timeout <seconds>", "how long running requests may finish after SIGTERM", parseNumber, 10)
+    .option("--enable-log-requests", "a log line for each request, without its text")
+    .option("--disable-log-stats", "no log lines of throughput"))
+    .addHelpText("after", examples(
+      "tessera serve", "tessera serve ./my-model --dtype float32 --port 9000", "tessera serve org/name --max-model-len 4096 --kv-cache-memory-bytes 512M --api-key secret",
+    ))
+    .action(async (model: string | undefined, flags) => (await import("./serve.ts")).runServe(model, flags));
+
+  addSamplingFlags(addEngineFlags(program.command("chat").description("talk with a model at the terminal").argument("[model]", modelHelp)
+    .option("--system <text>", "what the model is told first")))
+    .addHelpText("after", examples("tessera chat", "tessera chat ./my-model --temperature 0", 'echo "What is 3 plus 4?" | tessera chat'))
+    .action(async (model: string | undefined, flags) => (await import("./chat.ts")).runChat(model, flags));
+
+  addSamplingFlags(addEngineFlags(program.command("run").description("answer one prompt").usage('[options] [model] "prompt"')
+    .argument("<model-or-prompt>", "the prompt, or the model when a prompt follows").argument("[prompt]", 'the prompt; "-" reads it from stdin')
+    .option("--system <text>", "what the model is told first")
+    .option("--raw", "continue the prompt as it is, without the chat template")))
+    .addHelpText("after", examples(
+      'tessera run "Tell me a story about a fox who finds a lantern."', 'tessera run ./my-model "Hello" --max-tokens 50 --temperature 0', 'tessera run --raw "Once upon a time"',
+    ))
+    .action(async (first: string, second: string | undefined, flags) => (await import("./run.ts")).runOnce(first, second, flags));
+  return program;
+}
+
+/** Started by a launcher: when it is gone (the channel closes), nobody is left to stop this process. */
+function followLauncher(): void {
+  if (process.env["TESSERA_LAUNCHED"] !== "1" || !process.channel) return;
+  delete process.env["TESSERA_LAUNCHED"];
+  process.on("disconnect", () => process.kill(process.pid, "SIGTERM"));
+  process.channel.unref();
+}
+
+// A reader that has enough (`tessera run ... | head`) is no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+followLauncher();
+try {
+  await createProgram().parseAsync();
+} catch (error) {
+  const theirs = error instanceof UsageError || error instanceof BadRequest || error instanceof CommanderError;
+  console.error(theirs ? `tessera: ${error.message}` : error);
+  process.exitCode = 1;
+}
+// What is left open now (a socket kept alive by a download) is nobody's business any more.
+process.exit();

@@ -1,0 +1,94 @@
+/**
+ * The flags that more than one command takes, vLLM's names, and what they mean to the library.
+ * Values are checked here only as far as a flag's text goes; their bounds are the library's.
+ */
+import { Command, InvalidArgumentError, Option } from "commander";
+import type { LoadOptions } from "../llm.ts";
+import type { GenerateParams } from "../llm/params.ts";
+
+const units: Readonly<Record<string, number>> = { "": 1, k: 1e3, m: 1e6, g: 1e9, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+
+/** "1000", "64M" (binary) or "64m" (decimal), as vLLM reads sizes. */
+export function parseBytes(text: string): number {
+  const [, digits, unit] = /^(\d+(?:\.\d+)?)([kmgKMG]?)(?:i?B)?$/.exec(text) ?? [];
+  if (digits === undefined) throw new InvalidArgumentError("it must be a number of bytes, such as 67108864, 64M (binary) or 64m (decimal).");
+  return Math.floor(Number(digits) * units[unit!]!);
+}
+
+export function parseInteger(text: string): number {
+  if (!/^-?\d+$/.test(text)) throw new InvalidArgumentError("it must be an integer.");
+  return Number(text);
+}
+
+export function parseNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || Number.isNaN(value)) throw new InvalidArgumentError("it must be a number.");
+  return value;
+}
+
+/** For a flag that may be given several times. One that took several values would swallow the model's name behind it. */
+export function collect(text: string, before: readonly string[] = []): readonly string[] {
+  return [...before, text];
+}
+
+export interface EngineFlags {
+  readonly dtype?: "auto" | "float32" | "bfloat16";
+  readonly device?: "cpu" | "reference";
+  readonly maxModelLen?: number;
+  readonly maxNumSeqs?: number;
+  readonly maxNumBatchedTokens?: number;
+  readonly blockSize?: number;
+  readonly kvCacheMemoryBytes?: number;
+  readonly threads?: number;
+  readonly seed?: number;
+  readonly skipTokenizerInit?: true;
+  readonly generationConfig?: "auto" | "vllm";
+}
+
+/** Adds the flags that say how a model is loaded. */
+export function addEngineFlags(command: Command): Command {
+  return command
+    .addOption(new Option("--dtype <type>", "type the weights are kept in").choices(["auto", "float32", "bfloat16"]).default("auto"))
+    .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(["cpu", "reference"]).default("cpu"))
+    .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
+    .option("--max-model-len <tokens>", "most tokens of a prompt and its answer together (default: the model's)", parseInteger)
+    .option("--max-num-seqs <n>", "most sequences in one step", parseInteger)
+    .option("--max-num-batched-tokens <n>", "most tokens in one step", parseInteger)
+    .option("--block-size <tokens>", "tokens in one page of the KV cache", parseInteger)
+    .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
+    .addOption(new Option("--generation-config <source>", "sampling defaults: the model's own (auto) or none (vllm)").choices(["auto", "vllm"]).default("auto"));
+}
+
+/** The flags as the library takes them. */
+export function loadOptions(flags: EngineFlags): LoadOptions {
+  const { kvCacheMemoryBytes, skipTokenizerInit, dtype, device, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, threads, seed, generationConfig } = flags;
+  const given = { dtype, device, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, threads, seed, skipTokenizerInit, generationConfig, kvCacheBytes: kvCacheMemoryBytes };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+export interface SamplingFlags {
+  readonly maxTokens?: number;
+  readonly temperature?: number;
+  readonly topP?: number;
+  readonly topK?: number;
+  readonly minP?: number;
+  readonly stop?: readonly string[];
+  readonly seed?: number;
+}
+
+/** Adds the flags that say how tokens are chosen. */
+export function addSamplingFlags(command: Command): Command {
+  return command
+    .option("--max-tokens <n>", "most tokens of an answer", parseInteger)
+    .option("--temperature <t>", "0 always takes the likeliest token", parseNumber)
+    .option("--top-p <p>", "keep the likeliest tokens that sum to p", parseNumber)
+    .option("--top-k <k>", "keep the k likeliest tokens", parseInteger)
+    .option("--min-p <p>", "keep tokens at least p times as likely as the likeliest", parseNumber)
+    .option("--stop <text>", "end the answer before this text; may be repeated", collect)
+    .option("--seed <n>", "same seed, same answer", parseInteger);
+}
+
+/** The flags as a generation takes them. */
+export function samplingParams({ maxTokens, temperature, topP, topK, minP, stop, seed }: SamplingFlags): GenerateParams {
+  return Object.fromEntries(Object.entries({ maxTokens, temperature, topP, topK, minP, stop, seed }).filter(([, value]) => value !== undefined));
+}

@@ -1,0 +1,52 @@
+/**
+ * Shows how far long work has come: one line that redraws itself on a terminal, now and then a plain line elsewhere.
+ * It knows no kind of work; whoever works names the stage.
+ */
+
+export interface Screen {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  write(text: string): unknown;
+}
+
+export interface Progress {
+  report(stage: string, done: number, total: number): void;
+  /** Clears the line; report no more. */
+  finish(): void;
+}
+
+const mebi = 2 ** 20;
+const barWidth = 24;
+const secondsBetweenLines = 2;
+const secondsBetweenDraws = 0.05;
+
+/** "12.5 of 25.0 MiB" for large counts, which are bytes; "3 of 8" for small ones. */
+export function amount(done: number, total: number): string {
+  return total >= mebi ? `${(done / mebi).toFixed(1)} of ${(total / mebi).toFixed(1)} MiB` : `${done} of ${total}`;
+}
+
+/** Progress on `screen`. `now` gives seconds. */
+export function createProgress(screen: Screen, now: () => number): Progress {
+  let stage: string | undefined;
+  let shownAt = -Infinity;
+  const terminal = (name: string, done: number, total: number) => {
+    const part = total > 0 ? Math.min(1, done / total) : 0;
+    const bar = "█".repeat(Math.round(part * barWidth)).padEnd(barWidth, "░");
+    const line = `${bar} ${Math.floor(part * 100)}% ${name} ${amount(done, total)}`;
+    screen.write(`\r\x1b[2K${line.slice(0, (screen.columns ?? 80) - 1)}`);
+  };
+  const plain = (name: string, done: number, total: number) => screen.write(`${name}: ${amount(done, total)}\n`);
+  return {
+    report(name, done, total) {
+      const at = now();
+      const due = name !== stage || at - shownAt >= (screen.isTTY ? secondsBetweenDraws : secondsBetweenLines);
+      if (!due) return;
+      stage = name;
+      shownAt = at;
+      (screen.isTTY ? terminal : plain)(name, done, total);
+    },
+    finish() {
+      if (screen.isTTY && stage !== undefined) screen.write("\r\x1b[2K");
+    },
+  };
+}
