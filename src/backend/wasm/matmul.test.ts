@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Alone } from "./alone.ts";
 import { Module } from "./assembler.ts";
-import { linear, linearArgs, linearPieceColumns, type WeightType } from "./matmul.ts";
+import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
+import type { WeightType } from "./rows.ts";
 
 const dtypes: readonly WeightType[] = ["f32", "bf16"];
 const depths = [1, 3, 4, 5, 64, 127, 128, 129], widths = [1, 7, 8, 9, 64, 127];

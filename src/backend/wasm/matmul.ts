@@ -8,13 +8,13 @@
  * One loop for all row counts: a piece of work is a block of columns, whose weights stay in cache, times up to 96 rows;
  * inside, tiles of rows x columns accumulators. Knows no ops and no buffers: addresses and sizes come as words.
  */
-import { block, branch, branchIf, call, f32, f32x4, forRange, i32, i32x4, i8x16, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
+import { block, branch, branchIf, call, f32x4, forRange, i32, i8x16, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import { argument, forEachClaimed, kernel, type MakeLocal } from "./kernel.ts";
+import { bytesPerWeight, least, loadFourWeights, loadOneWeight, rowCount, rowWords, sumOfLanes, type WeightType } from "./rows.ts";
 
 /** Argument words of `linear_f32` and `linear_bf16`. Addresses in bytes, strides in elements. */
 export const linearArgs = {
-  /** Address of the batch header, and which of its words is the row count. */
-  header: 0, rowsWord: 1,
+  ...rowWords,
   /** f32 [rows, n] and [rows, k]; x is not out. */
   out: 2, outStride: 3, x: 4, xStride: 5,
   /** [n, k], row-major, without gaps. */
@@ -27,9 +27,6 @@ export const linearArgs = {
   pieceColumns: 12,
 } as const;
 export const linearArgWords = 13;
-
-export type WeightType = "f32" | "bf16";
-const bytesPerWeight: Readonly<Record<WeightType, number>> = { f32: 4, bf16: 2 };
 
 /** Rows of one piece: bounds what one thread alone is left with at the end. */
 const pieceRows = 96;
@@ -49,16 +46,6 @@ const mostRows = 6;
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
-/** Four weights as f32. The bits of a bf16 are the high half of an f32's. */
-const loadFour: Readonly<Record<WeightType, (address: Operand, offset: number) => Node>> = {
-  f32: (address, offset) => v128.load(address, offset),
-  bf16: (address, offset) => i32x4.shl(v128.load16x4_u(address, offset), 16),
-};
-/** One weight in lane 0, zeros beside it. */
-const loadOne: Readonly<Record<WeightType, (address: Operand) => Node>> = {
-  f32: (address) => v128.load32_zero(address),
-  bf16: (address) => i32x4.replace_lane(splat.i32(0), i32.shl(i32.load16_u(address), 16), 0),
-};
 /** Four of eight bf16 as f32: interleaved with zeros below them, one instruction on x86. */
 const widened = (eight: Operand, first: 0 | 4): Node =>
   i8x16.shuffle(splat.i32(0), eight, range(4).flatMap((i) => [2 * (first + i), 2 * (first + i) + 1, 16 + 2 * (first + i), 17 + 2 * (first + i)]));
@@ -70,11 +57,6 @@ function sumsOfFour(a: Local, b: Local, c: Local, d: Local): Node {
   const ab = f32x4.add(pick(a, b, 0), pick(a, b, 1)), cd = f32x4.add(pick(c, d, 0), pick(c, d, 1));
   return f32x4.add(pick(ab, cd, 0), pick(ab, cd, 1));
 }
-const sumOfOne = (a: Local): Node => {
-  const lane = (i: number): Node => f32x4.extract_lane(a, i);
-  return f32.add(f32.add(lane(0), lane(1)), f32.add(lane(2), lane(3)));
-};
-
 /** The variables of a tile; smaller tiles use the first of each. */
 interface TileLocals {
   /** K in bytes of x, where x's first row ends, a stride in bytes, the address of the bias. */
@@ -136,7 +118,7 @@ function tile(dtype: WeightType, t: TileLocals, columns: number, args: Local, ro
       ]),
     ];
   };
-  const four = (offset: number): Node[] => multiplyAdd((p) => v128.load(p, 4 * offset), (p) => loadFour[dtype](p, size * offset));
+  const four = (offset: number): Node[] => multiplyAdd((p) => v128.load(p, 4 * offset), (p) => loadFourWeights[dtype](p, size * offset));
   /** Eight bf16 of a column from one load: twice as fast as two loads that widen, where x has few rows to hold. */
   const eightBf16 = (): Node[] => [
     ...x.flatMap((p, i) => [t.held[i]!.set(v128.load(p)), t.later[i]!.set(v128.load(p, 16))]),
@@ -149,7 +131,7 @@ function tile(dtype: WeightType, t: TileLocals, columns: number, args: Local, ro
     ]),
   ];
   const eight = dtype === "bf16" && x.length <= 2 && columns > 1 ? eightBf16() : [...four(0), ...four(4)];
-  const one = multiplyAdd((p) => v128.load32_zero(p), (p) => loadOne[dtype](p));
+  const one = multiplyAdd((p) => v128.load32_zero(p), (p) => loadOneWeight[dtype](p));
 
   const advance = (elements: number): Node[] => [
     ...x.map((p) => p.set(i32.add(p, 4 * elements))),
@@ -211,7 +193,7 @@ function finished(t: TileLocals, columns: number): readonly Finished[] {
     default:
       return x.map((row, i) => {
         const a = sums[i]![0]!;
-        return { value: a, sum: f32x4.splat(sumOfOne(a)), bias: v128.load32_splat(bias), residual: v128.load32_splat(row), write: [v128.store32_lane(row, a, 0)] };
+        return { value: a, sum: f32x4.splat(sumOfLanes(a)), bias: v128.load32_splat(bias), residual: v128.load32_splat(row), write: [v128.store32_lane(row, a, 0)] };
       });
   }
 }
@@ -247,10 +229,9 @@ export function linear(m: Module, dtype: WeightType): Func {
     const rows = local("i32", "rows"), rowBlocks = local("i32", "rowBlocks"), width = local("i32", "pieceColumns"), n = local("i32", "n");
     const piece = local("i32", "piece"), pieces = local("i32", "pieces");
     const row = local("i32", "row"), rowEnd = local("i32", "rowEnd"), whole = local("i32", "wholeEnd"), column = local("i32", "column"), columnEnd = local("i32", "columnEnd");
-    const least = (a: Operand, b: Operand): Node => i32.select(a, b, i32.lt_s(a, b));
     const run = (tile: Func): Node => call(tile, args, row, column, columnEnd);
     return [
-      rows.set(i32.load(i32.add(argument(args, linearArgs.header), i32.shl(argument(args, linearArgs.rowsWord), 2)))),
+      rows.set(rowCount(args)),
       n.set(argument(args, linearArgs.n)),
       width.set(argument(args, linearArgs.pieceColumns)),
       rowBlocks.set(i32.div_u(i32.add(rows, pieceRows - 1), pieceRows)),
