@@ -1,0 +1,105 @@
+/** Same request, same bytes: tokens and log-probability bits do not depend on anything around a request. */
+import assert from "node:assert/strict";
+import test from "node:test";
+import { stream } from "../../src/core/random.ts";
+import { Engine, type EngineLimits, type ForwardModel } from "../../src/engine/engine.ts";
+import type { Delta } from "../../src/engine/messages.ts";
+import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
+import { fixture, openTiny } from "./tiny-model.ts";
+
+interface Request {
+  readonly prompt: Int32Array;
+  readonly params: SamplingParams;
+}
+interface Answer {
+  /** One per token: its id and the bits of every log-probability that came with it. */
+  readonly tokens: readonly string[];
+  readonly finish: string | undefined;
+}
+
+const long = process.env["TESSERA_LONG"] !== undefined;
+const maxModelLen = 64;
+const chunkSizes = [1, 2, 3, 5, 7, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64];
+
+const bits = new Float64Array(1);
+const bitsOf = (x: number): string => {
+  bits[0] = x;
+  return Buffer.from(bits.buffer).toString("hex");
+};
+const answersOf = (deltas: readonly Delta[]): Answer => ({
+  tokens: deltas.flatMap((d) => d.tokens.map((token, i) => {
+    const { logprob, rank, top } = d.logprobs![i]!;
+    return [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
+  })),
+  finish: deltas.at(-1)?.finish,
+});
+
+/** Steps until idle; `during` is called before each step and says whether more is to come. */
+async function drain(engine: Engine, during: (step: number) => boolean): Promise<Map<string, Delta[]>> {
+  const out = new Map<string, Delta[]>();
+  for (let step = 0, more = true; more || !engine.idle; step++) {
+    more = during(step);
+    for (const delta of await engine.step()) out.set(delta.id, [...(out.get(delta.id) ?? []), delta]);
+    assert.ok(step < 20_000, "never idle");
+  }
+  return out;
+}
+
+async function alone(model: ForwardModel, limits: EngineLimits, eosTokenIds: readonly number[], { prompt, params }: Request): Promise<Answer> {
+  const engine = new Engine(model, { limits, eosTokenIds });
+  engine.submit("alone", prompt, params);
+  return answersOf((await drain(engine, () => false)).get("alone")!);
+}
+
+function makeRequests(random: () => number, count: number, vocabSize: number): Request[] {
+  const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+  return Array.from({ length: count }, (_, i) => ({
+    prompt: Int32Array.from({ length: random() < 0.2 ? int(25, 44) : int(1, 20) }, () => int(0, vocabSize - 1)),
+    params: {
+      ...defaultSampling, maxTokens: int(1, 20), seed: i, ignoreEos: random() < 0.5, logprobs: int(0, 3),
+      ...(i % 2 ? { temperature: 0 } : { temperature: 0.5 + random(), topP: random() < 0.5 ? 0.9 : 1, topK: random() < 0.5 ? 40 : 0, minP: random() < 0.3 ? 0.02 : 0 }),
+    },
+  }));
+}
+
+for (const [name, pageSize] of [["llama", 4], ["gemma2", 3]] as const) {
+  test(`${name}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions and cancellations`, async () => {
+    const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
+    await using model = await openTiny(fixture(name), most);
+    const { eosTokenIds, seen } = model;
+    const random = stream(31);
+    const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+    const requests = makeRequests(random, 16, model.vocabSize);
+    const expected: Answer[] = [];
+    for (const request of requests) expected.push(await alone(model, most, eosTokenIds, request));
+    assert.equal(seen.batches + seen.chunks, 0, "alone is alone");
+    assert.ok(new Set(expected.map((a) => a.tokens.join())).size === expected.length, "requests differ");
+
+    let preemptions = 0, cancelled = 0, compared = 0;
+    for (const maxNumBatchedTokens of long ? [...chunkSizes, ...chunkSizes, ...chunkSizes] : chunkSizes) {
+      // Pages for one whole sequence and a little more: whoever shares them is preempted sooner or later.
+      const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(24 / pageSize));
+      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs: int(2, 8), numPages }, eosTokenIds });
+      const plans = requests.map((request, i) => ({ id: String(i), request, arrival: int(0, 25), leave: random() < 0.25 ? int(5, 60) : Infinity }));
+      const out = await drain(engine, (step) => {
+        for (const { id, request, arrival, leave } of plans) {
+          if (arrival === step) engine.submit(id, request.prompt, request.params);
+          if (leave === step) engine.abort(id);
+        }
+        return step < 60;
+      });
+      for (const [i, want] of expected.entries()) {
+        const got = answersOf(out.get(String(i)) ?? []);
+        const where = `request ${i} with chunks of ${maxNumBatchedTokens} and ${numPages} pages`;
+        assert.deepEqual(got.tokens, want.tokens.slice(0, got.tokens.length), where);
+        compared += got.tokens.length;
+        if (got.finish === "abort" || got.finish === undefined) cancelled++;
+        else assert.deepEqual([got.finish, got.tokens.length], [want.finish, want.tokens.length], where);
+      }
+      preemptions += engine.stats().numPreemptions;
+      assert.equal(engine.stats().numFreePages, numPages);
+    }
+    const reached = { ...seen, preemptions, cancelled, compared };
+    for (const [what, count] of Object.entries(reached)) assert.ok(count > 10, `${what}: only ${count} of ${JSON.stringify(reached)}`);
+  });
+}

@@ -1,0 +1,38 @@
+/** A tiny real checkpoint on a real backend, for tests of the engine. */
+import type { Device } from "../../src/backend/registry.ts";
+import { openBackend } from "../../src/backend/registry.ts";
+import type { Batch } from "../../src/engine/batch.ts";
+import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
+import { ProgramModel } from "../../src/engine/forward.ts";
+import { loadModel, openCheckpoint } from "../../src/model/load.ts";
+
+export const device = (process.env["TESSERA_TEST_DEVICE"] ?? "cpu") as Device;
+
+export interface TinyModel extends ForwardModel, AsyncDisposable {
+  readonly eosTokenIds: readonly number[];
+  /** Steps so far: all, with several sequences, with a chunk of a longer gap, and with chunk and decode side by side. */
+  readonly seen: { steps: number; batches: number; chunks: number; mixed: number };
+}
+
+/** Loads a folder. Engines of smaller limits (but the same page size and context) may run on it, one after another. */
+export async function openTiny(folder: string, limits: EngineLimits, threads = 2): Promise<TinyModel> {
+  const { config, source } = openCheckpoint(folder);
+  const backend = await openBackend(device, { threads });
+  const model = new ProgramModel(backend, await loadModel(backend, source, config, limits));
+  source.close();
+  const seen = { steps: 0, batches: 0, chunks: 0, mixed: 0 };
+  return {
+    vocabSize: model.vocabSize, eosTokenIds: config.eosTokenIds, seen,
+    forward(batch: Batch) {
+      seen.steps++;
+      if (batch.numSequences > 1) seen.batches++;
+      if (batch.numLogits < batch.numSequences) seen.chunks++;
+      const rows = batch.numRows.subarray(0, batch.numSequences);
+      if (rows.includes(1) && rows.some((n) => n > 1)) seen.mixed++;
+      return model.forward(batch);
+    },
+    [Symbol.asyncDispose]: () => backend.close(),
+  };
+}
+
+export const fixture = (name: string): string => new URL(`../fixtures/hf/${name}`, import.meta.url).pathname;
