@@ -70,7 +70,9 @@ export function rebuild(e: Expr, f: (child: Expr) => Expr): Expr {
 }
 
 type Const = Extract<Expr, { kind: "const" }>;
-const isConst = (e: Expr, value?: number): e is Const => e.kind === "const" && (value === undefined || Object.is(e.value, value));
+const isConst = (e: Expr): e is Const => e.kind === "const";
+/** Whether `e` is this very constant: -0 is not 0. */
+const is = (e: Expr, value: number): boolean => e.kind === "const" && Object.is(e.value, value);
 const yes = constant("bool", 1);
 const no = constant("bool", 0);
 
@@ -123,8 +125,8 @@ function rewriteTruth(e: Extract<Expr, { kind: "binary" }>): Expr {
   // a && (a && x), a || (a || x)
   if ((op === "and" || op === "or") && b.kind === "binary" && b.op === op && b.a === a) return b;
   switch (op) {
-    case "and": return isConst(a) ? (a.value ? b : no) : isConst(b, 1) || a === b ? a : isConst(b, 0) ? no : e;
-    case "or": return isConst(a) ? (a.value ? yes : b) : isConst(b, 0) || a === b ? a : isConst(b, 1) ? yes : e;
+    case "and": return isConst(a) ? (a.value ? b : no) : is(b, 1) || a === b ? a : is(b, 0) ? no : e;
+    case "or": return isConst(a) ? (a.value ? yes : b) : is(b, 0) || a === b ? a : is(b, 1) ? yes : e;
     case "eq": case "ne": {
       if (a.type === "bool" && isConst(b)) return Boolean(b.value) === (op === "eq") ? a : unary("not", a);
       if (a === b && a.type !== "f32") return op === "eq" ? yes : no;
@@ -147,36 +149,36 @@ function rewriteI32(e: Extract<Expr, { kind: "binary" }>): Expr {
   const truths = a.kind === "unary" && a.op === "boolToI32" && b.kind === "unary" && b.op === "boolToI32" ? [a.x, b.x] as const : undefined;
   switch (op) {
     case "add":
-      if (isConst(b, 0)) return a;
+      if (is(b, 0)) return a;
       // (x + c) + d
       return isConst(b) && a.kind === "binary" && a.op === "add" && isConst(a.b) ? binary("add", a.a, constant("i32", a.b.value + b.value)) : e;
     case "sub":
-      if (isConst(b, 0)) return a;
+      if (is(b, 0)) return a;
       if (isConst(b)) return binary("add", a, constant("i32", -b.value));
-      if (isConst(a, 0)) return unary("neg", b);
+      if (is(a, 0)) return unary("neg", b);
       return a === b ? zero : e;
-    case "mul": return isConst(b, 1) ? a : isConst(b, 0) ? zero : isConst(b, -1) ? unary("neg", a) : e;
+    case "mul": return is(b, 1) ? a : is(b, 0) ? zero : is(b, -1) ? unary("neg", a) : e;
     case "floorDiv":
-      if (isConst(b, 1)) return a;
-      if (isConst(b, 0) || isConst(a, 0)) return zero;
+      if (is(b, 1)) return a;
+      if (is(b, 0) || is(a, 0)) return zero;
       return isConst(b) && b.value > 0 && isPowerOfTwo(b.value) ? binary("shr", a, constant("i32", Math.log2(b.value))) : quotientOfDifference(e);
     case "floorMod":
-      if (isConst(b, 1) || isConst(b, 0) || isConst(a, 0)) return zero;
+      if (is(b, 1) || is(b, 0) || is(a, 0)) return zero;
       return isConst(b) && b.value > 0 && isPowerOfTwo(b.value) ? binary("bitAnd", a, constant("i32", b.value - 1)) : e;
     case "rem":
-      if (isConst(b, 1) || isConst(b, -1) || isConst(b, 0) || isConst(a, 0)) return zero;
+      if (is(b, 1) || is(b, -1) || is(b, 0) || is(a, 0)) return zero;
       return isConst(b) && b.value > 0 && nonNegative(a) ? binary("floorMod", a, b) : e;
     case "min": case "max": return a === b ? a : e;
     case "bitAnd":
       if (truths) return unary("boolToI32", binary("and", ...truths));
-      return a === b || isConst(b, -1) ? a : isConst(b, 0) ? zero : e;
+      return a === b || is(b, -1) ? a : is(b, 0) ? zero : e;
     case "bitOr":
       if (truths) return unary("boolToI32", binary("or", ...truths));
-      return a === b || isConst(b, 0) ? a : isConst(b, -1) ? b : e;
+      return a === b || is(b, 0) ? a : is(b, -1) ? b : e;
     case "bitXor":
       if (truths) return unary("boolToI32", binary("ne", ...truths));
-      return a === b ? zero : isConst(b, 0) ? a : e;
-    case "shl": case "shr": return isConst(b) && (b.value & 31) === 0 ? a : isConst(a, 0) ? zero : e;
+      return a === b ? zero : is(b, 0) ? a : e;
+    case "shl": case "shr": return isConst(b) && (b.value & 31) === 0 ? a : is(a, 0) ? zero : e;
     default: return e;
   }
 }
@@ -186,18 +188,18 @@ function quotientOfDifference(e: Extract<Expr, { kind: "binary" }>): Expr {
   const { a, b } = e;
   if (a.kind !== "binary" || a.op !== "sub" || !isConst(b) || b.value <= 0 || !nonNegative(a.a)) return e;
   const rest = a.b;
-  const sameRest = rest.kind === "binary" && rest.a === a.a && ((rest.op === "floorMod" && rest.b === b) || (rest.op === "bitAnd" && isConst(rest.b, b.value - 1)));
+  const sameRest = rest.kind === "binary" && rest.a === a.a && ((rest.op === "floorMod" && rest.b === b) || (rest.op === "bitAnd" && is(rest.b, b.value - 1)));
   return sameRest ? binary("floorDiv", a.a, b) : e;
 }
 
 function rewriteF32(e: Extract<Expr, { kind: "binary" }>): Expr {
   const { op, a, b } = e;
   switch (op) {
-    case "add": return isConst(b, -0) ? a : e;
-    case "sub": return isConst(b, 0) ? a : e;
-    case "mul": return isConst(b, 1) ? a : isConst(b, -1) ? unary("neg", a) : e;
+    case "add": return is(b, -0) ? a : e;
+    case "sub": return is(b, 0) ? a : e;
+    case "mul": return is(b, 1) ? a : is(b, -1) ? unary("neg", a) : e;
     case "div":
-      if (isConst(b, 1)) return a;
+      if (is(b, 1)) return a;
       // Dividing by a power of two is multiplying by its inverse, as long as that is no subnormal.
       return isConst(b) && Math.abs(b.value) >= 2 ** -126 && Math.abs(b.value) <= 2 ** 126 && isPowerOfTwo(Math.abs(b.value)) ? binary("mul", a, constant("f32", 1 / b.value)) : e;
     case "min": case "max": return a === b ? a : e;
