@@ -3,7 +3,6 @@
  *
  * Every allocation is an ArrayBuffer of its own, so that a stray read can never find a neighbour's numbers.
  */
-import { fromBf16 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import type { Buffer, Weight } from "../backend.ts";
 
@@ -49,5 +48,8 @@ export function weightRow(weight: Weight, row: number): Float32Array {
   invariant(row >= 0 && row < weight.rows, `row ${row} of a weight with ${weight.rows} rows`);
   const { store, offset } = own(weight.data);
   if (weight.dtype === "f32") return new Float32Array(store, offset + 4 * row * weight.columns, weight.columns);
-  return Float32Array.from(new Uint16Array(store, offset + 2 * row * weight.columns, weight.columns), fromBf16);
+  // bf16 is the upper half of an f32.
+  const words = Uint32Array.from(new Uint16Array(store, offset + 2 * row * weight.columns, weight.columns));
+  for (let i = 0; i < words.length; i++) words[i]! <<= 16;
+  return new Float32Array(words.buffer);
 }
