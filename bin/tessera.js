@@ -3,6 +3,7 @@
 //
 // In a Node that is new enough the command runs right here. Otherwise it runs in a child: signals and the exit code pass
 // through, and the child hears when this process is gone (the channel between them closes), so that it is never left behind.
+// npm starts commands through a shell that passes no signals on: when that shell is gone, this stops too.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
@@ -29,12 +30,25 @@ function bundledNode() {
   }
 }
 
+/** Calls `stop` when the shell that npm started this through has died. Without npm, outliving one's shell is the user's business. */
+function watchNpm(stop) {
+  if (!process.env.npm_command) return;
+  const shell = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === shell) return;
+    clearInterval(timer);
+    stop();
+  }, 200);
+  timer.unref();
+}
+
 function handOver(node) {
   const child = spawn(node, [entry, ...process.argv.slice(2)], {
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: { ...process.env, TESSERA_LAUNCHED: "1" },
   });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
+  watchNpm(() => child.kill("SIGTERM"));
   child.on("error", (error) => {
     console.error(`tessera: ${node} does not start: ${error.message}`);
     process.exit(1);
@@ -43,6 +57,7 @@ function handOver(node) {
 }
 
 if (Number(process.versions.node.split(".")[0]) >= minimum) {
+  watchNpm(() => process.kill(process.pid, "SIGTERM"));
   await import(pathToFileURL(entry).href);
 } else {
   const node = bundledNode();

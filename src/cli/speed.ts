@@ -6,5 +6,5 @@ export function speedLine({ usage, finishReason }: Pick<GenerationResult, "usage
   const rest = usage.completionTokens - 1;
   const rate = rest > 0 && endedAt > firstAt ? `, ${Math.round(rest / (endedAt - firstAt))} tokens/s` : "";
   const why = finishReason === "length" ? ", cut at the token limit" : finishReason === "abort" ? ", stopped" : "";
-  return `[${usage.completionTokens} tokens${rate}, first after ${Math.round((firstAt - startedAt) * 1000)} ms${why}]`;
+  return `[${usage.completionTokens} ${usage.completionTokens === 1 ? "token" : "tokens"}${rate}, first after ${Math.round((firstAt - startedAt) * 1000)} ms${why}]`;
 }

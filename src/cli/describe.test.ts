@@ -1,0 +1,21 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { bytesText, countText, curlLine } from "./describe.ts";
+import { speedLine } from "./speed.ts";
+
+test("sizes and counts read with three figures or so", () => {
+  assert.deepEqual([0, 1023, 1024, 20_500_000, 3 * 2 ** 30].map(bytesText), ["0 bytes", "1023 bytes", "1.0 KiB", "19.6 MiB", "3.0 GiB"]);
+  assert.deepEqual([12, 1200, 9_800_000, 7e9].map(countText), ["12", "1.2 K", "9.8 M", "7.0 B"]);
+});
+
+test("the first curl line fits what the model can be asked, and never shows a key", () => {
+  assert.match(curlLine("http://x", { hasTokenizer: true, hasChatTemplate: true }, false), /^curl http:\/\/x\/v1\/chat\/completions .*"messages"/);
+  assert.match(curlLine("http://x", { hasTokenizer: true, hasChatTemplate: false }, false), /\/v1\/completions .*"prompt":"Once/);
+  assert.match(curlLine("http://x", { hasTokenizer: false, hasChatTemplate: false }, true), /\$TESSERA_API_KEY.*"prompt":\[1,2,3\]/);
+});
+
+test("speed counts the tokens after the first", () => {
+  const usage = { promptTokens: 5, completionTokens: 11, totalTokens: 16 };
+  assert.equal(speedLine({ usage, finishReason: "stop" }, 0, 0.05, 0.15), "[11 tokens, 100 tokens/s, first after 50 ms]");
+  assert.equal(speedLine({ usage: { ...usage, completionTokens: 1 }, finishReason: "length" }, 0, 0.05, 0.05), "[1 token, first after 50 ms, cut at the token limit]");
+});

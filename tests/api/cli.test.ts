@@ -1,0 +1,134 @@
+/** The command as users start it: in processes of its own, over the demo model that comes with the package. */
+import assert from "node:assert/strict";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { text } from "node:stream/consumers";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { version } from "../../src/core/version.ts";
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const launcher = `${root}bin/tessera.js`;
+const demo = existsSync(`${root}models/demo/model.safetensors`);
+const skip = demo ? false : "models/demo has no weights";
+
+/** A Node older than Tessera needs, where this machine has one. */
+const oldNode = ["/usr/bin/node", "/usr/local/bin/node"].find((path) => {
+  try {
+    return Number(execFileSync(path, ["-p", "process.versions.node.split('.')[0]"], { encoding: "utf8" })) < 24;
+  } catch {
+    return false;
+  }
+});
+
+interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+async function run(args: readonly string[], input = "", node = process.execPath): Promise<Ended> {
+  const child = spawn(node, [launcher, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+  child.stdin.end(input);
+  const exit = new Promise<number | null>((resolve) => child.on("exit", resolve));
+  const [out, err, code] = await Promise.all([text(child.stdout), text(child.stderr), exit]);
+  return { code, out, err };
+}
+
+/** Starts a server on a free port; resolves with what it printed once it listens. */
+async function start(node: string, ...args: readonly string[]): Promise<{ readonly child: ChildProcess; readonly url: string; readonly curl: string; readonly banner: string }> {
+  const child = spawn(node, [launcher, "serve", "--port", "0", ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  const errors: string[] = [];
+  child.stderr.on("data", (data) => errors.push(String(data)));
+  const lines: string[] = [];
+  for await (const line of createInterface({ input: child.stdout })) {
+    lines.push(line.trim());
+    if (!line.trim().startsWith("curl ")) continue;
+    return { child, url: lines.find((other) => other.startsWith("http://"))!.split(" ")[0]!, curl: line.trim(), banner: lines.join("\n") };
+  }
+  throw new Error(`it ended before it listened: ${errors.join("")}`);
+}
+
+async function ended(child: ChildProcess, seconds: number): Promise<number | null> {
+  const exit = new Promise<number | null>((resolve) => (child.exitCode !== null ? resolve(child.exitCode) : child.on("exit", resolve)));
+  return Promise.race([exit, sleep(seconds * 1000).then(() => assert.fail(`it still runs ${seconds} s later`))]);
+}
+
+const answers = (url: string) => fetch(`${url}/health`).then(({ ok }) => ok, () => false);
+
+async function gone(url: string): Promise<void> {
+  for (let i = 0; i < 100 && (await answers(url)); i++) await sleep(50);
+  assert.equal(await answers(url), false);
+}
+
+test("the version it says is the package's", async () => {
+  assert.equal(version, (JSON.parse(readFileSync(`${root}package.json`, "utf8")) as { version: string }).version);
+  assert.equal((await run(["--version"])).out.trim(), version);
+});
+
+test("help shows the commands, their flags and examples", async () => {
+  assert.match((await run(["--help"])).out, /serve[^]*chat[^]*run[^]*Examples:/);
+  const { out } = await run(["serve", "--help"]);
+  for (const flag of ["--host", "--port", "--api-key", "--served-model-name", "--dtype", "--max-model-len", "--max-num-seqs", "--max-num-batched-tokens",
+    "--block-size", "--kv-cache-memory-bytes", "--device", "--threads", "--skip-tokenizer-init", "--seed", "--shutdown-timeout"]) assert.ok(out.includes(flag), flag);
+});
+
+test("wrong flags and models are told in one line, with exit code 1", async () => {
+  for (const [args, message] of [
+    [["serve", "--port", "x"], /--port.*integer/], [["serve", "--dtype", "int3"], /float32/], [["serve", "no-such-folder"], /no-such-folder/],
+    [["serve", "--max-model-len", "0"], /max-model-len/], [["dance"], /dance/],
+  ] as const) {
+    const { code, err } = await run(args);
+    assert.equal(code, 1);
+    assert.match(err, message);
+    assert.ok(!err.includes("    at "), err);
+  }
+});
+
+test("serve prints a curl line that works, answers, and ends in order at SIGTERM", { skip }, async () => {
+  const { child, url, curl, banner } = await start(process.execPath);
+  try {
+    assert.match(banner, /model .*parameters.*context[^]*backend [^]*memory .*weights.*KV cache.*tokens/);
+    const answer = JSON.parse(execFileSync("sh", ["-c", curl.replace("curl ", "curl -s ")], { encoding: "utf8" })) as { choices: { message: { content: string } }[] };
+    assert.ok(answer.choices[0]!.message.content.length > 20);
+    child.kill("SIGTERM");
+    assert.equal(await ended(child, 10), 0);
+    await gone(url);
+  } finally {
+    child.kill("SIGKILL");
+  }
+});
+
+test("an older Node hands over to the one that npm brought: exit codes and signals pass, and nothing is left behind", { skip: skip || !oldNode && "no Node older than 24 here" }, async () => {
+  assert.equal((await run(["serve", "no-such-folder"], "", oldNode)).code, 1);
+  for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+    const { child, url } = await start(oldNode!, "--shutdown-timeout", "0");
+    assert.equal(await answers(url), true);
+    child.kill(signal);
+    assert.equal(await ended(child, 10), signal === "SIGTERM" ? 0 : null);
+    await gone(url);
+  }
+});
+
+test("run answers one prompt on stdout, the same every time at temperature 0", { skip }, async () => {
+  const ask = ["run", "Tell me a story about a fox who finds a lantern.", "--temperature", "0", "--max-tokens", "12"];
+  const [one, two] = [await run(ask), await run(ask)];
+  assert.equal(one.code, 0, one.err);
+  assert.ok(one.out.trim().length > 10);
+  assert.equal(one.out, two.out);
+  const raw = await run(["run", `${root}models/demo`, "-", "--raw", "--temperature", "0", "--max-tokens", "4"], "Once upon a time\n");
+  assert.ok(raw.code === 0 && raw.out.trim().length > 0, raw.err);
+});
+
+test("chat reads lines where there is no terminal, and answers each", { skip }, async () => {
+  const { code, out, err } = await run(["chat", "--temperature", "0", "--max-tokens", "8"], "Hello!\n/reset\n/nothing\nHello!\n/exit\nnever read\n");
+  assert.equal(code, 0, err);
+  const [first, second, ...rest] = out.trim().split("\n");
+  assert.ok(first!.length > 0);
+  assert.equal(second, first, "after /reset the same question gets the same answer");
+  assert.deepEqual(rest, []);
+  assert.match(err, /no command \/nothing/);
+  assert.match(err, /\d+ tokens/);
+});
