@@ -3,7 +3,8 @@
  *
  * The rules that the library (@huggingface/tokenizers 0.2.0) gets wrong are written here, and only those:
  * Split ignores four of its five behaviours; Metaspace never splits, and gives its prefix to every piece between two
- * normalised added tokens; Digits knows ASCII only; Punctuation never isolates; ByteLevel's pattern uses JavaScript's \s, which is not Unicode's White_Space.
+ * normalised added tokens; Digits knows ASCII only; Punctuation never isolates;
+ * ByteLevel, Whitespace and WhitespaceSplit use JavaScript's \s and \w, which are not Unicode's.
  */
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import type { Json } from "./files.ts";
@@ -98,6 +99,8 @@ const own: Readonly<Record<string, Build>> = {
   },
   Split: (config) => splitter(patternOf(config), text(config, "behavior") ?? "Isolated", field(config, "invert") === true),
   Digits: (config) => splitter(/\p{N}/gu, field(config, "individual_digits") === true ? "Isolated" : "Contiguous"),
+  WhitespaceSplit: () => splitter(/\p{White_Space}+/gu, "Removed"),
+  Whitespace: () => splitter(/[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{White_Space}]+/gu, "Removed", true),
   Punctuation: (config) => splitter(punctuation, text(config, "behavior") ?? "Isolated"),
   Metaspace: (config) => {
     const mark = text(config, "replacement") ?? "▁";

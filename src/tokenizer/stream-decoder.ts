@@ -66,8 +66,9 @@ export class StreamDecoder {
     const { char, stop } = this.#tokens.ends;
     let start = 0;
     while (this.#stripStart > 0 && start < text.length) {
-      if (text[start] === char) start++, this.#stripStart--;
-      else this.#stripStart = 0;
+      const cut = text[start] === char;
+      this.#stripStart = cut ? this.#stripStart - 1 : 0;
+      if (cut) start++;
     }
     if (stop === 0) return start === 0 ? text : text.slice(start);
     const all = this.#held + text.slice(start);
