@@ -78,7 +78,8 @@ const harmless: ReadonlySet<string> = new Set([
   "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p",
   "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences",
   "output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty",
-  "suppress_tokens", "begin_suppress_tokens", "unsloth_version", "unsloth_fixed", "auto_map", "transformers.js_config",
+  "suppress_tokens", "begin_suppress_tokens", "unsloth_version", "unsloth_fixed", "auto_map", "transformers.js_config", "is_llama_config", "max_sequence_length", "_flash_attn_2_enabled", "_attn_implementation",
+  "attn_implementation",
 ]);
 
 const ropeKinds = { default: "default", linear: "linear", llama3: "llama3" } as const;

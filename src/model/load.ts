@@ -4,7 +4,7 @@
  */
 import { files } from "#files";
 import { planWork, type WorkBatch, type WorkShape } from "../attention/work-list.ts";
-import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, KvCache, Program, Weight } from "../backend/backend.ts";
+import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, KvCache, Program } from "../backend/backend.ts";
 import { invariant, UsageError } from "../core/errors.ts";
 import type { RangeAnalysis } from "../ir/range.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
@@ -107,7 +107,7 @@ export async function loadModel(
     return backend.alloc(bytes);
   };
 
-  const weights = loadWeights(backend, source, config, alloc, (done) => onProgress("loading weights", done, plan.bytes.weights));
+  const weights = loadWeights(backend, source, config, alloc, (done, total) => onProgress("loading weights", done, total));
   const memory = takeMemory(config, limits, alloc);
   const table = rotaryTable(config.rope, limits.maxModelLen);
   backend.write(memory.rotary, 0, new Uint8Array(table.buffer));
@@ -153,4 +153,3 @@ export function writeWork(backend: Backend, model: Pick<Model, "attentionGroups"
 
 export { describeMemory, formatBytes } from "./memory.ts";
 export type { MemoryPlan, ModelLimits } from "./memory.ts";
-export type { Weight };

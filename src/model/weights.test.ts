@@ -56,15 +56,17 @@ for (const viewed of [true, false]) {
         const tensors = checkpoint(c, stored);
         const { backend, bytes } = memory(viewed);
         const specs = new Map(listTensors(c).map((spec) => [spec.name, spec]));
-        const told: number[] = [];
-        const weights = loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(specs.get(name)!)), (done) => told.push(done));
+        const told: (readonly [number, number])[] = [];
+        const weights = loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(specs.get(name)!)), (done, total) => told.push([done, total]));
         const { qkv, qkvBias } = weights.layers[0]!;
         const prefix = "model.layers.0.self_attn";
         const joined = (suffix: string): number[] => ["q", "k", "v"].flatMap((x) => [...toFloat32(tensors.get(`${prefix}.${x}_proj.${suffix}`)!.data, stored.toLowerCase() as DType)]);
         assert.deepEqual([qkv.dtype, qkv.rows, qkv.columns], [weightDType, 8, 4]);
         assert.deepEqual([...toFloat32(bytes.get(qkv.data)!, weightDType)], joined("weight"));
         assert.deepEqual([...toFloat32(bytes.get(qkvBias!.data)!, "f32")], joined("bias"));
-        assert.equal(told.at(-1), [...specs.values()].reduce((sum, spec) => sum + tensorBytes(spec), 0));
+        const total = [...specs.values()].reduce((sum, spec) => sum + tensorBytes(spec), 0);
+        assert.deepEqual(told.at(-1), [total, total]);
+        assert.ok(told.every(([done], i) => i === 0 || done > told[i - 1]![0]));
       }
     });
   }

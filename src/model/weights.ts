@@ -43,16 +43,17 @@ export function chooseDType(source: WeightSource, asked: "auto" | "float32" | "b
 
 /**
  * Loads every tensor into memory that `alloc` gives (one call for each, by the tensor's name).
- * @param onBytes told the bytes in memory so far
+ * @param onBytes told after each tensor how many bytes are in memory, and how many there will be
  */
-export function loadWeights(backend: Backend, source: WeightSource, config: ModelConfig, alloc: (name: string) => Buffer, onBytes: (done: number) => void): ModelTensors<Weight> {
+export function loadWeights(backend: Backend, source: WeightSource, config: ModelConfig, alloc: (name: string) => Buffer, onBytes: (done: number, total: number) => void): ModelTensors<Weight> {
   checkWeights(source, config);
+  const total = listTensors(config).reduce((bytes, spec) => bytes + tensorBytes(spec), 0);
   let done = 0;
   return mapTensors(modelTensors(config), (spec) => {
     const data = alloc(spec.name);
     let at = 0;
     for (const part of spec.parts) at += loadPart(backend, source, part.source, spec, data, at);
-    onBytes((done += tensorBytes(spec)));
+    onBytes((done += tensorBytes(spec)), total);
     return { data, dtype: spec.dtype, rows: spec.rows, columns: spec.columns };
   });
 }

@@ -156,3 +156,10 @@ test("a model that is not on the hub, or a hub that does not answer, says so", a
   await hub.close();
   await assert.rejects(resolveModel("org/name", { hubUrl: hub.url, cacheDir: hub.cacheDir }), { name: "UsageError", message: /could not be asked for org\/name.*check the network/ });
 });
+
+test("a cache folder that cannot be written is not blamed on the hub", async (t) => {
+  const hub = await standIn(t, model);
+  const file = join(hub.cacheDir, "file");
+  writeFileSync(file, "");
+  await assert.rejects(resolveModel("org/name", { hubUrl: hub.url, cacheDir: file }), { name: "UsageError", message: /files of org\/name cannot be kept \(ENOTDIR/ });
+});

@@ -36,6 +36,9 @@ const indexFile = "model.safetensors.index.json";
 /** A download that brings nothing new this many times in a row has failed. */
 const maxFruitlessTries = 4;
 
+/** What goes wrong on this side. */
+const diskErrors: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR"]);
+
 type Hub = typeof import("@huggingface/hub");
 
 /**
@@ -179,6 +182,8 @@ function explain(hub: Hub, name: string, error: unknown): unknown {
     const advice = { 401: "it does not exist, or it is private or gated: accept its licence on its page and give an access token", 403: "the access token may not read it: accept its licence on its page", 404: "there is no such model" }[error.statusCode];
     return new UsageError(`there is no folder ${name} here, and the hub refuses ${name} with status ${error.statusCode}: ${advice ?? error.message}`);
   }
+  const { code, message } = error as { code?: string; message?: string };
+  if (code !== undefined && diskErrors.has(code)) return new UsageError(`the files of ${name} cannot be kept (${message}); make room, or choose another cache folder`);
   const cause = error instanceof Error ? [error.message, (error.cause as Error | undefined)?.message].filter(Boolean).join(": ") : String(error);
   return new UsageError(`there is no folder ${name} here, and the hub could not be asked for ${name} (${cause}); check the network, or download the model elsewhere and give its folder`);
 }
