@@ -237,6 +237,10 @@ export class Module {
       ...section(7, exported.map((f) => [...utf8(f.func.name), 0x00, ...leb(f.func.index)])),
     ];
     const code = section(10, bodies);
+    // Function names, so that traps and profiles name kernels.
+    const names = vector(all.map((f) => [...leb(f.index), ...utf8(f.name)]));
+    const custom = [...utf8("name"), 1, ...leb(names.length), ...names];
+    code.push(0, ...leb(custom.length), ...custom);
     const result = new Uint8Array(out.length + code.length);
     result.set(out);
     result.set(code, out.length);

@@ -334,35 +334,41 @@ function softmax(plan: AttentionPlan, layout: ScratchLayout, math: MathLibrary, 
   ]);
 }
 
-/** acc[r] = acc[r] * factor[r] + sum over the first `count` keys of p[r][key] * V[key]; eight elements of the head at a time. */
+/**
+ * acc[r] = acc[r] * factor[r] + sum over the first `count` keys of p[r][key] * V[key].
+ * Eight accumulators at a time, rows times vectors of the head: enough to hide the latency of a multiply-add, few enough for registers.
+ */
 function accumulate(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, state: readonly Local[], factor: readonly Local[], count: Local, local: MakeLocal): Node[] {
+  const most = 8 / state.length;
   const d = local("i32", "valueAt"), at = local("i32", "keyAt"), end = local("i32", "keysEnd"), row = local("i32", "valueRow"), p = local("v128", "weight");
-  const acc = state.map((_, r) => [0, 1].map((half) => local("v128", `acc${r}${half}`))), value = [0, 1].map((half) => local("v128", `value${half}`));
-  const overKeys = (vectors: number, loads: (half: number) => Node): Node[] => {
-    const halves = Array.from({ length: vectors }, (_, half) => half);
+  const parts = Array.from({ length: most }, (_, part) => part);
+  const acc = state.map((_, r) => parts.map((part) => local("v128", `acc${r}${part}`))), value = parts.map((part) => local("v128", `value${part}`));
+  const overKeys = (vectors: number, load: (part: number) => Node): Node[] => {
+    const used = parts.slice(0, vectors);
     return [
-      ...state.flatMap((s, r) => halves.map((half) => acc[r]![half]!.set(f32x4.mul(v128.load(i32.add(s, d), 16 * half), factor[r]!)))),
+      ...state.flatMap((s, r) => used.map((part) => acc[r]![part]!.set(f32x4.mul(v128.load(i32.add(s, d), 16 * part), factor[r]!)))),
       at.set(scratch),
       loop("next_key", (next) => [
         row.set(i32.add(i32.load(at, layout.valueAddress), d)),
-        ...halves.map((half) => value[half]!.set(loads(half))),
+        ...used.map((part) => value[part]!.set(load(part))),
         ...state.flatMap((_, r) => [
           p.set(v128.load32_splat(at, layout.scores + 4 * plan.kvTile * r)),
-          ...halves.map((half) => acc[r]![half]!.set(f32x4.relaxed_madd(p, value[half]!, acc[r]![half]!))),
+          ...used.map((part) => acc[r]![part]!.set(f32x4.relaxed_madd(p, value[part]!, acc[r]![part]!))),
         ]),
         branchIf(next, i32.lt_u(at.tee(i32.add(at, 4)), end)),
       ]),
-      ...state.flatMap((s, r) => halves.map((half) => v128.store(i32.add(s, d), acc[r]![half]!, 16 * half))),
+      ...state.flatMap((s, r) => used.map((part) => v128.store(i32.add(s, d), acc[r]![part]!, 16 * part))),
     ];
   };
-  const eights = 32 * Math.floor(plan.headDimV / 8), rest = plan.headDimV % 8;
+  const whole = Math.floor(plan.headDimV / (4 * most)) * 16 * most;
+  const rest = Math.floor(plan.headDimV / 4) % most, lanesLeft = plan.headDimV % 4;
   const code: Node[] = [end.set(i32.add(scratch, i32.shl(count, 2)))];
-  if (eights > 0) code.push(forRange(d, 0, eights, 32, overKeys(2, (half) => v128.load(row, 16 * half))));
-  if (rest >= 4) code.push(d.set(eights), ...overKeys(1, () => v128.load(row)));
-  if (rest % 4 > 0) {
+  if (whole > 0) code.push(forRange(d, 0, whole, 16 * most, overKeys(most, (part) => v128.load(row, 16 * part))));
+  if (rest > 0) code.push(d.set(whole), ...overKeys(rest, (part) => v128.load(row, 16 * part)));
+  if (lanesLeft > 0) {
     // The last one to three elements, without reading past the row's end.
-    const partial = [1, 2].filter((lane) => lane < rest % 4).reduce<Node>((v, lane) => v128.load32_lane(row, v, lane, 4 * lane), v128.load32_zero(row));
-    code.push(d.set(eights + (rest >= 4 ? 16 : 0)), ...overKeys(1, () => partial));
+    const partial = [1, 2].filter((lane) => lane < lanesLeft).reduce<Node>((v, lane) => v128.load32_lane(row, v, lane, 4 * lane), v128.load32_zero(row));
+    code.push(d.set(whole + 16 * rest), ...overKeys(1, () => partial));
   }
   return code;
 }

@@ -56,6 +56,8 @@ export class Heap {
   /** Free stretches [start, end), ascending, never touching. */
   #free: [number, number][] = [];
   #end: number;
+  /** From here on no byte was ever handed out: still zero, and not yet backed by the machine's memory. */
+  #fresh: number = control.bytes;
   readonly #allocated = new Map<number, number>();
 
   constructor() {
@@ -78,7 +80,9 @@ export class Heap {
     stretch[0] += rounded;
     if (stretch[0] === stretch[1]) this.#free.splice(fits, 1);
     this.#allocated.set(address, rounded);
-    new Uint8Array(this.memory.buffer, address, rounded).fill(0);
+    const used = Math.min(rounded, this.#fresh - address);
+    if (used > 0) new Uint8Array(this.memory.buffer, address, used).fill(0);
+    this.#fresh = Math.max(this.#fresh, address + rounded);
     return new WasmBuffer(address, bytes);
   }
 
