@@ -1,0 +1,108 @@
+/** The library and the server over the real engine and the demo model that comes with the package. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { text as readAll } from "node:stream/consumers";
+import { after, before, suite, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import OpenAI from "openai";
+import { LLM } from "../../src/llm.ts";
+import { serve, type Serving } from "../../src/server/node.ts";
+
+const demo = existsSync(new URL("../../models/demo/model.safetensors", import.meta.url));
+
+suite("the demo model", { skip: demo ? false : "models/demo has no weights" }, () => {
+  let llm: LLM;
+  let server: Serving;
+  let openai: OpenAI;
+  const messages = [{ role: "user" as const, content: "Tell me a story about a fox who finds a lantern." }];
+
+  before(async () => {
+    llm = await LLM.load(undefined, { maxNumSeqs: 16, maxModelLen: 512 });
+    server = await serve(llm, { port: 0 });
+    openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
+  });
+  after(async () => {
+    await server?.close();
+    await llm?.close();
+  });
+
+  /** The engine's numbers are those of its last report; waits until they say that nothing is held. */
+  async function nothingHeld(): Promise<void> {
+    for (let i = 0; i < 200 && (llm.stats.numRunning > 0 || llm.stats.numWaiting > 0 || llm.stats.numFreePages < llm.stats.numPages); i++) await sleep(10);
+    const { numRunning, numWaiting, numFreePages, numPages } = llm.stats;
+    assert.deepEqual({ numRunning, numWaiting, numFreePages }, { numRunning: 0, numWaiting: 0, numFreePages: numPages });
+  }
+
+  test("the same request says the same through the library, the server and its stream, alone and among others", async () => {
+    const ask = { temperature: 0.7, seed: 5, maxTokens: 40 };
+    const alone = await llm.chat(messages, ask);
+    assert.ok(alone.text.length > 40);
+    const body = { model: "demo", messages, temperature: 0.7, seed: 5, max_tokens: 40 };
+    const [whole, streamed, ...others] = await Promise.all([
+      openai.chat.completions.create(body),
+      openai.chat.completions.stream(body).finalChatCompletion(),
+      ...[1, 2, 3].map((seed) => llm.chat(messages, { ...ask, seed })),
+    ]);
+    assert.equal(whole.choices[0]!.message.content, alone.text);
+    assert.equal(streamed.choices[0]!.message.content, alone.text);
+    assert.equal(whole.usage!.completion_tokens, alone.usage.completionTokens);
+    for (const other of others) assert.notEqual(other.text, alone.text);
+    await nothingHeld();
+  });
+
+  test("log-probabilities are of the chosen tokens, and the likeliest comes first", async () => {
+    const { choices } = await openai.chat.completions.create({ model: "demo", messages, temperature: 0, max_tokens: 8, logprobs: true, top_logprobs: 3 });
+    const content = choices[0]!.logprobs!.content!;
+    assert.equal(content.map(({ token }) => token).join(""), choices[0]!.message.content);
+    for (const { token, logprob, top_logprobs: top } of content) {
+      assert.equal(top.length, 3);
+      assert.equal(top[0]!.token, token);
+      assert.equal(top[0]!.logprob, logprob);
+      assert.ok(logprob <= 0 && top[1]!.logprob <= logprob);
+    }
+  });
+
+  test("a stop string and the end of the context end an answer", async () => {
+    const { text } = await llm.chat(messages, { temperature: 0, maxTokens: 60 });
+    const stop = text.slice(10, 16);
+    const stopped = await llm.chat(messages, { temperature: 0, maxTokens: 60, stop });
+    assert.equal(stopped.text, text.slice(0, text.indexOf(stop)));
+    assert.equal(stopped.stopReason, stop);
+    const full = await llm.generate(Array(500).fill(5), { ignoreEos: true, maxTokens: 12 });
+    assert.equal(full.usage.totalTokens, 512);
+    await assert.rejects(Promise.resolve(llm.generate(Array(500).fill(5), { maxTokens: 13 })), /at most 12/);
+    await nothingHeld();
+  });
+
+  test("clients that leave in the middle, many at once, leave no page behind", async () => {
+    const requests = Array.from({ length: 40 }, async (_, i) => {
+      const controller = new AbortController();
+      const stream = await openai.completions.create(
+        { model: "demo", prompt: Array(1 + 7 * i).fill(9), max_tokens: 100, stream: true, ignore_eos: true, seed: i } as OpenAI.CompletionCreateParamsStreaming, { signal: controller.signal });
+      let chunks = 0;
+      try {
+        for await (const _ of stream) if (++chunks > i % 7) controller.abort();
+      } catch (error) {
+        assert.ok(controller.signal.aborted, String(error));
+      }
+    });
+    await Promise.all(requests);
+    await nothingHeld();
+    assert.ok((await llm.generate("Once", { maxTokens: 5 })).tokenIds.length > 0, "it still answers");
+  });
+
+  test("a script that uses the library ends by itself, closed or not", async () => {
+    const source = fileURLToPath(new URL("../../src/index.ts", import.meta.url));
+    for (const declaration of ["await using", "const"]) {
+      const script = `import { LLM } from ${JSON.stringify(source)}; ${declaration} llm = await LLM.load(); console.log((await llm.generate("Once", { maxTokens: 3, temperature: 0 })).tokenIds.length)`;
+      const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+      const code = new Promise((resolve) => child.on("exit", resolve));
+      const timer = setTimeout(() => child.kill("SIGKILL"), 20_000);
+      assert.equal((await readAll(child.stdout)).trim(), "3");
+      assert.equal(await code, 0);
+      clearTimeout(timer);
+    }
+  });
+});
