@@ -73,6 +73,13 @@ export function not(mask: MaskMod): MaskMod {
   return finishMod("mask", (b: number, h: number, q: number, kv: number) => !mask(b, h, q, kv), undefined, {}, { kind: "mask", inline }) as MaskMod;
 }
 
+/** The mask seen from further on: offset(mask, { query: n }) at q is mask at q + n. Decoding after n cached tokens is one use. */
+export function offset(mask: MaskMod, by: { readonly query?: number; readonly kv?: number }): MaskMod {
+  const captures = { query: by.query ?? 0, kv: by.kv ?? 0 };
+  const moved = maskMod(({ query, kv: kvBy, mask: inner }) => (b, h, q, kv) => inner(b, h, q + query, kv + kvBy), { ...captures, mask });
+  return moved;
+}
+
 function combine(op: "and" | "or", masks: readonly MaskMod[], fn: MaskFunction): MaskMod {
   if (masks.length === 0) throw new UsageError(`${op}() needs at least one mask`);
   for (const mask of masks) if (mask?.kind !== "mask") throw new UsageError(`${op}() joins masks made with maskMod()`);

@@ -6,7 +6,7 @@
  */
 import { invariant } from "../core/errors.ts";
 import { runWords, workHeaderWords, workItem } from "../ir/plan.ts";
-import { type RangeAnalysis, verdict } from "../ir/range.ts";
+import { type Classifier, verdict } from "../ir/range.ts";
 
 /** The rows of a step: entry i of each array belongs to sequence i, which is the mods' `b` and the row of the block table. */
 export interface WorkBatch {
@@ -43,12 +43,12 @@ export function maxWorkWords(limits: { readonly maxRows: number; readonly maxSeq
 }
 
 /**
- * Writes the work list of a batch. `mask` has its captures bound (RangeAnalysis.bind); undefined allows every key.
+ * Writes the work list of a batch. `mask` is range analysis with its captures bound, or a BlockMask; undefined allows every key.
  *
  * The list is written into `out` where one is given (a part of it is returned), else into a new array. Heads share a list:
  * a block is full or empty only if it is so for all of them. A full run may end in a block that kvLength cuts short.
  */
-export function planWork(mask: RangeAnalysis | undefined, batch: WorkBatch, shape: WorkShape, out?: Int32Array): Int32Array<ArrayBufferLike> {
+export function planWork(mask: Classifier | undefined, batch: WorkBatch, shape: WorkShape, out?: Int32Array): Int32Array<ArrayBufferLike> {
   const { queryTile, kvTile } = shape;
   let numItems = 0;
   for (let s = 0; s < batch.numSequences; s++) numItems += Math.ceil(batch.numRows[s]! / queryTile);
@@ -70,7 +70,7 @@ export function planWork(mask: RangeAnalysis | undefined, batch: WorkBatch, shap
 
 /** Classifies blocks first..end-1 of one tile and writes their runs, ascending. */
 function bisect(
-  mask: RangeAnalysis, list: WorkWriter, sequence: number, lastHead: number, q0: number, q1: number, kvTile: number, kvLength: number, first: number, end: number,
+  mask: Classifier, list: WorkWriter, sequence: number, lastHead: number, q0: number, q1: number, kvTile: number, kvLength: number, first: number, end: number,
 ): void {
   const kv1 = Math.min(end * kvTile, kvLength) - 1;
   const is = mask.classify(sequence, sequence, 0, lastHead, q0, q1, first * kvTile, kv1);

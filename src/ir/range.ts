@@ -25,7 +25,12 @@ export interface Range {
 export const verdict = { never: 0, always: 1, sometimes: 2 } as const;
 export type Verdict = (typeof verdict)[keyof typeof verdict];
 
-export interface RangeAnalysis {
+/** Something that knows what a mask is over a box; both ends belong to the box. What covers several heads holds for all of them. */
+export interface Classifier {
+  classify(b0: number, b1: number, h0: number, h1: number, q0: number, q1: number, kv0: number, kv1: number): Verdict;
+}
+
+export interface RangeAnalysis extends Classifier {
   /** Reads the captured values; again whenever they may have changed. Returns itself. */
   bind(captures: CaptureEnv): RangeAnalysis;
   /** Bounds of the expression over a box. */
@@ -176,6 +181,11 @@ function loadRange(v: Float64Array, o: number, type: "i32" | "f32", indices: rea
   }
   if (type === "i32") setI32(v, o, stats.lo, stats.hi);
   else setInterval(v, o, Math.fround(stats.lo), Math.fround(stats.hi));
+}
+
+/** Which of b, h, q and kv the expression reads. */
+export function indicesOf(e: Expr): ReadonlySet<IndexName> {
+  return new Set(postOrder(e).flatMap((node) => (node.kind === "index" ? [node.name] : [])));
 }
 
 /** Every node once, operands before users. */
