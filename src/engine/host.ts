@@ -22,6 +22,8 @@ export class Host {
   readonly #post: (message: FromEngine) => void;
   readonly #now: () => number;
   #closing = false;
+  /** When Stats were last posted. */
+  #told = -Infinity;
   #wake: () => void = () => {};
   /** Resolves when it has been closed or has failed; never rejects. */
   readonly ended: Promise<void>;
@@ -49,21 +51,13 @@ export class Host {
   }
 
   async #run(): Promise<void> {
-    let told = -Infinity;
     try {
       while (!this.#closing) {
-        if (this.#engine.idle) {
-          this.#post({ kind: "stats", stats: this.#engine.stats() });
-          told = this.#now();
-          await new Promise<void>((resolve) => (this.#wake = resolve));
-          continue;
+        if (this.#engine.idle) await new Promise<void>((resolve) => (this.#wake = resolve));
+        else {
+          await this.#step();
+          await turn();
         }
-        await this.#step();
-        if (this.#now() - told >= statsInterval) {
-          this.#post({ kind: "stats", stats: this.#engine.stats() });
-          told = this.#now();
-        }
-        await turn();
       }
       this.#engine.abortAll();
       await this.#step();
@@ -72,8 +66,13 @@ export class Host {
     }
   }
 
+  /** Stats go first: whoever sees a request's end finds it counted. */
   async #step(): Promise<void> {
     const deltas = await this.#engine.step();
+    if (this.#engine.idle || this.#now() - this.#told >= statsInterval) {
+      this.#told = this.#now();
+      this.#post({ kind: "stats", stats: this.#engine.stats() });
+    }
     if (deltas.length > 0) this.#post({ kind: "deltas", deltas });
   }
 }

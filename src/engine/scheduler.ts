@@ -85,24 +85,25 @@ export class Scheduler {
   schedule(): readonly Work[] {
     let budget = this.limits.maxNumBatchedTokens;
     let length = 0;
-    const give = (sequence: Sequence): void => {
-      const numTokens = Math.min(sequence.numUncomputed, budget);
-      const work = (this.#work[length++] ??= { sequence, numTokens });
-      work.sequence = sequence;
-      work.numTokens = numTokens;
-      budget -= numTokens;
-    };
-
     const before = this.#numPreemptions;
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
-      const sequence = this.#running[i]!;
-      if (this.#makeRoom(sequence)) give(sequence);
+      if (this.#makeRoom(this.#running[i]!)) budget -= this.#give(length++, this.#running[i]!, budget);
     }
-    while (before === this.#numPreemptions && budget > 0 && this.#admitNext()) give(this.#running.at(-1)!);
-
+    while (before === this.#numPreemptions && budget > 0 && this.#admitNext()) {
+      budget -= this.#give(length++, this.#running.at(-1)!, budget);
+    }
     this.#work.length = length;
     invariant(length > 0 || this.#running.length + this.#waiting.length === 0, "there are sequences but no work");
     return this.#work;
+  }
+
+  /** Entry `i` of the work: what `sequence` lacks, within the budget. Returns how many tokens that are. */
+  #give(i: number, sequence: Sequence, budget: number): number {
+    const numTokens = Math.min(sequence.numUncomputed, budget);
+    const work = (this.#work[i] ??= { sequence, numTokens });
+    work.sequence = sequence;
+    work.numTokens = numTokens;
+    return numTokens;
   }
 
   /** Pages for all known tokens of a running sequence, from those admitted after it where need be; false when it had to go itself. */

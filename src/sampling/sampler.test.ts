@@ -101,8 +101,8 @@ test("the same seed, choice and position give the same token whatever was sample
 test("sampled frequencies match the filtered probabilities (chi-square)", () => {
   const logits = Float32Array.of(1, 0.5, 2, -1, 0, 1.5, -0.5, 0.25, -3, 1);
   const cases = [
-    { p: {}, keep: (_: number) => true },
-    { p: { temperature: 0.5 }, keep: (_: number) => true },
+    { p: {}, keep: () => true },
+    { p: { temperature: 0.5 }, keep: () => true },
     { p: { topK: 4 }, keep: (id: number) => [2, 5, 0, 9].includes(id) },
     { p: { minP: 0.3 }, keep: (id: number) => [2, 5, 0, 9].includes(id) },
     { p: { topP: 0.5 }, keep: (id: number) => [2, 5].includes(id) },

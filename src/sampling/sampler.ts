@@ -65,14 +65,17 @@ export class Sampler {
 
 /** The likeliest token, lowest id of equals; undefined where there is none. */
 export function argmax(logits: Float32Array): number | undefined {
-  let best = 0, sum = 0;
+  let best = 0, max = -Infinity, sum = 0;
   for (let id = 0; id < logits.length; id++) {
     const x = logits[id]!;
-    if (x > logits[best]!) best = id;
-    // Zero for every number up to +Infinity, and NaN from then on once one is not.
+    if (x > max) {
+      max = x;
+      best = id;
+    }
+    // Zero for every number, and NaN from then on once one is NaN or +Infinity.
     sum += x === -Infinity ? 0 : x - x;
   }
-  return logits.length === 0 || sum !== 0 || logits[best] === -Infinity ? undefined : best;
+  return sum !== 0 || max === -Infinity ? undefined : best;
 }
 
 /** Whether token a comes before token b. */

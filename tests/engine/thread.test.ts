@@ -6,8 +6,9 @@ import { UsageError } from "../../src/core/errors.ts";
 import { connect, startEngine } from "../../src/engine/client.ts";
 import type { Delta } from "../../src/engine/messages.ts";
 import { defaultSampling } from "../../src/sampling/params.ts";
+import { device, fixture } from "./tiny-model.ts";
 
-const folder = new URL("../fixtures/hf/llama", import.meta.url).pathname;
+const folder = fixture("llama");
 const params = { ...defaultSampling, temperature: 0, ignoreEos: true };
 const collect = async (deltas: AsyncIterable<Delta>): Promise<Delta[]> => {
   const all: Delta[] = [];
@@ -17,7 +18,7 @@ const collect = async (deltas: AsyncIterable<Delta>): Promise<Delta[]> => {
 
 test("an engine in a thread loads a model with progress, answers, drops whom it should, and closes", async () => {
   const progress: number[] = [];
-  const engine = await startEngine({ model: folder, device: "reference", maxModelLen: 64, maxNumSeqs: 4 }, (_, done, total) => progress.push(done / total));
+  const engine = await startEngine({ model: folder, device, maxModelLen: 64, maxNumSeqs: 4 }, (_, done, total) => progress.push(done / total));
   assert.ok(progress.length > 3 && progress.every((p, i) => i === 0 || p >= progress[i - 1]!) && progress.at(-1) === 1, String(progress));
   assert.deepEqual([engine.info.architecture, engine.info.maxModelLen, engine.info.numPages, engine.alive], ["LlamaForCausalLM", 64, 16, true]);
   const [a, b] = await Promise.all([1, 1].map(() => collect(engine.generate(Int32Array.of(1, 5, 9), params))));
