@@ -57,7 +57,7 @@ class ReferenceBackend implements Backend {
     try {
       return new ReferenceBuffer(new ArrayBuffer(bytes), 0, bytes);
     } catch {
-      throw new UsageError(`no room for ${bytes} bytes more on the reference backend; try a smaller --max-model-len or --kv-cache-bytes`);
+      throw new UsageError(`no room for ${bytes} bytes more on the reference backend; try a smaller --max-model-len or --kv-cache-memory-bytes`);
     }
   }
 
