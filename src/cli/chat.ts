@@ -122,7 +122,7 @@ export async function runChat(model: string | undefined, flags: ChatFlags): Prom
   await using llm = await LLM.load(model, { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) }).finally(progress.finish);
   const console = openConsole();
   try {
-    if (console.interactive) console.note([`${llm.name}: ${describe(llm.info)[0]}`, "/help lists commands"].join("\n"));
+    if (console.interactive) console.note([`${llm.name}: ${describe(llm.info)[0]!.replace(/^model +/, "")}`, "/help lists commands"].join("\n"));
     await converse(llm, console, samplingParams(flags), flags.system);
   } finally {
     console.close();

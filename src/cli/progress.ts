@@ -33,7 +33,7 @@ export function createProgress(screen: Screen, now: () => number): Progress {
     const part = total > 0 ? Math.min(1, done / total) : 0;
     const bar = "█".repeat(Math.round(part * barWidth)).padEnd(barWidth, "░");
     const line = `${bar} ${Math.floor(part * 100)}% ${name} ${amount(done, total)}`;
-    screen.write(`\r\x1b[2K${line.slice(0, (screen.columns ?? 80) - 1)}`);
+    screen.write(`\r\x1b[2K${line.slice(0, (screen.columns || 80) - 1)}`);
   };
   const plain = (name: string, done: number, total: number) => screen.write(`${name}: ${amount(done, total)}\n`);
   return {
