@@ -2,10 +2,10 @@
  * Text to token ids and back, as Hugging Face's tokenizers do it, from the model's own files.
  *
  * The library (@huggingface/tokenizers 0.2.0) gives normalisers, the translation of patterns, post-processors, and the
- * Unigram and WordPiece models. Written here, because it differs from the original or is slow: byte-pair merging (bpe.ts),
- * several pre-tokenisers (pre-tokenizer.ts), finding added tokens (added-tokens.ts: it ignores single_word, and cannot be
- * told to leave special tokens alone), and decoding (decode-rules.ts: it throws on no ids, writes the unknown token for an
- * unknown id, and by default changes the text: "clean_up_tokenization_spaces", which never happens here).
+ * WordPiece model. Written here, because it differs from the original or is slow: byte-pair merging (bpe.ts), Unigram
+ * (unigram.ts), most pre-tokenisers (pre-tokenizer.ts), finding added tokens (added-tokens.ts: it ignores single_word, and
+ * cannot be told to leave special tokens alone), and decoding (decode-rules.ts: it throws on no ids, writes the unknown token
+ * for an unknown id, and by default changes the text: "clean_up_tokenization_spaces", which never happens here).
  *
  * Text becomes a special token only where the caller allows it, and never where a character is marked as untrusted.
  * Knows no chat, no threads and no files.
@@ -15,13 +15,15 @@ import { UsageError, invariant } from "../core/errors.ts";
 import type { AddedToken, Section } from "./added-tokens.ts";
 import { Matcher } from "./added-tokens.ts";
 import type { BpeConfig } from "./bpe.ts";
-import { Bpe, byteTokens } from "./bpe.ts";
+import { Bpe } from "./bpe.ts";
 import { decodeRules } from "./decode-rules.ts";
 import type { Json, TextFiles } from "./files.ts";
 import { field, list, parseFile, text } from "./files.ts";
 import { preTokenizer } from "./pre-tokenizer.ts";
 import type { DecoderOptions } from "./stream-decoder.ts";
 import { StreamDecoder } from "./stream-decoder.ts";
+import type { UnigramConfig } from "./unigram.ts";
+import { Unigram } from "./unigram.ts";
 
 export interface EncodeOptions {
   /** Put the tokens around the text that the model expects (its beginning-of-text token). Default true. */
@@ -208,23 +210,21 @@ function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: Read
     const bpe = new Bpe(config as BpeConfig, vocab, special);
     return (word, out) => bpe.encode(word, out);
   }
-  if (type !== "Unigram" && type !== "WordPiece") throw new UsageError(`tokenizer.json: model type "${type}" is not supported (BPE, Unigram and WordPiece are)`);
+  if (type === "Unigram") {
+    const unigram = new Unigram(config as UnigramConfig, special);
+    return (word, out) => unigram.encode(word, out);
+  }
+  if (type !== "WordPiece") throw new UsageError(`tokenizer.json: model type "${type}" is not supported (BPE, Unigram and WordPiece are)`);
   const library = new Library({ model: { ...(config as object), type }, added_tokens: [], pre_tokenizer: null, decoder: null, normalizer: null, post_processor: null }, {});
   const pieces = library.model as unknown as ((words: string[]) => string[]) & { readonly unk_token_id: number | undefined };
   const unknown = pieces.unk_token_id;
-  const bytes = field(config, "byte_fallback") === true ? byteTokens(vocab) : undefined;
-  const encoder = new TextEncoder();
-  const say = (piece: string, out: number[]): void => {
-    const id = vocab.get(piece);
-    if (id !== undefined && (id === unknown || !special.has(id))) out.push(id);
-    else if (id !== undefined && piece.length > 1) {
-      // The text of a special token: these models hold it in their vocabulary and would take it whole. Character by character it is text.
-      for (const char of piece) say(char, out);
-    } else if (bytes !== undefined) for (const byte of encoder.encode(piece)) out.push(bytes[byte]!);
-    else if (unknown !== undefined) out.push(unknown);
-  };
   return (word, out) => {
-    for (const piece of pieces([word])) say(piece, out);
+    for (const piece of pieces([word])) {
+      const id = vocab.get(piece) ?? unknown;
+      // The text of a special token, whole in the vocabulary: as text it is unknown, for pieces of words hold no punctuation.
+      const said = id !== undefined && special.has(id) ? unknown : id;
+      if (said !== undefined) out.push(said);
+    }
   };
 }
 
