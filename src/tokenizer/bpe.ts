@@ -46,7 +46,7 @@ export class Bpe {
     let numIds = 0;
     for (const id of vocab.values()) numIds = Math.max(numIds, id + 1);
     this.#numIds = numIds;
-    this.#unknown = config.unk_token == null ? undefined : vocab.get(config.unk_token);
+    this.#unknown = typeof config.unk_token === "string" ? vocab.get(config.unk_token) : undefined;
     this.#bytes = config.byte_fallback ? byteTokens(vocab) : undefined;
     this.#merged = new Int32Array(config.merges.length);
     const prefixLength = config.continuing_subword_prefix?.length ?? 0;
