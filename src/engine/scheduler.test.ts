@@ -50,6 +50,19 @@ test("when pages run out the one admitted last gives its pages back and is compu
   assert.equal(scheduler.pool.numFree, 5);
 });
 
+test("nobody is admitted into the last pages that running sequences are about to need", () => {
+  const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 4, pageSize: 2 }, 3);
+  scheduler.add(sequence("a", 4, 2));
+  scheduler.add(sequence("b", 2, 1));
+  const seen = [];
+  for (let step = 0; step < 3; step++) {
+    seen.push(shape(scheduler));
+    compute(scheduler);
+  }
+  assert.deepEqual(seen, [[["a", 4]], [["a", 1]], [["b", 2]]], "b fits beside a, but a would throw it out in the next step");
+  assert.equal(scheduler.numPreemptions, 0);
+});
+
 test("what could never fit the pool is known before it is added", () => {
   const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 4, pageSize: 4 }, 2);
   assert.ok(scheduler.fits(9), "the last token is never computed");
