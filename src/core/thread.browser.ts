@@ -5,7 +5,11 @@ interface Scope { postMessage(message: unknown, transfer?: readonly ArrayBuffer[
 
 /** Starts the module at `url` in a worker, where `parent().data` is `data`. A browser's worker never ends by itself. */
 export function spawn(url: URL, data: unknown): Thread {
-  const worker = new Worker(url, { type: "module" });
+  return threadOf(new Worker(url, { type: "module" }), data);
+}
+
+/** A worker that was just made, as a thread. */
+export function threadOf(worker: Worker, data: unknown): Thread {
   let exit: ((reason: string) => void) | undefined;
   worker.addEventListener("error", (event) => exit?.(event.message || "the worker's script failed to load"));
   worker.postMessage(data);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { forRange, i32, Module, v128 } from "./assembler.ts";
+import { forRange, Module, v128 } from "./assembler.ts";
 import { MathLibrary, type MathFunction } from "./math.ts";
 
 const capacity = 1 << 15;

@@ -5,7 +5,7 @@
  * dies is noticed where thread 0 would wait for it: the nap at the barrier ends, the event loop hears of the exit, and the
  * program fails by name. After a failure the pool is finished: every later call throws the same error.
  */
-import { spawn } from "#thread";
+import { startWorker } from "#wasm-worker";
 import type { Thread } from "../../core/thread.ts";
 import { invariant } from "../../core/errors.ts";
 import { control, Heap } from "./memory.ts";
@@ -36,9 +36,8 @@ export class Pool {
   /** Starts `numThreads - 1` workers and waits until they are parked. They do not keep the process alive. */
   static async open(heap: Heap, numThreads: number): Promise<Pool> {
     const pool = new Pool(heap, numThreads);
-    const entry = new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url);
     for (let thread = 1; thread < numThreads; thread++) {
-      const worker = spawn(entry, { memory: heap.memory, thread });
+      const worker = startWorker({ memory: heap.memory, thread });
       worker.onExit((reason) => pool.#died(`wasm thread ${thread} of ${numThreads} ended (${reason})`));
       pool.workers.push(worker);
     }

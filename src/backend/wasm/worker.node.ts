@@ -1,5 +1,5 @@
-/** The entry of a worker thread of the pool. */
-import { parent } from "#thread";
+/** The entry of a worker thread of the pool, in Node. */
+import { parent } from "../../core/thread.node.ts";
 import { ThreadRuntime } from "./thread.ts";
 
 const { memory, thread } = parent().data as { memory: WebAssembly.Memory; thread: number };
