@@ -45,12 +45,14 @@ function relaxedSimdProbe(): Uint8Array<ArrayBuffer> {
 
 class WasmKernel implements AttentionKernel {
   readonly plan: AttentionPlan;
-  readonly source: string;
   readonly slot: number;
-  constructor(plan: AttentionPlan, source: string, slot: number) {
+  constructor(plan: AttentionPlan, slot: number) {
     this.plan = plan;
-    this.source = source;
     this.slot = slot;
+  }
+  /** Written when somebody asks: as text a kernel is larger than as code. */
+  get source(): string {
+    return attentionModule(this.plan).text();
   }
 }
 
@@ -112,7 +114,7 @@ class WasmBackend implements Backend {
     const module = attentionModule(plan);
     const [slot] = await this.#pool.load(module.bytes());
     this.#needScratch(scratchLayout(plan).bytes);
-    return new WasmKernel(plan, module.text(), slot!);
+    return new WasmKernel(plan, slot!);
   }
 
   record(body: () => void): Program {
