@@ -79,6 +79,7 @@ export class BlockMask implements Classifier {
           const q0 = r0 * queries, q1 = Math.min(r1 * queries, queryLength) - 1, kv0 = c0 * keys, kv1 = Math.min(c1 * keys, kvLength) - 1;
           let is = analysis.classify(b, b, h, h, q0, q1, kv0, kv1);
           const single = r1 - r0 === 1 && c1 - c0 === 1;
+          if (is === verdict.sometimes && single) is = quarter(analysis, b, h, q0, q1, kv0, kv1, quarterings);
           if (is === verdict.sometimes && single && evaluate) is = everywhere((q, kv) => evaluate({ b, h, q, kv, score: 0, ...captures }) === 1, q0, q1, kv0, kv1);
           if (is === verdict.never) return;
           if (is === verdict.always || single) {
@@ -198,6 +199,30 @@ export class BlockMask implements Classifier {
     }
     return [...parts, "</svg>"].join("\n");
   }
+}
+
+/** How often a block that is open is cut in four once more, to see whether its parts agree: what `a || b` covers only together. */
+const quarterings = 2;
+
+/** What a box is by its parts. Stops at the first two that differ, which a block on the mask's edge has at once. */
+function quarter(mask: Classifier, b: number, h: number, q0: number, q1: number, kv0: number, kv1: number, levels: number): Verdict {
+  const qs = q1 > q0 ? [q0, (q0 + q1 + 1) >>> 1, q1 + 1] : [q0, q1 + 1], kvs = kv1 > kv0 ? [kv0, (kv0 + kv1 + 1) >>> 1, kv1 + 1] : [kv0, kv1 + 1];
+  const open: (readonly [q0: number, q1: number, kv0: number, kv1: number])[] = [];
+  let seen: Verdict | undefined;
+  for (let i = 0; i + 1 < qs.length; i++) for (let j = 0; j + 1 < kvs.length; j++) {
+    const part = [qs[i]!, qs[i + 1]! - 1, kvs[j]!, kvs[j + 1]! - 1] as const;
+    const is = mask.classify(b, b, h, h, ...part);
+    if (is === verdict.sometimes) open.push(part);
+    else if (seen !== undefined && seen !== is) return verdict.sometimes;
+    else seen = is;
+  }
+  for (const part of open) {
+    if (levels === 1) return verdict.sometimes;
+    const is = quarter(mask, b, h, ...part, levels - 1);
+    if (is === verdict.sometimes || (seen !== undefined && seen !== is)) return verdict.sometimes;
+    seen = is;
+  }
+  return seen!;
 }
 
 /** What the blocks c0..c1 of one row are together. */
