@@ -1,54 +1,61 @@
 /**
- * The attention of each layer: which mods its config asks for, compiled by the same compiler as a user's own.
+ * The attention of each layer: what its config asks for, said in mods that a user could have written, through the same compiler.
  *
- * Layers with the same mask share one work list. Knows no kernel.
+ * Layers with the same mask share one work list; layers whose mods read the same share one kernel, whatever their windows,
+ * which are captured numbers. Knows no kernel and no backend.
  */
+import { readCaptures } from "../attention/captures.ts";
+import { planAttention } from "../attention/compile.ts";
+import type { MaskMod } from "../attention/mod.ts";
+import { causal } from "../attention/mods/causal.ts";
+import { slidingWindow } from "../attention/mods/sliding-window.ts";
+import { softCap } from "../attention/mods/soft-cap.ts";
 import { maxWorkWords, type WorkShape } from "../attention/work-list.ts";
-import { binary, constant, index, score, unary, type Expr } from "../ir/expr.ts";
+import type { CaptureValue } from "../backend/backend.ts";
+import { invariant } from "../core/errors.ts";
 import type { AttentionPlan } from "../ir/plan.ts";
 import { analyse, type RangeAnalysis } from "../ir/range.ts";
-import type { CaptureValue } from "../backend/backend.ts";
 import type { ModelConfig } from "./config.ts";
 import type { ModelLimits } from "./memory.ts";
 
-/** Most stretches of blocks of one work item: the masks of decoders need three (window's edge, inside, diagonal). */
+/** Most stretches of blocks of one work item: the masks of decoders need three (the window's edge, its inside, the diagonal). */
 const maxRuns = 8;
 
-/** Layers with one mask. */
+/** The attention of all layers with one mask. */
 export interface GroupPlan {
-  /** Its captures are bound. */
+  readonly plan: AttentionPlan;
+  readonly captures: readonly CaptureValue[];
+  /** Classifies blocks; its captures are bound. */
   readonly mask: RangeAnalysis;
   readonly shape: WorkShape;
   /** Size of its work list, in words. */
   readonly workWords: number;
 }
 
-export interface AttentionPlans {
+export interface LayersAttention {
   readonly groups: readonly GroupPlan[];
-  readonly layers: readonly { readonly group: number; readonly plan: AttentionPlan; readonly captures: readonly CaptureValue[] }[];
+  /** Each layer's group. */
+  readonly groupOfLayer: readonly number[];
 }
 
-export function planAttention(config: ModelConfig, limits: ModelLimits): AttentionPlans {
+export function planLayers(config: ModelConfig, limits: ModelLimits): LayersAttention {
   const windows = [...new Set(config.layers.map((layer) => layer.window))];
-  const shape: WorkShape = { queryTile: 16, kvTile: 32, numQueryHeads: config.numQueryHeads, maxRuns };
-  const causal = binary("ge", index("q"), index("kv"));
-  const masks = windows.map((w): Expr => (w === undefined ? causal : binary("and", causal, binary("lt", binary("sub", index("q"), index("kv")), constant("i32", w)))));
-  const cap = config.attentionSoftCap;
-  const scoreMod = cap === undefined ? score : binary("mul", constant("f32", cap), unary("tanh", binary("div", score, constant("f32", cap))));
+  const scoreMod = config.attentionSoftCap === undefined ? undefined : softCap(config.attentionSoftCap);
+  const group = (maskMod: MaskMod): GroupPlan => {
+    const { numQueryHeads, numKvHeads, headDim } = config;
+    const { plan, bindings } = planAttention({ scoreMod, maskMod, numQueryHeads, numKvHeads, headDimQk: headDim, headDimV: headDim, scale: config.attentionScale });
+    const values = readCaptures(bindings);
+    const captures = plan.captures.map(({ kind, name }): CaptureValue => {
+      invariant(kind === "uniform", `the mods of a model capture numbers alone, but ${name} is a table`);
+      return { kind, value: values.uniforms[name]! };
+    });
+    invariant(plan.maskMod, "a decoder's mask is at least causal");
+    const shape: WorkShape = { queryTile: plan.queryTile, kvTile: plan.kvTile, numQueryHeads, maxRuns };
+    const workWords = maxWorkWords({ maxRows: limits.maxNumBatchedTokens, maxSequences: limits.maxNumSeqs, maxKvLength: limits.maxModelLen }, shape);
+    return { plan, captures, mask: analyse(plan.maskMod).bind(values), shape, workWords };
+  };
   return {
-    groups: masks.map((mask) => ({
-      mask: analyse(mask).bind({ uniforms: {}, tables: {} }), shape,
-      workWords: maxWorkWords({ maxRows: limits.maxNumBatchedTokens, maxSequences: limits.maxNumSeqs, maxKvLength: limits.maxModelLen }, shape),
-    })),
-    layers: config.layers.map(({ window }) => {
-      const group = windows.indexOf(window);
-      return {
-        group, captures: [],
-        plan: {
-          key: JSON.stringify([scoreMod, masks[group]]), scoreMod, maskMod: masks[group], captures: [], headDimQk: config.headDim, headDimV: config.headDim,
-          numQueryHeads: config.numQueryHeads, numKvHeads: config.numKvHeads, scale: config.attentionScale, queryTile: shape.queryTile, kvTile: shape.kvTile,
-        },
-      };
-    }),
+    groups: windows.map((window) => group(window === undefined ? causal : slidingWindow(window))),
+    groupOfLayer: config.layers.map((layer) => windows.indexOf(layer.window)),
   };
 }

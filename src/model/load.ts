@@ -8,9 +8,9 @@ import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, KvCache
 import { invariant, UsageError } from "../core/errors.ts";
 import type { RangeAnalysis } from "../ir/range.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
-import { planAttention } from "./attention.ts";
+import { planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
-import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory } from "./decoder.ts";
+import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
 import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
@@ -83,7 +83,7 @@ function readJson(folder: string, name: string): unknown {
 
 /** Exact bytes of everything that `loadModel` will allocate. @throws UsageError when a limit is out of range. */
 export function planModel(config: ModelConfig, limits: ModelLimits): MemoryPlan {
-  return planMemory(config, limits, planAttention(config, limits).groups.map((group) => group.workWords));
+  return planMemory(config, limits, planLayers(config, limits).groups.map((group) => group.workWords));
 }
 
 /** Parameters of the model, tied ones once. */
@@ -112,13 +112,16 @@ export async function loadModel(
   const table = rotaryTable(config.rope, limits.maxModelLen);
   backend.write(memory.rotary, 0, new Uint8Array(table.buffer));
 
-  const attention = planAttention(config, limits);
+  const attention = planLayers(config, limits);
   const attentionGroups = attention.groups.map(({ mask, shape, workWords }, i) => ({ mask, shape, work: alloc(`work.${i}`), scratch: new Int32Array(workWords) }));
   const kernels = new Map<string, AttentionKernel>();
-  for (const { plan: attentionPlan } of attention.layers) {
-    if (!kernels.has(attentionPlan.key)) kernels.set(attentionPlan.key, await backend.compile(attentionPlan));
+  for (const group of attention.groups) {
+    if (!kernels.has(group.plan.key)) kernels.set(group.plan.key, await backend.compile(group.plan));
   }
-  const layers = attention.layers.map(({ group, plan: { key }, captures }) => ({ kernel: kernels.get(key)!, captures, work: attentionGroups[group]!.work }));
+  const layers = attention.groupOfLayer.map((g): LayerAttention => {
+    const { plan, captures } = attention.groups[g]!;
+    return { kernel: kernels.get(plan.key)!, captures, work: attentionGroups[g]!.work };
+  });
   invariant(left.size === 0, `planned but not taken: ${[...left.keys()].join(", ")}`);
 
   const program = backend.record(() => decode(backend.ops, config, weights, layers, memory));
