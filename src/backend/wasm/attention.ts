@@ -20,7 +20,7 @@ import {
 } from "./assembler.ts";
 import { addReport, captureWords, ExprEmitter, type EmitContext } from "./expr.ts";
 import { argument, forEachClaimed, kernel, scratchAddress, type MakeLocal } from "./kernel.ts";
-import { MathLibrary } from "./math.ts";
+import { expOfNonPositive, MathLibrary } from "./math.ts";
 
 /** Words of the argument block; the captures follow (expr.ts). Strides and `pageBytes` count bytes. */
 export const attentionArgs = {
@@ -242,7 +242,7 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
       }
       keyCode.push(
         score[r]!.set(v128.bitselect(score[r]!, splat.f32(-Infinity), live[r]!)),
-        max[r]!.set(f32x4.max(max[r]!, score[r]!)),
+        max[r]!.set(f32x4.pmax(max[r]!, score[r]!)),
         v128.store(at, score[r]!, layout.scores + 4 * plan.kvTile * r),
       );
     }
@@ -265,7 +265,7 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
         ...keyCode,
       ]),
       comment("Online softmax."),
-      ...softmax(plan, layout, math, p.scratch, state, max, local),
+      ...softmax(plan, layout, p.scratch, state, max, local),
       comment("Values, keys ascending."),
       isTail.set(i32.select(i32.sub(p.kvLength, p.kv0), plan.kvTile, i32.lt_s(i32.sub(p.kvLength, p.kv0), plan.kvTile))),
       ...accumulate(plan, layout, p.scratch, state, max, isTail, local),
@@ -310,23 +310,25 @@ function dotProducts(plan: AttentionPlan, layout: ScratchLayout, query: readonly
 }
 
 /** Turns the scores in scratch into probabilities; leaves in `factor` (the maxima's locals) what the old sums are multiplied by. */
-function softmax(plan: AttentionPlan, layout: ScratchLayout, math: MathLibrary, scratch: Local, state: readonly Local[], factor: readonly Local[], local: MakeLocal): Node[] {
+function softmax(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, state: readonly Local[], factor: readonly Local[], local: MakeLocal): Node[] {
   const top = local("v128", "top"), old = local("v128", "old"), base = local("v128", "base"), sum = local("v128", "sum"), p = local("v128", "p"), j = local("i32", "softmaxAt"), at = local("i32", "scoreAt");
   const accBytes = layout.stateBytes - 32;
   const swap = (v: Local, order: readonly [number, number, number, number]): Node => i8x16.shuffle(v, v, order.flatMap((word) => [0, 1, 2, 3].map((byte) => 4 * word + byte)));
   return state.flatMap((s, r) => [
     old.set(v128.load32_splat(s, accBytes + 16)),
-    top.set(f32x4.max(factor[r]!, old)),
-    top.set(f32x4.max(top, swap(top, [2, 3, 0, 1]))),
-    top.set(f32x4.max(top, swap(top, [1, 0, 3, 2]))),
+    top.set(f32x4.pmax(factor[r]!, old)),
+    top.set(f32x4.pmax(top, swap(top, [2, 3, 0, 1]))),
+    top.set(f32x4.pmax(top, swap(top, [1, 0, 3, 2]))),
     v128.store32_lane(s, top, 0, accBytes + 16),
     comment("A row without a key so far: -Infinity - -Infinity would be NaN."),
     base.set(v128.andnot(top, f32x4.eq(top, splat.f32(-Infinity)))),
-    factor[r]!.set(math.exp(f32x4.sub(old, base))),
+    p.set(f32x4.sub(old, base)),
+    ...expOfNonPositive(local, p, factor[r]!),
     sum.set(f32x4.mul(v128.load(s, accBytes), factor[r]!)),
     forRange(j, 0, 4 * plan.kvTile, 16, [
       at.set(i32.add(scratch, j)),
-      p.set(math.exp(f32x4.sub(v128.load(at, layout.scores + 4 * plan.kvTile * r), base))),
+      p.set(f32x4.sub(v128.load(at, layout.scores + 4 * plan.kvTile * r), base)),
+      ...expOfNonPositive(local, p, p),
       v128.store(at, p, layout.scores + 4 * plan.kvTile * r),
       sum.set(f32x4.add(sum, p)),
     ]),
