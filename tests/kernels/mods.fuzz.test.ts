@@ -11,10 +11,10 @@ import { planWork } from "../../src/attention/work-list.ts";
 import type { Backend, Buffer, CaptureValue } from "../../src/backend/backend.ts";
 import { open } from "../../src/backend/wasm/open.ts";
 import { stream } from "../../src/core/random.ts";
-import { binary, binaryOps, constant, type Expr, index, score, type Type, unary, unaryOps, uniform } from "../../src/ir/expr.ts";
+import { binary, type BinaryOp, binaryOps, constant, type Expr, index, load, score, select, type Type, unary, type UnaryOp, unaryOps, uniform } from "../../src/ir/expr.ts";
 import { randomCaptures, randomSlots } from "../../src/ir/generate.ts";
 import type { CaptureEnv } from "../../src/ir/interpret.ts";
-import type { AttentionPlan } from "../../src/ir/plan.ts";
+import type { AttentionPlan, CaptureSlot } from "../../src/ir/plan.ts";
 import { print } from "../../src/ir/print.ts";
 import { verdict } from "../../src/ir/range.ts";
 import { judge, partsOf, randomMod } from "./random-mod.ts";
@@ -40,9 +40,9 @@ const keyOf = (kv: number, d: number): number => quarter(11 * kv + 2 * d);
 const scoreOf = (row: number, head: number, kv: number): number => 0.5 * [0, 1, 2, 3].reduce((sum, d) => sum + queryOf(row, head, d) * keyOf(kv, d), 0);
 
 /** Runs the program's kernel for each value of the uniform `turn`. */
-async function launch(mask: Expr, mod: Expr, captures: CaptureEnv, turns: readonly number[]): Promise<{ readonly out: Float32Array; readonly lse: Float32Array }[]> {
+async function launch(mask: Expr, mod: Expr, slots: readonly CaptureSlot[], captures: CaptureEnv, turns: readonly number[]): Promise<{ readonly out: Float32Array; readonly lse: Float32Array }[]> {
   const plan: AttentionPlan = {
-    key: "fuzz", scoreMod: mod, maskMod: mask, captures: [...randomSlots, { kind: "uniform", name: "turn", type: "i32" }],
+    key: "fuzz", scoreMod: mod, maskMod: mask, captures: [...slots, { kind: "uniform", name: "turn", type: "i32" }],
     headDimQk, headDimV: numKeys, numQueryHeads: numHeads, numKvHeads: 1, scale: 0.5, queryTile: 8, kvTile,
   };
   const kernel = await wasm.compile(plan);
@@ -104,7 +104,7 @@ function report(e: Expr, captures: CaptureEnv, at: string, actual: number | bool
 
 async function checkScore(e: Expr, captures: CaptureEnv, random: () => number): Promise<void> {
   const { expect } = judge(e, random);
-  const outcomes = await launch(oneKey, e, captures, turns);
+  const outcomes = await launch(oneKey, e, randomSlots, captures, turns);
   turns.forEach((turn, t) => {
     for (let row = 0; row < numRows; row++) for (let h = 0; h < numHeads; h++) {
       const q = firstPosition + row, kv = keyOfRow(q, turn);
@@ -124,7 +124,7 @@ async function checkScore(e: Expr, captures: CaptureEnv, random: () => number): 
 async function checkMask(e: Expr, captures: CaptureEnv, random: () => number): Promise<void> {
   const { expect } = judge(e, random);
   // Scores so close together that every allowed key has weight.
-  const [outcome] = await launch(e, binary("mul", score, constant("f32", 2 ** -10)), captures, [0]);
+  const [outcome] = await launch(e, binary("mul", score, constant("f32", 2 ** -10)), randomSlots, captures, [0]);
   for (let row = 0; row < numRows; row++) for (let h = 0; h < numHeads; h++) for (let kv = 0; kv < numKeys; kv++) {
     const q = firstPosition + row;
     const expected = expect({ b: sequence, h, q, kv, score: 0, ...captures });
@@ -161,4 +161,49 @@ test("the random mods used every operator for every type it has, and every kind 
   const wanted = ["const", "index", "score", "uniform", "extent", "load", "select"];
   for (const [op, { types }] of Object.entries({ ...unaryOps, ...binaryOps })) for (const type of Object.keys(types)) wanted.push(`${op} ${type}`);
   assert.deepEqual(wanted.filter((part) => !covered.has(part)), []);
+});
+
+const edges = {
+  i32: Int32Array.of(0, 1, -1, 2, -2, 3, 5, 31, 32, 33, -7, 65535, 65536, 2 ** 30, -(2 ** 30), 2 ** 31 - 1, -(2 ** 31), -(2 ** 31) + 1),
+  f32: Float32Array.of(0, -0, 0.5, -0.5, 0.49999997, 1, -1, -2.5, 3, 1e-45, -1e-45, 8388609, 2 ** 31, -3e9, 3e38, Infinity, -Infinity, NaN),
+};
+const numEdges = 18;
+
+test("every operator has the interpreter's value for every pair of edge values, the sign of zero included", async () => {
+  const slots: readonly CaptureSlot[] = [{ kind: "table", name: "i32", type: "i32", rank: 1 }, { kind: "table", name: "f32", type: "f32", rank: 1 }];
+  const captures: CaptureEnv = { uniforms: {}, tables: { i32: { data: edges.i32, shape: [numEdges] }, f32: { data: edges.f32, shape: [numEdges] } } };
+  const row = binary("sub", index("q"), constant("i32", firstPosition));
+  const all = Array.from({ length: numEdges }, (_, i) => i);
+  const operand = (type: Type, at: Expr): Expr => type === "bool" ? binary("lt", load("i32", "i32", [at]), constant("i32", 2)) : load(type, type, [at]);
+  const made = [
+    ...(Object.keys(unaryOps) as UnaryOp[]).flatMap((op) => (Object.keys(unaryOps[op].types) as Type[]).map((type) => unary(op, operand(type, row)))),
+    ...(Object.keys(binaryOps) as BinaryOp[]).flatMap((op) => (Object.keys(binaryOps[op].types) as Type[]).map((type) => binary(op, operand(type, row), operand(type, index("kv"))))),
+  ];
+  let judged = 0;
+  for (const e of made) {
+    // A score can hold half an i32, and an lse no -0: there the sign is that of an infinity.
+    const programs = e.type === "f32" ? [select(binary("eq", e, constant("f32", 0)), binary("div", constant("f32", 1), e), e)]
+      : e.type === "bool" ? [unary("toF32", unary("boolToI32", e))]
+      : [unary("toF32", binary("bitAnd", e, constant("i32", 0xffff))), unary("toF32", binary("shr", e, constant("i32", 16)))];
+    for (const program of programs) {
+      const { expect } = judge(program, stream(1));
+      const pair = binary("eq", index("kv"), binary("floorMod", binary("add", row, uniform("i32", "turn")), constant("i32", numEdges)));
+      const outcomes = await launch(pair, program, slots, captures, e.kind === "unary" ? [0] : all);
+      outcomes.forEach(({ lse }, turn) => {
+        for (const r of all) {
+          const kv = (r + turn) % numEdges;
+          const expected = expect({ b: sequence, h: 0, q: firstPosition + r, kv, score: 0, ...captures });
+          if (expected === undefined) continue;
+          judged++;
+          const want = expected.value === Infinity ? NaN : expected.value, actual = lse[r * numHeads]!;
+          if (!Object.is(actual, want + 0) && !(Math.abs(actual - want) <= expected.tolerance)) {
+            const type = e.kind === "unary" ? e.x.type : e.kind === "binary" ? e.a.type : e.type;
+            const from = edges[type === "f32" ? "f32" : "i32"];
+            assert.fail(`${print(program)} of ${from[r]} and ${from[kv]} is ${actual}, not ${want}`);
+          }
+        }
+      });
+    }
+  }
+  assert.ok(judged > 0.9 * made.length * numEdges ** 2 / 2, `${judged} values judged`);
 });

@@ -36,7 +36,8 @@ export function randomMod(random: () => number, type: Type, options: RandomOptio
     if (random() < 0.5) return chosen;
     // The same load once more, under a narrower guard of another shape.
     const again = select(and(part("bool"), guard), binary("add", value, part(t)), part(t));
-    return binary(random() < 0.5 ? "sub" : "max", chosen, again);
+    const op = random() < 0.5 ? "sub" : "max";
+    return random() < 0.5 ? binary(op, chosen, again) : binary(op, again, chosen);
   };
   const truth = (): Expr => {
     const { guard, value } = wildLoad("i32");
