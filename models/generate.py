@@ -143,7 +143,7 @@ def told(rng: random.Random, split: Split) -> Segment:
         )
         return Segment("", [asked, *rest])
     messages = [user(rough(rng, ask_for(rng, tale))), model("story", tale.text)]
-    return Segment("", messages + questions(rng, tale, rng.choice([0, 1, 2, 3, 3, 4, 5, 6])))
+    return Segment("", messages + questions(rng, tale, rng.choice([0, 2, 3, 4, 5, 6, 7])))
 
 
 def short(make: Callable[[random.Random], Segment]) -> Callable[[random.Random, Split], Segment]:
@@ -155,12 +155,12 @@ def short(make: Callable[[random.Random], Segment]) -> Callable[[random.Random, 
 
 # How often a chat is opened by a task, and how many of its segments follow one another.
 TASKS: dict[str, tuple[int, Callable[[random.Random, Split], Segment], list[int]]] = {
-    "story": (56, told, [1, 1, 1, 1, 2]),
-    "arithmetic": (12, short(arithmetic), [1, 2, 4, 6]),
-    "sorting": (9, short(sorting), [1, 2, 3]),
-    "json": (9, short(fill_json), [1, 1, 2]),
-    "tools": (11, short(tool_call), [1]),
-    "talk": (7, short(talk), [1, 1, 2]),
+    "story": (44, told, [1, 1, 1, 1, 2]),
+    "arithmetic": (14, short(arithmetic), [1, 2, 4, 6]),
+    "sorting": (12, short(sorting), [1, 2, 3]),
+    "json": (14, short(fill_json), [1, 1, 2]),
+    "tools": (15, short(tool_call), [1]),
+    "talk": (6, short(talk), [1, 1, 2]),
 }
 
 
@@ -175,7 +175,7 @@ def chat(seed: int, split: Split, index: int) -> dict[str, Any]:
     weights = [TASKS[name][0] for name in names]
     # A few chats are long, so that every position of the context is trained.
     plan: list[str] = []
-    for _ in range(rng.randint(3, 7) if rng.random() < 0.03 else rng.choice([1, 1, 1, 1, 1, 2])):
+    for _ in range(rng.randint(3, 7) if rng.random() < 0.02 else rng.choice([1, 1, 1, 1, 1, 2])):
         name = rng.choices(names, weights)[0]
         plan += [name] * rng.choice(TASKS[name][2])
     segments = [TASKS[name][1](rng, split) for name in plan]
