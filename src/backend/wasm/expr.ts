@@ -216,10 +216,9 @@ function integerQuotient(a: Vector, b: Vector, round: (x: Operand) => Node): Nod
 /** a - quotient * b, and 0 for b = 0. */
 const integerRest = (a: Vector, b: Vector, round: (x: Operand) => Node): Node =>
   v128.andnot(i32x4.sub(a, i32x4.mul(integerQuotient(a, b, round), b)), i32x4.eq(b, splat.i32(0)));
-/** a - round(a / b) * b in doubles; a itself when only b is infinite and the rounding is toward zero. */
-const realRest = (a: Vector, b: Vector, round: (x: Operand) => Node): Node =>
-  joinF32(halves([a, b], false, (x, y) => f64x2.sub(x!, f64x2.mul(round(f64x2.div(x!, y!)), y!))));
-const isInfinite = (x: Vector): Node => f32x4.eq(f32x4.abs(x), splat.f32(Infinity));
+/** a - floor(a / b) * b, each step rounded to a double. */
+const realModulus = (a: Vector, b: Vector): Node =>
+  joinF32(halves([a, b], false, (x, y) => f64x2.sub(x!, f64x2.mul(f64x2.floor(f64x2.div(x!, y!)), y!))));
 
 /** Shift counts may differ from lane to lane; WebAssembly shifts all lanes by one. */
 const shift = (op: "shl" | "shr_s") => (a: Vector, b: Vector): Node =>
@@ -236,8 +235,8 @@ const unary: Readonly<Record<UnaryOp, WriteUnary>> = {
   bitNot: (x) => v128.not(x),
   floor: (x) => f32x4.floor(x),
   ceil: (x) => f32x4.ceil(x),
-  // Halves go up. x + 0.5 could round; the distance to the floor is exact.
-  round: (x) => f32x4.add(f32x4.floor(x), v128.and(f32x4.ge(f32x4.sub(x, f32x4.floor(x)), splat.f32(0.5)), splat.f32(1))),
+  // Halves go up. x + 0.5 could round; the distance to the floor does not cross 0.5. What is negative rounds to -0 at most.
+  round: (x) => v128.or(f32x4.add(f32x4.floor(x), v128.and(f32x4.ge(f32x4.sub(x, f32x4.floor(x)), splat.f32(0.5)), splat.f32(1))), v128.and(x, splat.f32(-0))),
   trunc: (x) => f32x4.trunc(x),
   sqrt: (x) => f32x4.sqrt(x),
   exp: (x, _, math) => math.exp(x),
@@ -259,11 +258,9 @@ const binary: Readonly<Record<BinaryOp, WriteBinary>> = {
   sub: (a, b, integer) => (integer ? i32x4.sub(a, b) : f32x4.sub(a, b)),
   mul: (a, b, integer) => (integer ? i32x4.mul(a, b) : f32x4.mul(a, b)),
   div: (a, b) => f32x4.div(a, b),
-  rem: (a, b, integer) => integer
-    ? integerRest(a, b, f64x2.trunc)
-    : v128.bitselect(a, realRest(a, b, f64x2.trunc), v128.andnot(isInfinite(b), isInfinite(a))),
+  rem: (a, b, integer, math) => (integer ? integerRest(a, b, f64x2.trunc) : math.rem(a, b)),
   floorDiv: (a, b, integer) => integer ? integerQuotient(a, b, f64x2.floor) : joinF32(halves([a, b], false, (x, y) => f64x2.floor(f64x2.div(x!, y!)))),
-  floorMod: (a, b, integer) => (integer ? integerRest(a, b, f64x2.floor) : realRest(a, b, f64x2.floor)),
+  floorMod: (a, b, integer) => (integer ? integerRest(a, b, f64x2.floor) : realModulus(a, b)),
   min: (a, b, integer) => (integer ? i32x4.min_s(a, b) : f32x4.min(a, b)),
   max: (a, b, integer) => (integer ? i32x4.max_s(a, b) : f32x4.max(a, b)),
   pow: (a, b, _, math) => math.pow(a, b),

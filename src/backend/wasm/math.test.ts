@@ -162,6 +162,13 @@ test("hypot is within 1 ulp, neither overflows nor vanishes early, and Infinity 
   checkPairs("hypot", firsts, seconds, Math.hypot);
 });
 
+test("rem is exact for floats of every size, and has the sign of its dividend", () => {
+  const same = (x: Float32Array, y: Float32Array): void => applied("rem", 2)(x, y).forEach((r, i) => assert.ok(Object.is(r, x[i]! % y[i]!), `${x[i]} % ${y[i]} is ${r}, ${x[i]! % y[i]!} wanted`));
+  same(anyFloats(22), anyFloats(23));
+  same(anyFloats(24), uniformly(25, -3, 3));
+  same(firsts, seconds);
+});
+
 test("gelu follows the normal distribution also in its negative tail", () => {
   // Values of the normal distribution's cumulative, from tables of high precision.
   const cases = [

@@ -7,11 +7,12 @@
  *   sigmoid   4 ulp where the result is normal; 0 below -88.8
  *   log log2 log1p sin cos tan pow hypot   1 ulp: computed in double, rounded once. sin, cos and tan for every finite x
  *             (above 2^28 quarter turns: 1 ulp or 1e-15 absolute). Special values as JavaScript's Math has them.
+ *   rem       exact
  *   gelu      x times the normal distribution's cumulative, relative error 1e-7 also in the negative tail
  *
  * A function is added to the module when it is first used, so a kernel carries only what it calls. Knows no kernels.
  */
-import { call, f32x4, f64x2, i32x4, i64x2, i8x16, lanes, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
+import { branchIf, call, f32x4, f64x2, i32x4, i64x2, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 
 type Vector = Node;
@@ -116,11 +117,12 @@ const log1pF64: Build = (library, local, x) => {
   return [
     u.set(f64x2.add(splat.f64(1), x)),
     log.set(library.call("log_f64x2", u)),
-    either(
+    log.set(either(
       v128.and(f64x2.gt(u, splat.f64(0)), f64x2.lt(u, splat.f64(Infinity))),
       f64x2.add(log, f64x2.div(f64x2.sub(x, f64x2.sub(u, splat.f64(1))), u)),
       log,
-    ),
+    )),
+    either(f64x2.eq(x, splat.f64(0)), x, log), // -0 stays
   ];
 };
 
@@ -195,6 +197,25 @@ const powF64: Build = (library, local, a, b) => {
   ];
 };
 
+/**
+ * x % y of doubles that hold floats, exactly: takes off the first 24 bits of the quotient until it has no more. Their product with y is
+ * exact, and so is the difference. A negative x gives a negative result or -0.
+ */
+const remF64: Build = (_, local, x, y) => {
+  const r = local("v128", "rest"), n = local("v128", "quotient");
+  return [
+    r.set(v128.or(x, x)),
+    loop("bits", (more) => [
+      n.set(f64x2.trunc(f64x2.div(r, y))),
+      r.set(f64x2.sub(r, f64x2.mul(v128.and(n, lanes(-(2 ** 29), -1, -(2 ** 29), -1)), y))),
+      branchIf(more, v128.any_true(f64x2.ge(f64x2.abs(n), splat.f64(2 ** 24)))),
+    ]),
+    // A finite x is less than an infinite y, whose product with 0 is NaN.
+    r.set(either(v128.andnot(f64x2.eq(f64x2.abs(y), splat.f64(Infinity)), f64x2.eq(f64x2.abs(x), splat.f64(Infinity))), x, r)),
+    v128.or(r, v128.and(x, highWords(0x80000000))),
+  ];
+};
+
 /** Squares of floats neither overflow nor vanish in double. An infinite side wins over NaN. */
 const hypotF64: Build = (_, __, a, b) => [
   either(
@@ -255,6 +276,7 @@ const doubleFunctions = {
   tan_f64x2: { operands: 1, build: tanF64 },
   pow_f64x2: { operands: 2, build: powF64 },
   hypot_f64x2: { operands: 2, build: hypotF64 },
+  rem_f64x2: { operands: 2, build: remF64 },
   gelu_f64x2: { operands: 1, build: geluF64 },
 } as const satisfies Record<string, Row>;
 type DoubleFunction = keyof typeof doubleFunctions;
@@ -274,6 +296,7 @@ const functions = {
   tan: { operands: 1, build: inHalves("tan_f64x2") },
   pow: { operands: 2, build: pairInHalves("pow_f64x2") },
   hypot: { operands: 2, build: pairInHalves("hypot_f64x2") },
+  rem: { operands: 2, build: pairInHalves("rem_f64x2") },
 } as const satisfies Record<string, Row>;
 /** Each becomes an internal function of the module under this name. The `_f64x2` ones take and give two doubles, the others four floats. */
 export type MathFunction = keyof typeof functions;
@@ -313,6 +336,7 @@ export class MathLibrary {
   tan(x: Operand): Node { return this.call("tan", x); }
   pow(x: Operand, y: Operand): Node { return this.call("pow", x, y); }
   hypot(x: Operand, y: Operand): Node { return this.call("hypot", x, y); }
+  rem(x: Operand, y: Operand): Node { return this.call("rem", x, y); }
 }
 
 /**
