@@ -11,7 +11,7 @@ import { postOrder } from "../ir/range.ts";
 import { rebuild, simplify } from "../ir/simplify.ts";
 import { verify } from "../ir/verify.ts";
 import { type Binding, type Captures, CaptureSlots, inlineKey, readCaptures, type Seen, seenCaptures } from "./captures.ts";
-import { callSite } from "./mod-error.ts";
+import { callSite, ModError } from "./mod-error.ts";
 import { parseMod } from "./parse.ts";
 import { asExpr, expression, type Inlinable, toF32, truthy, type Value } from "./values.ts";
 
@@ -97,12 +97,15 @@ function makeMod(kind: "mask" | "score", fn: (...args: never) => unknown, captur
   const reader: Inlinable = { kind, inline: (slots, args) => (parsed ??= parseMod(kind, fn, captures, site)).inline(slots, args) };
   const plain = fn as unknown as (...args: number[]) => unknown;
   const call = captures === undefined ? plain : (...args: number[]) => (plain as unknown as (seen: unknown) => (...args: number[]) => unknown)(seenCaptures(captures))(...args);
-  return finishMod(kind, (...args: number[]) => call(...args), fn, captures ?? {}, reader);
+  const place = (message: string): never => {
+    throw new ModError(message, Function.prototype.toString.call(fn), 0, site);
+  };
+  return finishMod(kind, (...args: number[]) => call(...args), fn, captures ?? {}, reader, place);
 }
 
 const indices: readonly Value[] = [index("b"), index("h"), index("q"), index("kv")].map(expression);
 
-function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown, fn: ((...args: never) => unknown) | undefined, captures: Captures, reader: Inlinable): MaskMod | ScoreMod {
+function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown, fn: ((...args: never) => unknown) | undefined, captures: Captures, reader: Inlinable, place?: (message: string) => never): MaskMod | ScoreMod {
   let known: { readonly slots: CaptureSlots; readonly lowered: LoweredMod } | undefined;
   const parts = {
     kind, fn, captures,
@@ -111,7 +114,7 @@ function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown,
       if (!known?.slots.stillValid()) {
         const slots = new CaptureSlots();
         const value = reader.inline(slots, kind === "mask" ? indices : [expression(score), ...indices]);
-        known = { slots, lowered: finish(kind, value, slots) };
+        known = { slots, lowered: finish(kind, value, slots, place) };
       }
       return known.lowered;
     },
@@ -122,8 +125,10 @@ function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown,
 }
 
 /** Types the result, lets captured numbers be f32 where only that is used, and drops captures that nothing reads. */
-function finish(kind: "mask" | "score", value: Value, slots: CaptureSlots): LoweredMod {
-  const typed = kind === "mask" ? truthy(value) : scoreResult(value);
+function finish(kind: "mask" | "score", value: Value, slots: CaptureSlots, fail: (message: string) => never = usage): LoweredMod {
+  const typed = kind === "mask" ? truthy(value) : scoreResult(value, fail);
+  const depth = depthOf(typed);
+  if (depth > maxDepth) fail(`the mod is ${depth} operations deep once its loops are unrolled, and ${maxDepth} is the most; shorten the loops, or sum in several variables and add those`);
   const { expr, asF32 } = preferF32(simplify(typed));
   const used = new Set(postOrder(expr).flatMap((e) => (e.kind === "uniform" ? [e.name] : e.kind === "load" || e.kind === "extent" ? [e.table] : [])));
   const bindings = slots.bindings.filter((b) => used.has(b.slot.name))
@@ -132,8 +137,21 @@ function finish(kind: "mask" | "score", value: Value, slots: CaptureSlots): Lowe
   return { expr, bindings };
 }
 
-function scoreResult(value: Value): Expr {
-  if (value.kind === "expr" && value.expr.type === "bool") throw new UsageError("a score mod returns a number, and this one returns true or false; return condition ? score : -Infinity");
+/** Operations one inside the other: what emitters, which follow the expression by recursion, surely manage. */
+const maxDepth = 1500;
+
+function depthOf(e: Expr): number {
+  const depths = new Map<Expr, number>();
+  for (const node of postOrder(e)) depths.set(node, 1 + Math.max(0, ...children(node).map((child) => depths.get(child)!)));
+  return depths.get(e)!;
+}
+
+function usage(message: string): never {
+  throw new UsageError(message);
+}
+
+function scoreResult(value: Value, fail: (message: string) => never): Expr {
+  if (value.kind === "expr" && value.expr.type === "bool") fail("a score mod returns a number, and this one returns true or false; return condition ? score : -Infinity");
   return toF32(value);
 }
 

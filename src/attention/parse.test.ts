@@ -157,10 +157,10 @@ const refused: readonly (readonly [string, () => MaskMod | ScoreMod, RegExp])[] 
   ["an async function", () => maskMod((async (_b: number, _h: number, q: number) => q > 1) as never), /async/],
   ["a generator", () => maskMod(function* (_b: number, _h: number, q: number) { yield q; } as never), /generator/],
   ["await", () => maskMod((async (_b: number) => await 1) as never), /async/],
-  ["a bound function", () => maskMod((function (_b: number) { return true; }).bind(null)), /native or bound function/],
+  ["a bound function", () => maskMod((function (this: unknown, _b: number) { return this !== undefined; }).bind(null)), /native or bound function/],
   ["a native function", () => maskMod(Math.max as never), /native or bound function/],
   ["a method", () => maskMod({ mask(_b: number, _h: number, q: number) { return q > 1; } }.mask), /method/],
-  ["a class", () => maskMod(class {} as never), /class/],
+  ["a class", () => maskMod(ModError as never), /a class is not a mod/],
   ["this", () => maskMod(function (this: { n: number }, _b: number, _h: number, q: number) { return q < this.n; } as never), /'this' is not in the language/],
   ["a template string", () => maskMod((_b, _h, q) => Number(`${q}`) > 1), /template string/],
   ["a string", () => maskMod((_b, _h, q) => String(q) === ("1" as string)), /'String' is not a parameter|"1" is not in the language/],
@@ -173,6 +173,7 @@ const refused: readonly (readonly [string, () => MaskMod | ScoreMod, RegExp])[] 
   ["a while loop", () => maskMod((_b, _h, q) => { let i = 0; while (i < 3) i++; return q > i; }), /while loop is not in the language; write a for loop/],
   ["a loop bound not known", () => maskMod(({ n }) => (_b, _h, q) => { let s = 0; for (let i = 0; i < n; i++) s += i; return q < s; }, { n: 3 }), /bounds of a loop must be known.*fixed\(n\)/],
   ["a loop too long", () => maskMod((_b, _h, q) => { let s = 0; for (let i = 0; i < 5000; i++) s += i; return q < s; }), /more than 1024 times/],
+  ["a chain too deep", () => scoreMod((score) => { let x = score; for (let i = 0; i < 1000; i++) x = Math.tanh(x) * 2; return x; }), /2001 operations deep.*1500 is the most/],
   ["an endless loop", () => maskMod((_b, _h, q) => { for (;;) if (q < 0) return true; }), /more than 1024 times/],
   ["recursion", () => maskMod((_b, _h, q) => { const f = (x: number): number => (x > 0 ? f(x - 1) : 0); return f(q) > 1; }), /calls itself/],
   ["a path without a return", () => maskMod(new Function("b", "h", "q", "if (q > 1) return true;") as never), /not every path returns a value/],
@@ -189,7 +190,7 @@ const refused: readonly (readonly [string, () => MaskMod | ScoreMod, RegExp])[] 
   ["coverage counters", () => maskMod(new Function("b", "h", "q", "kv", "cov_1x().s[0]++; return q > kv") as never), /coverage|only local variables/],
   ["destructuring inside", () => maskMod(({ t }) => (_b, _h, q) => { const [a] = t as unknown as number[]; return q > a!; }, { t: ids }), /one variable each/],
   ["switch", () => maskMod((_b, h) => { switch (h) { case 0: return true; default: return false; } }), /'switch' is not in the language; write if and else/],
-  ["an effect without a value", () => maskMod((_b, _h, q) => { q + 1; return q > 1; }), /this does nothing/],
+  ["an effect without a value", () => maskMod(new Function("b", "h", "q", "q + 1; return q > 1;") as never), /this does nothing/],
 ];
 for (const [name, make, message] of refused) {
   test(`refused by name: ${name}`, () => {

@@ -5,7 +5,7 @@
  * (`fn.toString()`), types already removed. This file finds the function in the text; lower.ts reads what it says.
  */
 import { type Expression, parseExpressionAt } from "acorn";
-import type { Captures, CaptureSlots } from "./captures.ts";
+import type { Captures } from "./captures.ts";
 import { Lowering } from "./lower.ts";
 import { type CallSite, ModError } from "./mod-error.ts";
 import { type FunctionNode, type Inlinable, Scope, type Source, type Value } from "./values.ts";

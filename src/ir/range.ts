@@ -192,13 +192,16 @@ export function indicesOf(e: Expr): ReadonlySet<IndexName> {
 export function postOrder(root: Expr): Expr[] {
   const order: Expr[] = [];
   const seen = new Set<Expr>();
-  const visit = (e: Expr): void => {
-    if (seen.has(e)) return;
-    seen.add(e);
-    children(e).forEach(visit);
-    order.push(e);
-  };
-  visit(root);
+  // A stack of our own: expressions of unrolled loops are deeper than the machine's. `next` is the operand to look at.
+  const stack: { readonly e: Expr; next: number }[] = [{ e: root, next: 0 }];
+  for (let top = stack.at(-1); top; top = stack.at(-1)) {
+    const child = children(top.e)[top.next++];
+    if (child === undefined) {
+      stack.pop();
+      if (!seen.has(top.e)) order.push(top.e);
+      seen.add(top.e);
+    } else if (!seen.has(child)) stack.push({ e: child, next: 0 });
+  }
   return order;
 }
 

@@ -4,7 +4,7 @@
  * Only what holds for every value of the type is done: x * 0 is 0 for integers but not for f32 (NaN, -0), x + 0 is x for
  * integers only. An error of a load whose value cannot matter may disappear; no other meaning does.
  */
-import { binary, binaryOps, children, coerce, constant, type Expr, load, select, unary, unaryOps } from "./expr.ts";
+import { binary, binaryOps, children, constant, type Expr, load, select, unary, unaryOps } from "./expr.ts";
 import { print } from "./print.ts";
 
 /** The simplified expression. Equal subexpressions of it are one object, so that an emitter may compute each once. */
