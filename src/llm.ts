@@ -9,11 +9,12 @@
  */
 import { files } from "#files";
 import { BadRequest, UsageError } from "./core/errors.ts";
-import { startEngine, type EngineClient, type EngineOptions } from "./engine/client.ts";
+import { startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
 import { camelCase, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { checkParams, fitMaxTokens, type CheckedParams, type GenerateParams } from "./llm/params.ts";
+import { defaultSampling } from "./sampling/params.ts";
 import { startText, textFileNames, type ChatMessage, type TextFiles, type TextService } from "./tokenizer/text.ts";
 import { resolveModel } from "./weights/hub.ts";
 
@@ -23,8 +24,8 @@ export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
   readonly skipTokenizerInit?: boolean;
   /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
   readonly generationConfig?: "auto" | "vllm";
-  /** Called as work goes on; stages are "download", "load" and the like. */
-  readonly onProgress?: (stage: string, done: number, total: number) => void;
+  /** Called as work goes on, in bytes: stages are "downloading config.json" and the like, then "loading weights". */
+  readonly onProgress?: Progress;
 }
 
 /** What `chat` takes beside what `generate` does. */
@@ -50,8 +51,6 @@ export interface Parts {
   /** Used where a caller says nothing. */
   readonly defaults?: GenerateParams;
 }
-
-const defaultCompletionTokens = 16;
 
 /** The folder of the demo model that comes with this package. */
 export function demoModel(): string {
@@ -118,13 +117,16 @@ export class LLM implements AsyncDisposable {
       if (!this.#text) throw new BadRequest(field, `${field} is text, but no tokenizer is loaded (--skip-tokenizer-init); send token ids`);
       return this.#text.encode(prompt, { addSpecialTokens: params.addSpecialTokens ?? true, allowSpecial: params.allowSpecial });
     };
-    return this.#start(encode, params, field, defaultCompletionTokens, signal);
+    return this.#start(encode, params, field, defaultSampling.maxTokens, signal);
   }
 
   /** `chat` with parameters already checked. */
-  startChat(messages: readonly ChatMessage[], params: CheckedParams, { addGenerationPrompt, continueFinalMessage, templateKwargs }: TemplateOptions, signal?: AbortSignal): Generation {
+  startChat(messages: readonly ChatMessage[], params: CheckedParams, template: TemplateOptions, signal?: AbortSignal): Generation {
+    const { addGenerationPrompt, continueFinalMessage, templateKwargs } = template;
     const encode = async (): Promise<Int32Array> => {
-      if (!this.#text) throw new BadRequest("messages", "messages need a tokenizer, and none is loaded (--skip-tokenizer-init); send token ids to /v1/completions");
+      if (!this.#text) {
+        throw new BadRequest("messages", "messages need a tokenizer, and none is loaded (--skip-tokenizer-init); send token ids to /v1/completions");
+      }
       if (!this.#text.hasChatTemplate) throw new BadRequest("messages", "this model has no chat template; use a prompt (/v1/completions) instead");
       return (await this.#text.encodeChat(messages, { addGenerationPrompt, continueFinalMessage, templateKwargs })).ids;
     };

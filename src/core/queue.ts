@@ -1,7 +1,7 @@
 /**
- * A first-in first-out hand-over between one producer and one consumer that waits with `for await`.
+ * A first-in first-out hand-over from any number of producers to one consumer that waits with `for await`.
  *
- * The producer never waits: what bounds the queue is the request's own length (max_tokens).
+ * Producers never wait: what bounds the queue is the request's own length (max_tokens).
  */
 export class Queue<T> implements AsyncIterable<T> {
   readonly #items: T[] = [];

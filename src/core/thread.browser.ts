@@ -1,7 +1,11 @@
 /** Threads as browsers have them: module workers. The first message carries the data. */
 import type { Parent, Thread } from "./thread.ts";
 
-interface Scope { postMessage(message: unknown, transfer?: readonly ArrayBuffer[]): void; onmessage: ((event: { data: unknown }) => void) | null; name: string }
+/** What a worker's global scope offers, of which this project's types (a page's) know nothing. */
+interface Scope {
+  postMessage(message: unknown, transfer?: readonly ArrayBuffer[]): void;
+  onmessage: ((event: { data: unknown }) => void) | null;
+}
 
 /** Starts the module at `url` in a worker, where `parent().data` is `data`. A browser's worker never ends by itself. */
 export function spawn(url: URL, data: unknown): Thread {

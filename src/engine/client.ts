@@ -13,13 +13,16 @@ import type { SamplingParams } from "../sampling/params.ts";
 import type { Engine } from "./engine.ts";
 import { Host } from "./host.ts";
 import type { Delta, EngineInfo, FromEngine, Stats, ToEngine } from "./messages.ts";
-import type { EngineOptions } from "./open.ts";
+import type { EngineOptions, Progress } from "./open.ts";
 
-export type { EngineOptions };
+export type { EngineOptions, Progress };
 
 export interface EngineClient {
   readonly info: EngineInfo;
-  /** Starts a request; ends after the Delta with `finish`. Leaving the loop early or aborting the signal frees its blocks. Rejects when the engine died. */
+  /**
+   * Starts a request; ends after the Delta with `finish`. Leaving the loop early or aborting the signal frees its pages. Throws when
+   * the engine has died.
+   */
   generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncIterable<Delta>;
   /** The newest. */
   readonly stats: Stats;
@@ -28,8 +31,6 @@ export interface EngineClient {
   /** Aborts what is running, then frees threads and memory. */
   close(): Promise<void>;
 }
-
-export type Progress = (stage: string, done: number, total: number) => void;
 
 /** The way to the engine. */
 interface Link {

@@ -13,6 +13,9 @@ import { ProgramModel } from "./forward.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
 import type { EngineInfo } from "./messages.ts";
 
+/** How far loading has come, in bytes of a stage. */
+export type Progress = (stage: string, done: number, total: number) => void;
+
 export interface EngineOptions extends LimitOptions {
   /** The model's folder, in Hugging Face layout. */
   readonly model: string;
@@ -36,7 +39,7 @@ export interface OpenEngine {
 const cpuAddressBytes = 4 * 2 ** 30 - 64 * 2 ** 20;
 
 /** `now` is in seconds. @throws UsageError */
-export async function openEngine(options: EngineOptions, now: () => number, onProgress: (stage: string, done: number, total: number) => void = () => {}): Promise<OpenEngine> {
+export async function openEngine(options: EngineOptions, now: () => number, onProgress: Progress = () => {}): Promise<OpenEngine> {
   const start = now();
   const { model: folder, device, dtype = "auto", seed = 0, threads } = options;
   if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
@@ -46,9 +49,9 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     const limits = chooseLimits(options, {
       maxPositions: config.maxPositions,
       availableBytes: Math.min(freeBytes(), device === "cpu" ? cpuAddressBytes : Infinity),
-      plan: (limits) => {
-        const plan = planModel(config, limits);
-        return { kvBytes: plan.bytes.kvCache, totalBytes: plan.totalBytes };
+      plan: (tried) => {
+        const { bytes, totalBytes } = planModel(config, tried);
+        return { kvBytes: bytes.kvCache, totalBytes };
       },
     });
     backend = await openBackend(device, threads === undefined ? {} : { threads });

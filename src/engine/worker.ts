@@ -2,14 +2,15 @@
 import { parent } from "#thread";
 import { failure, Host } from "./host.ts";
 import type { FromEngine, ToEngine } from "./messages.ts";
-import { openEngine, type EngineOptions } from "./open.ts";
+import { openEngine, type EngineOptions, type Progress } from "./open.ts";
 
 const thread = parent();
 const post = (message: FromEngine): void => thread.post(message);
 const now = (): number => performance.now() / 1000;
 
 try {
-  const { engine, info, release } = await openEngine(thread.data as EngineOptions, now, (stage, done, total) => post({ kind: "progress", stage, done, total }));
+  const onProgress: Progress = (stage, done, total) => post({ kind: "progress", stage, done, total });
+  const { engine, info, release } = await openEngine(thread.data as EngineOptions, now, onProgress);
   post({ kind: "ready", info });
   const host = new Host(engine, { post, now });
   thread.onMessage((message) => host.receive(message as ToEngine));

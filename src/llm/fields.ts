@@ -77,7 +77,8 @@ export function fieldsOf(raw: Raw, spell: Spelling = camelCase) {
     boolean: (field: string) =>
       checked(field, "true or false", (value): value is boolean => typeof value === "boolean"),
     text: (field: string, maxLength: number) =>
-      checked(field, `a string of at most ${maxLength} characters`, (value): value is string => typeof value === "string" && value.length <= maxLength),
+      checked(field, `a string of at most ${maxLength} characters`,
+        (value): value is string => typeof value === "string" && value.length <= maxLength),
     object: (field: string) => checked(field, "an object", isObject),
 
     /** A string or a list of strings, none empty, none with half a surrogate pair. */

@@ -40,14 +40,14 @@ export interface GenerationResult {
 }
 
 /** Text from token ids that arrive in pieces; a character cut in two waits for its other half. */
-export interface TextDecoder {
+export interface TokenDecoder {
   push(ids: readonly number[]): string;
   flush(): string;
 }
 
 export interface OutputOptions {
   /** undefined: token ids only, no text. */
-  readonly decoder: TextDecoder | undefined;
+  readonly decoder: TokenDecoder | undefined;
   readonly stop: readonly string[];
   readonly includeStopStrInOutput: boolean;
   /** Tokens that end the output and are no part of its text. */
@@ -90,7 +90,9 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
   }
 }
 
-function output(text: string, tokens: readonly number[], { logprobs }: Delta, finishReason?: FinishReason, stopReason?: string | number): GenerationDelta {
+function output(
+  text: string, tokens: readonly number[], { logprobs }: Delta, finishReason?: FinishReason, stopReason?: string | number,
+): GenerationDelta {
   return {
     text, tokens,
     ...(logprobs && { logprobs: logprobs.slice(0, tokens.length) }),
@@ -111,7 +113,7 @@ export interface Source {
  * It can be iterated once. As it is awaitable, an async function that returns one returns its result.
  */
 export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<GenerationResult> {
-  /** The prompt's token ids, once it is known to be good and the engine has it. Rejects with BadRequest otherwise. */
+  /** The prompt's token ids, once it is known to be good: the engine gets it then. Rejects with BadRequest otherwise. */
   readonly prompt: Promise<Int32Array>;
   readonly #result: Promise<GenerationResult>;
   readonly #queue = new Queue<GenerationDelta>();

@@ -1,7 +1,8 @@
 /**
- * What a caller may ask of one generation, and the single table of its bounds: the library and every route check against it.
+ * What a caller may ask of one generation, and the table of its bounds: the library and every route check against it.
  *
- * Names and meanings are vLLM's, in camelCase. Nothing here knows how long the prompt is: `fitMaxTokens` is told.
+ * Names and meanings are vLLM's, in camelCase. Bounds are those of a caller, some narrower than what the engine can do
+ * (sampling/params.ts). Nothing here knows how long the prompt is: `fitMaxTokens` is told.
  */
 import { BadRequest } from "../core/errors.ts";
 import { defaultSampling, maxLogprobs, type SamplingParams } from "../sampling/params.ts";
