@@ -66,7 +66,8 @@ export class Batch implements WorkBatch {
       const { sequence, numTokens } = work[s]!;
       const { pages, numComputed } = sequence;
       const end = numComputed + numTokens;
-      invariant(end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
+      const fits = end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence;
+      invariant(fits, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
       this.firstRow[s] = row;
       this.numRows[s] = numTokens;
       this.firstPosition[s] = numComputed;

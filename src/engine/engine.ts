@@ -111,19 +111,19 @@ export class Engine {
       if (work.length > 0) {
         const start = this.#now();
         this.#batch.fill(work);
-        const { numTokens, numLogits } = this.#batch;
+        const { numLogits } = this.#batch;
         const logits = await this.#model.forward(this.#batch);
         const { vocabSize } = this.#model;
         invariant(logits.length >= numLogits * vocabSize, `${logits.length} logits for ${numLogits} rows of ${vocabSize}`);
         let row = 0;
         for (const { sequence, numTokens } of work) {
           const last = numTokens === sequence.numUncomputed;
-          const ofRow = last ? logits.subarray(row * vocabSize, ++row * vocabSize) : undefined;
+          const rowLogits = last ? logits.subarray(row * vocabSize, ++row * vocabSize) : undefined;
           // An abort may have come while the model was running.
-          if (sequence.state === "running") this.#advance(sequence, numTokens, ofRow);
+          if (sequence.state === "running") this.#advance(sequence, numTokens, rowLogits);
         }
         this.#numSteps++;
-        this.#stepTokens = numTokens;
+        this.#stepTokens = this.#batch.numTokens;
         this.#stepSeconds = this.#now() - start;
       }
     } finally {
@@ -150,13 +150,15 @@ export class Engine {
     const stray = prompt.findIndex((token) => token < 0 || token >= vocabSize);
     if (stray >= 0) return { param: "prompt", message: `prompt[${stray}] is ${prompt[stray]}; it must be a token id from 0 to ${vocabSize - 1}` };
     if (prompt.length + 1 > maxModelLen) {
-      return { param: "prompt", message: `prompt has ${prompt.length} tokens; the model's context is ${maxModelLen} tokens, and one at least must be left for the output` };
+      const message = `prompt has ${prompt.length} tokens; the model's context is ${maxModelLen} tokens, and one at least must be left for the output`;
+      return { param: "prompt", message };
     }
     const error = checkSampling(params, vocabSize);
     if (error) return { param: error.param, message: error.message };
     const capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
     if (!this.#scheduler.fits(capacity)) {
-      return { param: "maxTokens", message: `prompt and maxTokens make ${capacity} tokens; the KV cache has room for ${numPages * pageSize} (${numPages} pages of ${pageSize})` };
+      const room = `${numPages * pageSize} (${numPages} pages of ${pageSize})`;
+      return { param: "maxTokens", message: `prompt and maxTokens make ${capacity} tokens; the KV cache has room for ${room}: ask for fewer` };
     }
     return undefined;
   }
@@ -166,7 +168,8 @@ export class Engine {
     if (!logits) return sequence.advance(numTokens, undefined);
     const token = this.#sampler.sample(logits, params, sequence.seed, sequence.numTokens);
     if (token === undefined) {
-      return this.#end(sequence, { id, tokens: [], finish: "error", message: `the model's logits for token ${sequence.numTokens} are not numbers (NaN or infinity)` });
+      const message = `the model's logits for token ${sequence.numTokens} are not numbers (NaN or infinity)`;
+      return this.#end(sequence, { id, tokens: [], finish: "error", message });
     }
     if (sequence.numGenerated === 0) this.#promptTokens += sequence.numPromptTokens;
     this.#generationTokens++;

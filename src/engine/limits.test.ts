@@ -41,6 +41,7 @@ test("what cannot be is refused with what would fit", () => {
   const cases: readonly (readonly [LimitOptions, number, RegExp])[] = [
     [{ maxModelLen: 4096 }, 16 * GiB, /maxModelLen \(--max-model-len\) is 4096; the model has 2048 positions/],
     [{ maxModelLen: 2048 }, 164 * MiB, /2048 needs a KV cache of 128.00 MiB, but 164.00 MiB is available and the model takes 100.00 MiB of it, .* 1024 tokens: pass --max-model-len 1024 or less for one sequence at a time, 32 or less for 32/],
+    [{ blockSize: 1, kvCacheBytes: 65536 }, 16 * GiB, /which leaves room for 1 tokens: give it more memory \(--kv-cache-memory-bytes\)/],
     [{ maxModelLen: 2048, kvCacheBytes: MiB }, 16 * GiB, /but the KV cache is 1.00 MiB, which leaves room for 16 tokens/],
     [{ kvCacheBytes: 2 * GiB }, GiB, /kvCacheBytes .* \(2.00 GiB\); beside the model's 100.00 MiB only 924.00 MiB is available/],
     [{}, 100 * MiB, /the model takes 100.00 MiB without any KV cache, and 100.00 MiB is available; use a smaller model/],

@@ -44,9 +44,11 @@ export interface Room {
 
 const defaultPoolBytes = 512 * 2 ** 20;
 const defaultPoolShare = 0.25;
+/** A token to read and one to write. */
+const minModelLen = 2;
 
 const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: number, max: number]>> = {
-  maxModelLen: ["--max-model-len", 2, 2 ** 30],
+  maxModelLen: ["--max-model-len", minModelLen, 2 ** 30],
   maxNumSeqs: ["--max-num-seqs", 1, 65_536],
   maxNumBatchedTokens: ["--max-num-batched-tokens", 1, 2 ** 20],
   blockSize: ["--block-size", 1, 256],
@@ -65,7 +67,10 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
   const maxNumBatchedTokens = options.maxNumBatchedTokens ?? Math.max(512, options.maxNumSeqs ?? 0);
   const maxNumSeqs = options.maxNumSeqs ?? Math.min(32, maxNumBatchedTokens);
   if (maxNumSeqs > maxNumBatchedTokens) {
-    throw new UsageError(`maxNumSeqs (--max-num-seqs) is ${maxNumSeqs} and maxNumBatchedTokens (--max-num-batched-tokens) ${maxNumBatchedTokens}; every running sequence needs a token of each step, so pass at most ${maxNumBatchedTokens} or at least ${maxNumSeqs}`);
+    throw new UsageError(
+      `maxNumSeqs (--max-num-seqs) is ${maxNumSeqs} and maxNumBatchedTokens (--max-num-batched-tokens) ${maxNumBatchedTokens}; ` +
+      `every running sequence needs a token of each step, so pass at most ${maxNumBatchedTokens} or at least ${maxNumSeqs}`,
+    );
   }
   const asked = options.maxModelLen;
   if (asked !== undefined && asked > maxPositions) {
@@ -80,25 +85,42 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
   const pageBytes = (plan(at(wanted, pagesOf(wanted) + 1024)).kvBytes - one.kvBytes) / 1024;
   const roomBytes = availableBytes - restBytes;
   if (roomBytes < pageBytes) {
-    throw new UsageError(`the model takes ${formatBytes(restBytes)} without any KV cache, and ${formatBytes(availableBytes)} is available; use a smaller model, a lower --max-num-batched-tokens (now ${maxNumBatchedTokens}) or a lower --max-num-seqs (now ${maxNumSeqs})`);
+    throw new UsageError(
+      `the model takes ${formatBytes(restBytes)} without any KV cache, and ${formatBytes(availableBytes)} is available; use a smaller model, ` +
+      `a lower --max-num-batched-tokens (now ${maxNumBatchedTokens}) or a lower --max-num-seqs (now ${maxNumSeqs})`,
+    );
   }
 
   const share = Math.max(defaultPoolBytes, defaultPoolShare * availableBytes);
   const enough = maxNumSeqs * pagesOf(wanted);
-  const poolPages = options.kvCacheBytes !== undefined ? Math.floor(options.kvCacheBytes / pageBytes) : Math.min(enough, Math.max(Math.floor(share / pageBytes), asked === undefined ? 0 : pagesOf(asked)));
+  const least = asked === undefined ? 0 : pagesOf(asked);
+  const poolPages = options.kvCacheBytes !== undefined
+    ? Math.floor(options.kvCacheBytes / pageBytes)
+    : Math.min(enough, Math.max(Math.floor(share / pageBytes), least));
   const roomPages = Math.floor(roomBytes / pageBytes);
   if (options.kvCacheBytes !== undefined && poolPages > roomPages) {
-    throw new UsageError(`kvCacheBytes (--kv-cache-memory-bytes) is ${options.kvCacheBytes} (${formatBytes(options.kvCacheBytes)}); beside the model's ${formatBytes(restBytes)} only ${formatBytes(roomBytes)} is available`);
+    throw new UsageError(
+      `kvCacheBytes (--kv-cache-memory-bytes) is ${options.kvCacheBytes} (${formatBytes(options.kvCacheBytes)}); ` +
+      `beside the model's ${formatBytes(restBytes)} only ${formatBytes(roomBytes)} is available`,
+    );
   }
   let numPages = Math.min(poolPages, roomPages);
   // The plan rounds its buffers up; whatever that adds comes off the pool.
   while (numPages > 1 && plan(at(Math.min(wanted, numPages * pageSize), numPages)).totalBytes > availableBytes) numPages--;
 
   const holds = numPages * pageSize;
-  if (holds < (asked ?? 2)) {
-    const from = options.kvCacheBytes === undefined ? `${formatBytes(availableBytes)} is available and the model takes ${formatBytes(restBytes)} of it` : `the KV cache is ${formatBytes(options.kvCacheBytes)}`;
-    throw new UsageError(`maxModelLen (--max-model-len) ${wanted} needs a KV cache of ${formatBytes(pagesOf(wanted) * pageBytes)}, but ${from}, which leaves room for ${holds} tokens: pass --max-model-len ${holds} or less for one sequence at a time, ${Math.floor(holds / maxNumSeqs)} or less for ${maxNumSeqs}`);
+  if (holds < (asked ?? minModelLen)) {
+    const from = options.kvCacheBytes !== undefined
+      ? `the KV cache is ${formatBytes(options.kvCacheBytes)}`
+      : `${formatBytes(availableBytes)} is available and the model takes ${formatBytes(restBytes)} of it`;
+    const each = Math.floor(holds / maxNumSeqs);
+    const remedy = holds < minModelLen
+      ? "give it more memory (--kv-cache-memory-bytes)"
+      : `pass --max-model-len ${holds} or less for one sequence at a time${each < minModelLen ? "" : `, ${each} or less for ${maxNumSeqs}`}`;
+    throw new UsageError(
+      `maxModelLen (--max-model-len) ${wanted} needs a KV cache of ${formatBytes(pagesOf(wanted) * pageBytes)}, but ${from}, ` +
+      `which leaves room for ${holds} tokens: ${remedy}`,
+    );
   }
   return at(Math.min(wanted, holds), numPages);
 }
-

@@ -21,7 +21,7 @@ export type FromEngine =
   | { readonly kind: "ready"; readonly info: EngineInfo }
   | { readonly kind: "deltas"; readonly deltas: readonly Delta[] }
   | { readonly kind: "stats"; readonly stats: Stats }
-  /** The engine is dead: every request in flight has failed. `theirs` marks a UsageError: something the operator can mend; ours comes with its stack. */
+  /** The engine is dead: every request in flight has failed. `theirs`: a UsageError, which the operator can mend; ours comes with its stack. */
   | { readonly kind: "failed"; readonly message: string; readonly theirs: boolean; readonly stack?: string }
   /** The last message: nothing of the engine is left but its thread. */
   | { readonly kind: "closed" };

@@ -36,7 +36,8 @@ export class Sequence {
     this.seed = seed;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
-    invariant(prompt.length > 0 && prompt.length < this.capacity, `sequence ${id}: a prompt of ${prompt.length} tokens with room for ${this.capacity}`);
+    const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;
+    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens with room for ${this.capacity}`);
     this.#tokens = new Int32Array(Math.min(this.capacity, prompt.length + 64));
     this.#tokens.set(prompt);
     this.#numTokens = prompt.length;
@@ -75,20 +76,20 @@ export class Sequence {
   }
 
   admit(): void {
-    invariant(this.#state === "waiting" && this.#numComputed === 0, `sequence ${this.id} is ${this.#state} and admitted`);
+    invariant(this.#state === "waiting" && this.#numComputed === 0, `${this} admitted`);
     this.#state = "running";
   }
 
   /** Back to waiting, with nothing computed. The scheduler has taken its pages. */
   preempt(): void {
-    invariant(this.#state === "running" && this.pages.length === 0, `sequence ${this.id} is ${this.#state} with ${this.pages.length} pages and preempted`);
+    invariant(this.#state === "running" && this.pages.length === 0, `${this} preempted`);
     this.#state = "waiting";
     this.#numComputed = 0;
   }
 
   /** `count` more tokens are computed; `next` is the token sampled after the last known one, when that was among them. */
   advance(count: number, next: number | undefined): void {
-    invariant(this.#state === "running" && count > 0 && count <= this.numUncomputed, `sequence ${this.id} (${this.#state}) advanced by ${count} of ${this.numUncomputed}`);
+    invariant(this.#state === "running" && count > 0 && count <= this.numUncomputed, `${this} advanced by ${count} of ${this.numUncomputed}`);
     invariant((next !== undefined) === (count === this.numUncomputed), `sequence ${this.id}: a token belongs to the last known one and to no other`);
     this.#numComputed += count;
     if (next === undefined) return;
@@ -103,7 +104,12 @@ export class Sequence {
 
   /** The end, for whatever reason. The scheduler has taken its pages. */
   finish(): void {
-    invariant(this.#state !== "finished" && this.pages.length === 0, `sequence ${this.id} is ${this.#state} with ${this.pages.length} pages and finished`);
+    invariant(this.#state !== "finished" && this.pages.length === 0, `${this} finished`);
     this.#state = "finished";
+  }
+
+  /** For invariants: who, in which state, with how many pages. */
+  toString(): string {
+    return `sequence ${this.id} (${this.#state}, ${this.pages.length} pages)`;
   }
 }
