@@ -18,8 +18,8 @@ export const control = {
   arrived: 192, generation: 256, sleepers: 260,
   /** The next unclaimed piece of the running kernel's work; zero whenever a kernel starts. */
   claim: 320,
-  /** Not zero: everybody leaves at the next barrier. What went wrong is text of `errorLength` bytes at `errorText`. */
-  abort: 384, errorLength: 388,
+  /** Not zero: everybody leaves at the next barrier. What went wrong is text of `errorLength` bytes at `errorText`, written by who took it first. */
+  abort: 384, errorLength: 388, errorTaken: 392,
   /** How many threads take part, and whether thread 0 may sleep (a browser's main thread may not). */
   threads: 448, mayBlock: 452,
   /** Scratch of thread t starts at scratch + t * scratchStride. */

@@ -20,20 +20,27 @@ export interface WasmOptions {
   readonly threads?: number;
 }
 
+const mostThreads = 256;
+
 /** @throws UsageError where WebAssembly lacks relaxed SIMD, or `threads` is not a positive integer */
 export async function open(options: WasmOptions = {}): Promise<Backend> {
   if (!WebAssembly.validate(relaxedSimdProbe())) {
     throw new UsageError("the wasm backend needs WebAssembly relaxed SIMD; try Node 22 or newer, or a browser from 2025 on");
   }
   const shared = typeof SharedArrayBuffer !== "undefined" && (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated !== false;
-  const threads = options.threads ?? (shared ? navigator.hardwareConcurrency : 1);
-  if (!Number.isInteger(threads) || threads < 1 || threads > 256) throw new UsageError(`threads must be an integer from 1 to 256, got ${threads}`);
+  const threads = options.threads ?? (shared ? Math.min(mostThreads, navigator.hardwareConcurrency) : 1);
+  if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) throw new UsageError(`threads must be an integer from 1 to ${mostThreads}, got ${threads}`);
   if (threads > 1 && !shared) throw new UsageError("this page is not cross-origin isolated, so it has no shared memory: serve it with COOP and COEP headers, or use threads: 1");
   const heap = new Heap();
   const pool = await Pool.open(heap, threads);
-  const module = opsModule();
-  const slots = new Map((await pool.load(module.bytes())).map((slot, i) => [module.exports[i]!, slot]));
-  return new WasmBackend(heap, pool, slots);
+  try {
+    const module = opsModule();
+    const slots = new Map((await pool.load(module.bytes())).map((slot, i) => [module.exports[i]!, slot]));
+    return new WasmBackend(heap, pool, slots);
+  } catch (error) {
+    await pool.close();
+    throw error;
+  }
 }
 
 /** A module that is valid only where relaxed SIMD is. */
@@ -56,8 +63,10 @@ class WasmKernel implements AttentionKernel {
   }
 }
 
-/** Words of argument blocks that an op run outside `record` may use. */
-const immediateWords = 256;
+/** Words of arguments for which an op run outside `record` needs no memory of its own. */
+const immediateWords = 64;
+/** A program of one record: its length, 0, the kernel's slot, and the address of the arguments, which follow. */
+const recordBytes = 16;
 
 class WasmBackend implements Backend {
   readonly name = "wasm";
@@ -66,7 +75,7 @@ class WasmBackend implements Backend {
   readonly #heap: Heap;
   readonly #pool: Pool;
   readonly #slots: ReadonlyMap<string, number>;
-  /** One record and its arguments, for ops run outside `record`. */
+  /** A program of one record and its arguments, for ops run outside `record` while nothing else is under way. */
   readonly #immediate: WasmBuffer;
   #recording: { readonly records: number[]; readonly arguments: WasmBuffer[] } | undefined;
   #scratch: WasmBuffer | undefined;
@@ -78,10 +87,10 @@ class WasmBackend implements Backend {
     this.#heap = heap;
     this.#pool = pool;
     this.#slots = slots;
-    this.#immediate = heap.alloc(16 + 4 * immediateWords);
+    this.#immediate = heap.alloc(recordBytes + 4 * immediateWords);
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
     this.ops = {
-      ...recordOps((kernel, words) => void this.#emit(this.#slots.get(kernel)!, words)),
+      ...recordOps((kernel, words) => this.#emit(this.#slots.get(kernel)!, words)),
       attention: (call) => this.#attention(call),
     };
   }
@@ -91,7 +100,8 @@ class WasmBackend implements Backend {
   }
 
   free(buffer: Buffer): void {
-    this.#heap.free(own(buffer));
+    const freed = own(buffer);
+    this.#pool.submit(() => this.#heap.free(freed));
   }
 
   view(buffer: Buffer): Uint8Array {
@@ -100,7 +110,8 @@ class WasmBackend implements Backend {
 
   write(to: Buffer, offset: number, data: Uint8Array): void {
     invariant(offset >= 0 && offset + data.byteLength <= to.bytes, `write of ${data.byteLength} bytes at ${offset} of ${to.bytes}`);
-    this.view(to).set(data, offset);
+    const written = this.#pool.busy ? data.slice() : data;
+    this.#pool.submit(() => this.view(to).set(written, offset));
   }
 
   async read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {
@@ -112,8 +123,8 @@ class WasmBackend implements Backend {
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
     const module = attentionModule(plan);
-    const [slot] = await this.#pool.load(module.bytes());
     this.#needScratch(scratchLayout(plan).bytes);
+    const [slot] = await this.#pool.load(module.bytes());
     return new WasmKernel(plan, slot!);
   }
 
@@ -123,12 +134,15 @@ class WasmBackend implements Backend {
     this.#recording = recording;
     try {
       body();
+    } catch (error) {
+      for (const block of recording.arguments) this.#discard(block);
+      throw error;
     } finally {
       this.#recording = undefined;
     }
     const program = this.#heap.alloc(8 + 4 * recording.records.length);
     this.#words(program).set([recording.records.length / 2, 0, ...recording.records]);
-    return { run: () => this.#run(program.address) };
+    return { run: () => this.#pool.submit(() => this.#run(program)) };
   }
 
   async close(): Promise<void> {
@@ -153,60 +167,80 @@ class WasmBackend implements Backend {
       if (value.kind === "table") put(at[i]!, addressOf(value.data), ...value.shape);
       else put(at[i]!, slot.type === "i32" ? value.value : floatBits(value.value));
     });
-    this.#calls.set(this.#emit(kernel.slot, words), call);
+    this.#emit(kernel.slot, words, call);
   }
 
-  /** Writes down a record, or runs it at once. Returns the address of its arguments. */
-  #emit(slot: number, words: readonly number[]): number {
+  /** Writes down a record, or runs it in its turn. `call` is what an error of the kernel is about. */
+  #emit(slot: number, words: readonly number[], call?: AttentionCall): void {
     const recording = this.#recording;
     if (recording) {
       const block = this.#heap.alloc(4 * words.length);
       this.#words(block).set(words);
       recording.arguments.push(block);
       recording.records.push(slot, block.address);
-      return block.address;
+      if (call) this.#calls.set(block.address, call);
+      return;
     }
-    invariant(words.length <= immediateWords, `${words.length} argument words`);
-    const at = this.#words(this.#immediate);
-    at.set([1, 0, slot, this.#immediate.address + 16]);
-    at.set(words, 4);
-    this.#run(this.#immediate.address);
-    return this.#immediate.address + 16;
+    const alone = !this.#pool.busy && words.length <= immediateWords;
+    if (alone) this.#collect(); // while the call that used the block before is known
+    const program = alone ? this.#immediate : this.#heap.alloc(recordBytes + 4 * words.length);
+    const address = program.address + recordBytes;
+    const at = this.#words(program);
+    at.set([1, 0, slot, address]);
+    at.set(words, recordBytes / 4);
+    if (call) this.#calls.set(address, call);
+    this.#pool.submit(() => this.#run(program));
+    if (!alone) this.#pool.submit(() => this.#discard(program));
   }
 
-  #run(program: number): void {
+  #run(program: WasmBuffer): void {
     try {
-      this.#pool.run(program);
+      this.#pool.run(program.address);
     } catch (error) {
       this.#failure ??= error;
     }
   }
 
-  #throwFailure(): void {
+  /** Frees what held an op's arguments. */
+  #discard(block: WasmBuffer): void {
+    this.#collect();
+    this.#calls.delete(block.address);
+    this.#calls.delete(block.address + recordBytes);
+    this.#heap.free(block);
+  }
+
+  /** Takes up what a mod's load reported. Only between programs. */
+  #collect(): void {
     const words = new Int32Array(this.#heap.memory.buffer, control.outOfRange, 5);
-    if (words[0]) {
-      const [, args, slot, dim, index] = words;
-      words.fill(0);
-      const call = this.#calls.get(args!)!;
-      const value = call.captures[slot!]!;
-      invariant(value.kind === "table", "a load from a number");
-      throw outOfRange(call.kernel.plan.captures[slot!]!.name, dim!, index!, value.shape);
-    }
+    if (words[0] === 0) return;
+    const [, args, slot, dim, index] = words;
+    words.fill(0);
+    const call = this.#calls.get(args! >>> 0)!; // an address above 2 GiB is a negative word
+    const value = call.captures[slot!]!;
+    invariant(value.kind === "table", "a load from a number");
+    this.#failure ??= outOfRange(call.kernel.plan.captures[slot!]!.name, dim!, index!, value.shape);
+  }
+
+  #throwFailure(): void {
+    this.#collect();
     if (this.#failure === undefined) return;
     const failure = this.#failure;
     this.#failure = undefined;
     throw failure;
   }
 
-  /** Makes every thread's scratch at least this long. Only between programs. */
+  /** Makes every thread's scratch at least this long. @throws UsageError when there is no room */
   #needScratch(bytes: number): void {
-    const stride = Math.ceil(bytes / 64) * 64;
-    if (this.#scratch && stride * this.#pool.numThreads <= this.#scratch.bytes) return;
-    if (this.#scratch) this.#heap.free(this.#scratch);
-    this.#scratch = this.#heap.alloc(stride * this.#pool.numThreads);
-    const words = new Int32Array(this.#heap.memory.buffer, 0, control.bytes / 4);
-    words[control.scratch / 4] = this.#scratch.address;
-    words[control.scratchStride / 4] = stride;
+    const stride = Math.ceil(bytes / 64) * 64, old = this.#scratch;
+    if (old && stride * this.#pool.numThreads <= old.bytes) return;
+    const scratch = this.#heap.alloc(stride * this.#pool.numThreads);
+    this.#scratch = scratch;
+    this.#pool.submit(() => {
+      const words = new Int32Array(this.#heap.memory.buffer, 0, control.bytes / 4);
+      words[control.scratch / 4] = scratch.address;
+      words[control.scratchStride / 4] = stride;
+      if (old) this.#heap.free(old);
+    });
   }
 
   #words(buffer: WasmBuffer): Int32Array {

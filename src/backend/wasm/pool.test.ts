@@ -131,3 +131,82 @@ test("a trap in any thread fails the program by name", async () => {
     await pool.close();
   }
 });
+
+test("kernels loaded at once, and programs run meanwhile, all reach every thread", async () => {
+  const heap = new Heap();
+  const pool = await Pool.open(heap, numThreads);
+  const marks = heap.alloc(64);
+  const marking = (value: number): Uint8Array<ArrayBuffer> => {
+    const m = new Module();
+    kernel(m, "mark", (args, thread) => [i32.store(i32.add(args, i32.shl(thread, 2)), value)]);
+    return m.bytes();
+  };
+  const [first] = await pool.load(marking(1));
+  const loading = [2, 3, 4].map((value) => pool.load(marking(value)));
+  const one = program(heap, [[first!, marks.address]]);
+  pool.submit(() => pool.run(one.address));
+  const slots = (await Promise.all(loading)).flat();
+  assert.equal(new Set([first, ...slots]).size, 4, "each kernel has a slot of its own");
+  await pool.settled();
+  assert.deepEqual([...words(heap, marks).subarray(0, numThreads)], Array(numThreads).fill(1));
+  for (const [i, slot] of slots.entries()) {
+    pool.run(program(heap, [[slot, marks.address]]).address);
+    await pool.settled();
+    assert.deepEqual([...words(heap, marks).subarray(0, numThreads)], Array(numThreads).fill(i + 2));
+  }
+  await pool.close();
+});
+
+test("what is submitted while a program is stalled waits for its end, in order", async () => {
+  const heap = new Heap();
+  const pool = await Pool.open(heap, numThreads);
+  const m = new Module();
+  // Thread 1 waits until word 0 is set; then it writes what word 1 holds to word 2.
+  kernel(m, "slow", (args, thread) => [
+    when(thread, [
+      block("set", (set) => [loop("again", (again) => [branchIf(set, i32["atomic.load"](args)), drop(memory["atomic.wait32"](args, 0, constant("i64", 1_000_000))), branch(again)])]),
+      i32.store(args, i32.load(args, 4), 8),
+    ]),
+  ]);
+  const [slot] = await pool.load(m.bytes());
+  const args = heap.alloc(64), slow = program(heap, [[slot!, args.address]]);
+  pool.run(slow.address);
+  assert.ok(pool.busy, "the program stalled");
+  const seen: number[] = [];
+  pool.submit(() => { seen.push(words(heap, args)[2]!); words(heap, args)[1] = 7; });
+  pool.submit(() => pool.run(slow.address));
+  pool.submit(() => seen.push(words(heap, args)[2]!));
+  words(heap, args)[1] = 5;
+  assert.deepEqual(seen, []);
+  Atomics.store(words(heap, args), 0, 1);
+  await pool.settled();
+  assert.deepEqual(seen, [5, 7]);
+  await pool.close();
+});
+
+test("programs without a kernel between others leave the threads in step", async () => {
+  const heap = new Heap();
+  const pool = await Pool.open(heap, numThreads);
+  const [slot] = await pool.load(lockstep().bytes());
+  const counts = heap.alloc(64), one = program(heap, [[slot!, counts.address]]), none = program(heap, []);
+  for (let n = 0; n < 3000; n++) {
+    for (let k = 0; k < n % 5; k++) pool.run(none.address);
+    pool.run(one.address);
+    await pool.settled();
+  }
+  assert.deepEqual([...words(heap, counts).subarray(0, numThreads)], Array(numThreads).fill(3000));
+  await pool.close();
+});
+
+test("kernels load from addresses above 2 GiB, after the memory grew while the workers slept", async () => {
+  const heap = new Heap();
+  const pool = await Pool.open(heap, numThreads);
+  const [slot] = await pool.load(lockstep().bytes());
+  const counts = heap.alloc(64), one = program(heap, [[slot!, counts.address]]);
+  for (let n = 0; n < 2000; n++) { pool.run(one.address); await pool.settled(); }
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  heap.alloc(2 ** 31);
+  while (heap.alloc(64).address < 2 ** 31); // what was left below
+  await pool.load(lockstep().bytes());
+  await pool.close();
+});

@@ -21,8 +21,9 @@ export class Pool {
   readonly workers: Thread[] = [];
   #failure: Error | undefined;
   #closed = false;
-  /** The rest of a program that stalled; everything else waits for it. */
-  #running: Promise<void> | undefined;
+  /** The rest of a program that stalled, or a load; what is submitted meanwhile waits, in order. */
+  #pending: Promise<void> | undefined;
+  readonly #waiting: (() => void)[] = [];
   #numSlots = 0;
 
   private constructor(heap: Heap, numThreads: number) {
@@ -36,49 +37,81 @@ export class Pool {
   /** Starts `numThreads - 1` workers and waits until they are parked. They do not keep the process alive. */
   static async open(heap: Heap, numThreads: number): Promise<Pool> {
     const pool = new Pool(heap, numThreads);
-    for (let thread = 1; thread < numThreads; thread++) {
-      const worker = startWorker({ memory: heap.memory, thread });
-      worker.onExit((reason) => pool.#died(`wasm thread ${thread} of ${numThreads} ended (${reason})`));
-      pool.workers.push(worker);
+    try {
+      for (let thread = 1; thread < numThreads; thread++) {
+        const worker = startWorker({ memory: heap.memory, thread });
+        pool.workers.push(worker);
+        worker.onExit((reason) => pool.#died(`wasm thread ${thread} of ${numThreads} ended (${reason})`));
+      }
+      await pool.#acknowledgements();
+    } catch (error) {
+      await pool.close(); // those that did start would keep the process alive
+      throw error;
     }
-    await pool.#acknowledgements();
     for (const worker of pool.workers) worker.unref();
     return pool;
   }
 
-  /** Delivers a module of kernels to every thread. Returns the table slots of its exports, in order. */
-  async load(bytes: Uint8Array<ArrayBuffer>): Promise<number[]> {
-    await this.settled();
-    const count = this.#own.load(bytes, this.#numSlots);
-    const slots = Array.from({ length: count }, (_, i) => this.#numSlots + i);
+  /** Whether a stalled program or a load is under way. */
+  get busy(): boolean {
+    return this.#pending !== undefined;
+  }
+
+  /** Carries out `action` now, or in its turn behind what is under way. It must not throw. */
+  submit(action: () => void): void {
+    if (this.busy) this.#waiting.push(action);
+    else action();
+  }
+
+  /** Delivers a module of kernels to every thread, in its turn. Returns the table slots of its exports, in order. */
+  load(bytes: Uint8Array<ArrayBuffer>): Promise<number[]> {
+    return new Promise((resolve, reject) => this.submit(() => {
+      const loading = this.#load(bytes);
+      loading.then(resolve, reject);
+      if (this.workers.length > 0) this.#begin(loading);
+    }));
+  }
+
+  async #load(bytes: Uint8Array<ArrayBuffer>): Promise<number[]> {
+    if (this.#failure) throw this.#failure;
+    const first = this.#numSlots;
+    const count = this.#own.load(bytes, first);
+    this.#numSlots += count;
     if (this.workers.length > 0) {
       const copy = this.#heap.alloc(bytes.length);
       new Uint8Array(this.#heap.memory.buffer).set(bytes, copy.address);
       this.#set(control.acknowledged, 0);
-      this.#command(command.load, copy.address, bytes.length, this.#numSlots);
+      this.#command(command.load, copy.address, bytes.length, first);
       await this.#acknowledgements();
       this.#heap.free(copy);
     }
-    this.#numSlots += count;
-    return slots;
+    return Array.from({ length: count }, (_, i) => first + i);
   }
 
-  /** Runs a program (runtime.ts) to its end, unless it stalls: then the rest runs behind `settled`. */
+  /** Runs a program (runtime.ts) to its end, unless it stalls: then the rest runs behind `settled`. Not while the pool is busy. */
   run(program: number): void {
     if (this.#failure) throw this.#failure;
-    invariant(!this.#running, "a program runs while another has not settled");
+    invariant(!this.busy, "a program runs while something else is under way");
+    // Without a kernel there is no barrier: a worker could hear of this command and the next as one.
+    if (new Int32Array(this.#heap.memory.buffer, program, 1)[0] === 0) return;
     this.#command(command.run, program, 0, 0);
-    if (this.#step(program, false) === status.stalled) {
-      this.#running = this.#resume(program).finally(() => (this.#running = undefined));
-      this.#running.catch(() => {}); // `settled` and later calls report it
-    }
+    if (this.#step(program, false) === status.stalled) this.#begin(this.#resume(program));
     if (this.#failure) throw this.#failure;
   }
 
-  /** Waits for the last program. @throws what made it fail */
+  /** Waits for everything submitted. @throws what made it fail */
   async settled(): Promise<void> {
-    if (this.#running) await this.#running;
+    while (this.#pending) await this.#pending;
     if (this.#failure) throw this.#failure;
+  }
+
+  /** What is submitted from now on waits for `work`. Its failure is its owner's to report; a program's is in `#failure`. */
+  #begin(work: Promise<unknown>): void {
+    const end = (): void => {
+      this.#pending = undefined;
+      while (!this.busy && this.#waiting.length > 0) this.#waiting.shift()!();
+    };
+    this.#pending = work.then(end, end);
   }
 
   async close(): Promise<void> {

@@ -29,6 +29,12 @@ export class ThreadRuntime {
     return kernels.length;
   }
 
+  #copyOf(address: number, bytes: number): Uint8Array<ArrayBuffer> {
+    // Another thread's growth may not have reached this one's view of the memory; growing by nothing renews it.
+    if (address + bytes > this.#memory.buffer.byteLength) this.#memory.grow(0);
+    return new Uint8Array(this.#memory.buffer, address, bytes).slice();
+  }
+
   /** This thread's share of a program; `status` tells how it ended. */
   run(program: number, resume = false): number {
     return this.#exports.run(program, this.#thread, resume ? 1 : 0);
@@ -49,7 +55,7 @@ export class ThreadRuntime {
             this.run(w[control.argument0 / 4]!);
             break;
           case command.load:
-            this.load(new Uint8Array(this.#memory.buffer, w[control.argument0 / 4], w[control.argument1 / 4]).slice(), w[control.argument2 / 4]!);
+            this.load(this.#copyOf(w[control.argument0 / 4]! >>> 0, w[control.argument1 / 4]!), w[control.argument2 / 4]!);
             acknowledge();
             break;
           default:
@@ -65,11 +71,13 @@ export class ThreadRuntime {
 /** Tells everybody to leave at the next barrier, and why. The first reason stands. */
 export function abort(memory: WebAssembly.Memory, reason: string): void {
   const words = new Int32Array(memory.buffer, 0, control.bytes / 4);
-  if (Atomics.compareExchange(words, control.abort / 4, 0, 1) === 0) {
+  // The reason first: whoever sees the flag reads it at once.
+  if (Atomics.compareExchange(words, control.errorTaken / 4, 0, 1) === 0) {
     const text = new TextEncoder().encode(reason).subarray(0, control.bytes - control.errorText);
     new Uint8Array(memory.buffer).set(text, control.errorText);
     Atomics.store(words, control.errorLength / 4, text.length);
   }
+  Atomics.store(words, control.abort / 4, 1);
   Atomics.notify(words, control.generation / 4);
 }
 
