@@ -64,7 +64,9 @@ export async function converse(llm: Pick<LLM, "chat">, console: Console, params:
 }
 
 /** The turns after one answer. Old exchanges are dropped, two turns at a time, while the conversation is too long for the model. */
-async function answer(llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, opening: readonly Turn[], turns: readonly Turn[]): Promise<readonly Turn[]> {
+async function answer(
+  llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, opening: readonly Turn[], turns: readonly Turn[],
+): Promise<readonly Turn[]> {
   try {
     const { text } = await stream(llm, console, params, turns);
     return [...turns, { role: "assistant", content: text }];
@@ -118,8 +120,10 @@ function openConsole(): Console & { close(): void } {
 
 export async function runChat(model: string | undefined, flags: ChatFlags): Promise<void> {
   const progress = createProgress(process.stderr, seconds);
+  // Here --seed is the answers', not the engine's.
   const { seed: _, ...engineFlags } = flags;
-  await using llm = await LLM.load(model, { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) }).finally(progress.finish);
+  const options = { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) };
+  await using llm = await LLM.load(model, options).finally(progress.finish);
   const console = openConsole();
   try {
     if (console.interactive) console.note([`${llm.name}: ${describe(llm.info)[0]!.replace(/^model +/, "")}`, "/help lists commands"].join("\n"));

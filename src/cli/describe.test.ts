@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytesText, countText, curlLine } from "./describe.ts";
+import { countText, curlLine } from "./describe.ts";
 import { speedLine } from "./speed.ts";
 
-test("sizes and counts read with three figures or so", () => {
-  assert.deepEqual([0, 1023, 1024, 20_500_000, 3 * 2 ** 30].map(bytesText), ["0 bytes", "1023 bytes", "1.0 KiB", "19.6 MiB", "3.0 GiB"]);
+test("counts read with two figures or so", () => {
   assert.deepEqual([12, 1200, 9_800_000, 7e9].map(countText), ["12", "1.2 K", "9.8 M", "7.0 B"]);
 });
 

@@ -1,14 +1,7 @@
 /** What is running, as a person reads it: model, machine, memory, and a request that works as printed. Text from facts; prints nothing. */
 import type { EngineInfo } from "../engine/messages.ts";
 import type { LLM } from "../llm.ts";
-
-const units = ["bytes", "KiB", "MiB", "GiB", "TiB"] as const;
-
-/** 19.6 MiB */
-export function bytesText(bytes: number): string {
-  const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(Math.max(bytes, 1)) / 10)));
-  return `${power === 0 ? bytes : (bytes / 2 ** (10 * power)).toFixed(1)} ${units[power]}`;
-}
+import { formatBytes } from "../model/memory.ts";
 
 /** 9.8 M */
 export function countText(count: number): string {
@@ -16,13 +9,13 @@ export function countText(count: number): string {
   return scale ? `${(count / scale[0]).toFixed(1)} ${scale[1]}` : String(count);
 }
 
-/** Four lines: model, backend, memory, speed of loading. */
+/** Four lines: model, backend, memory, and how much one step may hold. */
 export function describe(info: EngineInfo): readonly string[] {
-  const tokens = info.numPages * info.pageSize;
+  const cache = `${info.numPages * info.pageSize} tokens in ${info.numPages} pages of ${info.pageSize}`;
   return [
     `model    ${info.architecture}, ${countText(info.numParameters)} parameters, ${info.dtype}, context ${info.maxModelLen} tokens`,
     `backend  ${info.backend}`,
-    `memory   weights ${bytesText(info.weightBytes)}, KV cache ${bytesText(info.kvBytes)} = ${tokens} tokens in ${info.numPages} pages of ${info.pageSize}`,
+    `memory   weights ${formatBytes(info.weightBytes)}, KV cache ${formatBytes(info.kvBytes)} = ${cache}`,
     `batch    up to ${info.maxNumSeqs} sequences and ${info.maxNumBatchedTokens} tokens in one step; loaded in ${info.loadSeconds.toFixed(1)} s`,
   ];
 }

@@ -18,7 +18,8 @@ function createProgram(): Command {
     .version(version)
     .showHelpAfterError("(tessera --help shows the commands and their flags)")
     .addHelpText("after", examples(
-      "tessera serve", "tessera serve org/name --port 9000 --max-model-len 4096", "tessera chat", 'tessera run "Tell me a story about a fox who finds a lantern."',
+      "tessera serve", "tessera serve org/name --port 9000 --max-model-len 4096", "tessera chat",
+      'tessera run "Tell me a story about a fox who finds a lantern."',
     ));
 
   addEngineFlags(program.command("serve").description("serve a model over OpenAI's API").argument("[model]", modelHelp)
@@ -32,7 +33,8 @@ function createProgram(): Command {
     .option("--enable-log-requests", "a log line for each request, without its text")
     .option("--disable-log-stats", "no log lines of throughput"))
     .addHelpText("after", examples(
-      "tessera serve", "tessera serve ./my-model --dtype float32 --port 9000", "tessera serve org/name --max-model-len 4096 --kv-cache-memory-bytes 512M --api-key secret",
+      "tessera serve", "tessera serve ./my-model --dtype float32 --port 9000",
+      "tessera serve org/name --max-model-len 4096 --kv-cache-memory-bytes 512M --api-key secret",
     ))
     .action(async (model: string | undefined, flags) => (await import("./serve.ts")).runServe(model, flags));
 
@@ -46,7 +48,8 @@ function createProgram(): Command {
     .option("--system <text>", "what the model is told first")
     .option("--raw", "continue the prompt as it is, without the chat template")))
     .addHelpText("after", examples(
-      'tessera run "Tell me a story about a fox who finds a lantern."', 'tessera run ./my-model "Hello" --max-tokens 50 --temperature 0', 'tessera run --raw "Once upon a time"',
+      'tessera run "Tell me a story about a fox who finds a lantern."', 'tessera run ./my-model "Hello" --max-tokens 50 --temperature 0',
+      'tessera run --raw "Once upon a time"',
     ))
     .action(async (first: string, second: string | undefined, flags) => (await import("./run.ts")).runOnce(first, second, flags));
   return program;

@@ -3,6 +3,7 @@
  * Values are checked here only as far as a flag's text goes; their bounds are the library's.
  */
 import { Command, InvalidArgumentError, Option } from "commander";
+import { devices } from "../backend/registry.ts";
 import type { LoadOptions } from "../llm.ts";
 import type { GenerateParams } from "../llm/params.ts";
 
@@ -31,50 +32,38 @@ export function collect(text: string, before: readonly string[] = []): readonly 
   return [...before, text];
 }
 
-export interface EngineFlags {
-  readonly dtype?: "auto" | "float32" | "bfloat16";
-  readonly device?: "cpu" | "reference";
-  readonly maxModelLen?: number;
-  readonly maxNumSeqs?: number;
-  readonly maxNumBatchedTokens?: number;
-  readonly blockSize?: number;
+/** The library's options as flags; one has vLLM's longer name. */
+export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "onProgress"> {
   readonly kvCacheMemoryBytes?: number;
-  readonly threads?: number;
-  readonly seed?: number;
-  readonly skipTokenizerInit?: true;
-  readonly generationConfig?: "auto" | "vllm";
 }
 
 /** Adds the flags that say how a model is loaded. */
 export function addEngineFlags(command: Command): Command {
   return command
     .addOption(new Option("--dtype <type>", "type the weights are kept in").choices(["auto", "float32", "bfloat16"]).default("auto"))
-    .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(["cpu", "reference"]).default("cpu"))
+    .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(devices).default("cpu"))
     .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
     .option("--max-model-len <tokens>", "most tokens of a prompt and its answer together (default: the model's)", parseInteger)
     .option("--max-num-seqs <n>", "most sequences in one step", parseInteger)
     .option("--max-num-batched-tokens <n>", "most tokens in one step", parseInteger)
     .option("--block-size <tokens>", "tokens in one page of the KV cache", parseInteger)
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
-    .addOption(new Option("--generation-config <source>", "sampling defaults: the model's own (auto) or none (vllm)").choices(["auto", "vllm"]).default("auto"));
+    .addOption(new Option("--generation-config <source>", "sampling defaults: the model's own (auto) or none (vllm)")
+      .choices(["auto", "vllm"]).default("auto"));
 }
 
-/** The flags as the library takes them. */
+/** The flags as the library takes them. A command's flags hold more than these: each is taken by name. */
 export function loadOptions(flags: EngineFlags): LoadOptions {
-  const { kvCacheMemoryBytes, skipTokenizerInit, dtype, device, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, threads, seed, generationConfig } = flags;
-  const given = { dtype, device, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, threads, seed, skipTokenizerInit, generationConfig, kvCacheBytes: kvCacheMemoryBytes };
+  const { dtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
+  const { skipTokenizerInit, generationConfig } = flags;
+  const given = {
+    dtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
+    skipTokenizerInit, generationConfig,
+  };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
-export interface SamplingFlags {
-  readonly maxTokens?: number;
-  readonly temperature?: number;
-  readonly topP?: number;
-  readonly topK?: number;
-  readonly minP?: number;
-  readonly stop?: readonly string[];
-  readonly seed?: number;
-}
+export type SamplingFlags = Pick<GenerateParams, "maxTokens" | "temperature" | "topP" | "topK" | "minP" | "stop" | "seed">;
 
 /** Adds the flags that say how tokens are chosen. */
 export function addSamplingFlags(command: Command): Command {

@@ -21,7 +21,7 @@ const secondsBetweenLines = 2;
 const secondsBetweenDraws = 0.05;
 
 /** "12.5 of 25.0 MiB" for large counts, which are bytes; "3 of 8" for small ones. */
-export function amount(done: number, total: number): string {
+function amount(done: number, total: number): string {
   return total >= mebi ? `${(done / mebi).toFixed(1)} of ${(total / mebi).toFixed(1)} MiB` : `${done} of ${total}`;
 }
 

@@ -17,8 +17,10 @@ export async function runOnce(first: string, second: string | undefined, flags: 
   const [model, given] = second === undefined ? [undefined, first] : [first, second];
   const prompt = given === "-" ? (await readAll(process.stdin)).trimEnd() : given;
   const progress = createProgress(process.stderr, seconds);
+  // Here --seed is the answer's, not the engine's.
   const { seed: _, ...engineFlags } = flags;
-  await using llm = await LLM.load(model, { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) }).finally(progress.finish);
+  const options = { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) };
+  await using llm = await LLM.load(model, options).finally(progress.finish);
   const params = samplingParams(flags);
   const startedAt = seconds();
   const system = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];

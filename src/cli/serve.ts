@@ -36,7 +36,7 @@ function createLog(): Logger {
 }
 
 /** vLLM's line of throughput, from two readings `elapsed` seconds apart. */
-export function statsLine(before: Stats, now: Stats, elapsed: number): string {
+function statsLine(before: Stats, now: Stats, elapsed: number): string {
   const rate = (count: number) => (count / elapsed).toFixed(1);
   const used = now.numPages > 0 ? 100 * (1 - now.numFreePages / now.numPages) : 0;
   return `Avg prompt throughput: ${rate(now.promptTokens - before.promptTokens)} tokens/s, ` +
