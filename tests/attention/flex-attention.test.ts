@@ -1,52 +1,27 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { AttentionPlan } from "../ir/plan.ts";
-import type { AttentionKernel, Backend } from "../backend/backend.ts";
-import { open } from "../backend/reference/open.ts";
-import { fromFloat32 } from "../core/dtype.ts";
-import { stream } from "../core/random.ts";
-import { evaluator } from "../ir/interpret.ts";
-import { flexAttention } from "./attention.ts";
-import { createBlockMask } from "./block-mask.ts";
-import { compileAttention, planAttention } from "./compile.ts";
-import { explain } from "./explain.ts";
-import { and, type MaskMod, maskMod, type ScoreMod, scoreMod } from "./mod.ts";
-import { alibi, alibiSlopes } from "./mods/alibi.ts";
-import { causal } from "./mods/causal.ts";
-import { document } from "./mods/document.ts";
-import { prefixLm } from "./mods/prefix-lm.ts";
-import { slidingWindow } from "./mods/sliding-window.ts";
-import { softCap } from "./mods/soft-cap.ts";
-import { floats, type Tensor, tensor } from "./tensor.ts";
+import type { AttentionPlan } from "../../src/ir/plan.ts";
+import type { AttentionKernel, Backend } from "../../src/backend/backend.ts";
+import { open } from "../../src/backend/reference/open.ts";
+import { fromFloat32 } from "../../src/core/dtype.ts";
+import { stream } from "../../src/core/random.ts";
+import { flexAttention } from "../../src/attention/attention.ts";
+import { createBlockMask } from "../../src/attention/block-mask.ts";
+import { compileAttention, planAttention } from "../../src/attention/compile.ts";
+import { explain } from "../../src/attention/explain.ts";
+import { and, type MaskMod, maskMod, type ScoreMod, scoreMod } from "../../src/attention/mod.ts";
+import { alibi, alibiSlopes } from "../../src/attention/mods/alibi.ts";
+import { causal } from "../../src/attention/mods/causal.ts";
+import { document } from "../../src/attention/mods/document.ts";
+import { prefixLm } from "../../src/attention/mods/prefix-lm.ts";
+import { slidingWindow } from "../../src/attention/mods/sliding-window.ts";
+import { softCap } from "../../src/attention/mods/soft-cap.ts";
+import { floats, type Tensor, tensor } from "../../src/attention/tensor.ts";
+import { gold } from "./gold.ts";
 
 function random(seed: number, ...shape: readonly number[]): Tensor {
   const next = stream(seed);
   return tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => next() * 2 - 1), shape);
-}
-
-/** The formula, in doubles, every pair: no blocks, no order. */
-function gold(query: Tensor, key: Tensor, value: Tensor, mods: { readonly scoreMod?: ScoreMod; readonly maskMod?: MaskMod; readonly scale?: number }): { readonly out: Float64Array; readonly lse: Float64Array } {
-  const [B, H, L, D] = query.shape as [number, number, number, number];
-  const [kvB, G, S] = key.shape as [number, number, number], Dv = value.shape[3]!;
-  const out = new Float64Array(B * H * L * Dv), lse = new Float64Array(B * H * L);
-  const scoreOf = mods.scoreMod && evaluator(mods.scoreMod.expr(), "double"), maskOf = mods.maskMod && evaluator(mods.maskMod.expr(), "double");
-  const none = { uniforms: {}, tables: {} }, s = mods.scoreMod?.values() ?? none, m = mods.maskMod?.values() ?? none;
-  const scale = mods.scale ?? 1 / Math.sqrt(D);
-  for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) for (let q = 0; q < L; q++) {
-    const rowOf = (kv: number): number => ((kvB === 1 ? 0 : b) * G + Math.floor(h / (H / G))) * S + kv;
-    const scores = Array.from({ length: S }, (_, kv) => {
-      if (maskOf && !maskOf({ b, h, q, kv, score: 0, ...m })) return -Infinity;
-      let dot = 0;
-      for (let d = 0; d < D; d++) dot += query.data[((b * H + h) * L + q) * D + d]! * key.data[rowOf(kv) * D + d]!;
-      return scoreOf ? scoreOf({ b, h, q, kv, score: dot * scale, ...s }) : dot * scale;
-    });
-    const most = Math.max(...scores), total = most === -Infinity ? 0 : scores.reduce((sum, x) => sum + Math.exp(x - most), 0);
-    lse[(b * H + h) * L + q] = most + Math.log(total);
-    if (total > 0) scores.forEach((x, kv) => {
-      for (let d = 0; d < Dv; d++) out[((b * H + h) * L + q) * Dv + d]! += (Math.exp(x - most) / total) * value.data[rowOf(kv) * Dv + d]!;
-    });
-  }
-  return { out, lse };
 }
 
 function close(got: ArrayLike<number>, want: ArrayLike<number>, within: number): void {
