@@ -38,7 +38,7 @@ function createLog(): Logger {
 /** vLLM's line of throughput, from two readings `elapsed` seconds apart. */
 function statsLine(before: Stats, now: Stats, elapsed: number): string {
   const rate = (count: number) => (count / elapsed).toFixed(1);
-  const used = now.numPages > 0 ? 100 * (1 - now.numFreePages / now.numPages) : 0;
+  const used = 100 * (1 - now.numFreePages / now.numPages);
   return `Avg prompt throughput: ${rate(now.promptTokens - before.promptTokens)} tokens/s, ` +
     `Avg generation throughput: ${rate(now.generationTokens - before.generationTokens)} tokens/s, ` +
     `Running: ${now.numRunning} reqs, Waiting: ${now.numWaiting} reqs, KV cache usage: ${used.toFixed(1)}%`;

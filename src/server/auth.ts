@@ -16,6 +16,7 @@ export function keyCheck(keys: readonly string[]): (authorization: string | null
       for (let i = 0; i < key.length; i++) different |= key[i]! ^ given[i]!;
       ok = different === 0 || ok;
     }
-    if (!ok) throw new HttpError(401, "the API key is missing or wrong; send the header 'authorization: Bearer KEY'", null, { "www-authenticate": "Bearer" });
+    if (ok) return;
+    throw new HttpError(401, "the API key is missing or wrong; send the header 'authorization: Bearer KEY'", null, { "www-authenticate": "Bearer" });
   };
 }

@@ -12,7 +12,6 @@ const kinds = {
   401: "AuthenticationError",
   404: "NotFoundError",
   405: "MethodNotAllowedError",
-  408: "RequestTimeoutError",
   413: "RequestTooLargeError",
   415: "UnsupportedMediaTypeError",
   429: "RateLimitError",

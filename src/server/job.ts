@@ -3,7 +3,7 @@
  * when the client leaves or the server shuts down. It knows no wire format.
  */
 import { Queue } from "../core/queue.ts";
-import { type Generation, type GenerationDelta, type GenerationResult } from "../llm/generation.ts";
+import type { Generation, GenerationDelta, GenerationResult } from "../llm/generation.ts";
 import type { LLM } from "../llm.ts";
 import { HttpError } from "./errors.ts";
 import type { Metrics } from "./metrics.ts";
@@ -54,7 +54,8 @@ export async function openJob(context: Context, request: Request, starts: readon
   if (shutdown.aborted) throw new HttpError(503, "the server is shutting down");
   if (!llm.alive) throw new HttpError(503, "the engine has stopped; the server's log says why");
   if (load.inFlight + starts.length > requestLimits.requestsInFlight) {
-    throw new HttpError(429, `${load.inFlight} requests are in flight, of at most ${requestLimits.requestsInFlight}; try again later`, null, { "retry-after": "1" });
+    const message = `${load.inFlight} requests are in flight, of at most ${requestLimits.requestsInFlight}; try again later`;
+    throw new HttpError(429, message, null, { "retry-after": "1" });
   }
 
   const abort = new AbortController();
@@ -64,7 +65,6 @@ export async function openJob(context: Context, request: Request, starts: readon
   shutdown.addEventListener("abort", onShutdown, { once: true });
   if (request.signal.aborted) onLeave();
   load.inFlight += starts.length;
-  let running = 0;
   const release = () => {
     request.signal.removeEventListener("abort", onLeave);
     shutdown.removeEventListener("abort", onShutdown);
@@ -84,6 +84,7 @@ export async function openJob(context: Context, request: Request, starts: readon
   }
 
   const steps = new Queue<Step>();
+  let running = generations.length;
   const follow = async (generation: Generation, index: number): Promise<void> => {
     const observer = metrics.observe(arrivedAt);
     const promptTokens = prompts[index]!.length;
@@ -105,7 +106,6 @@ export async function openJob(context: Context, request: Request, starts: readon
       }
     }
   };
-  running = generations.length;
   generations.forEach((generation, index) => void follow(generation, index));
   return { prompts, steps, cancel, results: () => Promise.all(generations) };
 }

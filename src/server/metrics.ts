@@ -57,7 +57,7 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
 
   gauge("num_requests_running", "Requests in the running batch.", ({ numRunning }) => numRunning);
   gauge("num_requests_waiting", "Requests waiting to be processed.", ({ numWaiting }) => numWaiting);
-  gauge("kv_cache_usage_perc", "Fraction of the KV cache in use; 1 is all of it.", ({ numFreePages, numPages }) => (numPages > 0 ? 1 - numFreePages / numPages : 0));
+  gauge("kv_cache_usage_perc", "Fraction of the KV cache in use; 1 is all of it.", ({ numFreePages, numPages }) => 1 - numFreePages / numPages);
   counter("prompt_tokens_total", "Prompt tokens processed.", ({ promptTokens }) => promptTokens);
   counter("generation_tokens_total", "Tokens generated.", ({ generationTokens }) => generationTokens);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
@@ -66,7 +66,9 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
     .set({ ...labels, ...config }, 1);
 
-  const success = new Counter({ name: "vllm:request_success_total", help: "Requests finished, by reason.", labelNames: [...labelNames, "finished_reason"], registers });
+  const success = new Counter({
+    name: "vllm:request_success_total", help: "Requests finished, by reason.", labelNames: [...labelNames, "finished_reason"], registers,
+  });
   for (const finished_reason of ["stop", "length", "abort", "error"] satisfies FinishReason[]) success.inc({ ...labels, finished_reason }, 0);
 
   const firstToken = histogram("time_to_first_token_seconds", "From arrival to the first token.", firstTokenSeconds);

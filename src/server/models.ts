@@ -1,7 +1,6 @@
 /** GET /v1/models and /v1/models/{name}: what this server serves. */
-import { show } from "../llm/fields.ts";
-import { HttpError } from "./errors.ts";
 import type { Context } from "./job.ts";
+import { checkModel } from "./schema.ts";
 
 const card = ({ llm, modelNames }: Context, id: string, created: number) => ({
   id, object: "model", created, owned_by: "tessera", root: modelNames[0], parent: null, max_model_len: llm.info.maxModelLen,
@@ -13,6 +12,6 @@ export function listModels(context: Context, created: number): Response {
 
 /** Throws HttpError 404 for a name that is not served. */
 export function showModel(context: Context, name: string, created: number): Response {
-  if (!context.modelNames.includes(name)) throw new HttpError(404, `The model ${show(name)} does not exist`, "model");
+  checkModel({ model: name }, context.modelNames);
   return Response.json(card(context, name, created));
 }

@@ -45,7 +45,8 @@ export async function serve(llm: LLM, { host = "127.0.0.1", port = 8000, ...opti
   const shutdown = new AbortController();
   const app = createApp(llm, { ...options, shutdown: shutdown.signal });
   const listener = getRequestListener(app, { overrideGlobalObjects: false });
-  const server = createServer({ headersTimeout: 10_000, requestTimeout: 60_000, connectionsCheckingInterval: 5_000 }, (incoming, outgoing) => void listener(incoming, outgoing));
+  const patience = { headersTimeout: 10_000, requestTimeout: 60_000, connectionsCheckingInterval: 5_000 };
+  const server = createServer(patience, (incoming, outgoing) => void listener(incoming, outgoing));
   await listen(server, host, port);
   const address = server.address() as AddressInfo;
   const shown = address.family === "IPv6" ? `[${address.address}]` : address.address;

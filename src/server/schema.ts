@@ -57,7 +57,9 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
   tools: { neutral: empty, only: "an empty list (tools are not supported yet)" },
   tool_choice: { neutral: is("none", "auto"), only: '"none" (tools are not supported yet)' },
   functions: { neutral: empty, only: "an empty list (tools are not supported yet)" },
-  response_format: { neutral: (value) => isObject(value) && value["type"] === "text", only: '{"type": "text"} (structured output is not supported yet)' },
+  response_format: {
+    neutral: (value) => isObject(value) && value["type"] === "text", only: '{"type": "text"} (structured output is not supported yet)',
+  },
   structured_outputs: { neutral: never, only: "null (structured output is not supported yet)" },
   guided_json: { neutral: never, only: "null (structured output is not supported yet)" },
   guided_regex: { neutral: never, only: "null (structured output is not supported yet)" },
@@ -99,7 +101,7 @@ function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxToken
   const stream = fields.boolean("stream") ?? false;
   const streamOptions = fields.object("streamOptions");
   if (streamOptions && !stream) throw new BadRequest("stream_options", 'stream_options needs "stream": true');
-  const options = fieldsOf(streamOptions ?? {}, (field) => snakeCase(field));
+  const options = fieldsOf(streamOptions ?? {}, snakeCase);
   const includeUsage = options.boolean("includeUsage") ?? false;
   const chosen: Record<string, unknown> = {};
   for (const field of samplingFields) chosen[field] = own(body, field);
@@ -149,7 +151,8 @@ export function parseChat(body: Raw, llm: LLM): ChatRequest {
   const continueFinalMessage = fields.boolean("continueFinalMessage") ?? false;
   const addGenerationPrompt = fields.boolean("addGenerationPrompt") ?? !continueFinalMessage;
   if (continueFinalMessage && addGenerationPrompt) {
-    throw new BadRequest("continue_final_message", "continue_final_message and add_generation_prompt are both true; a message is either continued or answered");
+    const message = "continue_final_message and add_generation_prompt are both true; a message is either continued or answered";
+    throw new BadRequest("continue_final_message", message);
   }
   if (fields.boolean("addSpecialTokens")) throw mustBe("add_special_tokens", true, "false, as the chat template writes the special tokens itself");
   return {

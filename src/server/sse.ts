@@ -10,7 +10,7 @@ const highWaterBytes = 64 * 1024;
 const encoder = new TextEncoder();
 
 /** One frame. JSON has no raw line ends, so one data line is enough. */
-export function frame(value: unknown): string {
+function frame(value: unknown): string {
   return `data: ${JSON.stringify(value)}\n\n`;
 }
 
@@ -66,6 +66,8 @@ export function streamEvents(values: AsyncGenerator<unknown, void, void>, { stal
     cancel: end,
   }, new ByteLengthQueuingStrategy({ highWaterMark: highWaterBytes }));
   return new Response(body, {
-    headers: { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no", "transfer-encoding": "chunked" },
+    headers: {
+      "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no", "transfer-encoding": "chunked",
+    },
   });
 }
