@@ -1,0 +1,268 @@
+/**
+ * The attention compiler and its kernels: classifying masks, from a mod's source to a kernel, kernels that are not compiled again,
+ * and the rate of the kernels against the project's own matmul. One CSV row a case.
+ *
+ * Rates are compared within a round, one right after the other, so that a busy machine slows both alike; a row is the median of
+ * the rounds. A rate counts the operations of visited tiles (a partial tile wholly), and the first row beside it those of allowed pairs.
+ *
+ *   npm run bench -- attention [--only TEXT] [--rounds N] [--threads N] [--length N]
+ */
+import { parseArgs } from "node:util";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { readCaptures } from "../src/attention/captures.ts";
+import {
+  alibi, alibiSlopes, and, causal, compileAttention, createBlockMask, document, flexAttention, type MaskMod, maskMod, planWork, prefixLm, type ScoreMod, scoreMod, slidingWindow, softCap, tensor,
+} from "../src/attention/index.ts";
+import type { Backend, Buffer, CaptureValue } from "../src/backend/backend.ts";
+import { openBackend } from "../src/backend/registry.ts";
+import { stream } from "../src/core/random.ts";
+import { runWords, workHeaderWords, workItem } from "../src/ir/plan.ts";
+import { median, report } from "./row.ts";
+
+const { values: flags } = parseArgs({
+  options: { only: { type: "string", default: "" }, rounds: { type: "string", default: "5" }, threads: { type: "string", default: "1" }, length: { type: "string", default: "4096" }, help: { type: "boolean" } },
+});
+if (flags.help) {
+  console.log("npm run bench -- attention [--only TEXT] [--rounds N] [--threads N] [--length N]");
+  process.exit(0);
+}
+const rounds = Number(flags.rounds), threads = Number(flags.threads), length = Number(flags.length);
+const wanted = (name: string): boolean => name.includes(flags.only);
+setFlagsFromString("--expose-gc");
+const gc = runInNewContext("gc") as () => void;
+const random = stream(7);
+
+/** Documents of random lengths one after another: the document of each position. */
+function packed(documents: number, length: number): Int32Array {
+  const cuts = Array.from({ length: documents - 1 }, () => 1 + Math.floor(random() * (length - 1))).sort((a, b) => a - b);
+  const ids = new Int32Array(length);
+  cuts.forEach((cut, i) => ids.fill(i + 1, cut));
+  return ids;
+}
+
+// --- Classification.
+function classification(): void {
+  for (const length of [131_072, 1_048_576]) {
+    const masks: Readonly<Record<string, MaskMod>> = { causal, "window 1024": slidingWindow(1024), "64 packed documents": and(document(packed(64, length)), causal) };
+    for (const [name, mask] of Object.entries(masks)) {
+      const label = `classify ${name}, ${length}`;
+      if (!wanted(label)) continue;
+      const make = () => createBlockMask(mask, { batch: 1, heads: 1, queryLength: length, kvLength: length, blockSize: 128 });
+      for (let i = 0; i < 3; i++) make();
+      const times: number[] = [];
+      for (let i = 0; i < 4 * rounds; i++) {
+        const start = performance.now();
+        make();
+        times.push(performance.now() - start);
+      }
+      report(label, times, "ms", 1);
+      gc();
+      const before = process.memoryUsage();
+      const held = make();
+      gc();
+      const after = process.memoryUsage();
+      let runs = 0;
+      for (let r = 0; r < held.numRows; r++) runs += held.row(0, 0, r).length / runWords;
+      report(`${label}: bytes a run`, [(after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers) / runs], "bytes", 1);
+    }
+  }
+}
+
+// --- From source to kernel.
+const variants: readonly ((i: number) => { readonly maskMod?: MaskMod; readonly scoreMod?: ScoreMod })[] = [
+  (i) => ({ maskMod: new Function("maskMod", `return maskMod((b, h, q, kv) => q >= kv && q - kv < ${i + 100})`)(maskMod) as MaskMod }),
+  (i) => ({ scoreMod: new Function("scoreMod", `return scoreMod(({ cap }) => (score, b, h, q, kv) => cap * Math.tanh(score / cap) + ${i}, { cap: 50 })`)(scoreMod) as ScoreMod, maskMod: causal }),
+  (i) => ({ maskMod: and(causal, new Function("maskMod", "ids", `return maskMod(({ ids }) => (b, h, q, kv) => ids[q] === ids[kv] + ${i}, { ids })`)(maskMod, new Int32Array(64)) as MaskMod) }),
+];
+
+async function compiling(backend: Backend): Promise<void> {
+  const label = "source to kernel";
+  if (!wanted(label)) return;
+  const times: number[] = [];
+  for (let i = 0; i < 8 * rounds; i++) {
+    const start = performance.now();
+    await compileAttention(backend, { ...variants[i % variants.length]!(i), numQueryHeads: 4, numKvHeads: 4, headDimQk: 64, headDimV: 64 });
+    times.push(performance.now() - start);
+  }
+  report(`${label}, first of the process`, times.slice(0, 1), "ms", threads);
+  report(label, times, "ms", threads);
+}
+
+/** A backend that counts how often it is asked for a kernel. */
+function counting(backend: Backend): { readonly backend: Backend; count: number } {
+  const counter = { count: 0, backend: new Proxy(backend, {
+    get(target, key) {
+      if (key === "compile") return (plan: Parameters<Backend["compile"]>[0]) => (counter.count++, target.compile(plan));
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  }) };
+  return counter;
+}
+
+async function recompiling(backend: Backend): Promise<void> {
+  const label = "kernels compiled, 1000 calls";
+  if (!wanted(label)) return;
+  const counter = counting(backend);
+  const captures = { size: 16, ids: new Int32Array(96) }, cap = { cap: 50 };
+  const mask = maskMod(({ size, ids }) => (_b, _h, q, kv) => q >= kv && q - kv < size && ids[q] === ids[kv], captures);
+  const score = scoreMod(({ cap }) => (s) => cap * Math.tanh(s / cap), cap);
+  for (let i = 0; i < 1000; i++) {
+    captures.size = 1 + (i % 90);
+    cap.cap = 10 + i / 7;
+    if (i % 3 === 0) captures.ids[i % 96]!++;
+    if (i % 5 === 0) captures.ids = new Int32Array(96 + (i % 11));
+    const L = 1 + (i % 40), S = L + (i % 50);
+    const x = (n: number) => tensor(new Float32Array(2 * n * 8).fill(0.1), [1, 2, n, 8]);
+    await flexAttention(x(L), x(S), x(S), { maskMod: mask, scoreMod: score, backend: counter.backend });
+  }
+  report(label, [counter.count], "kernels", threads);
+}
+
+// --- Rates.
+interface Launch {
+  /** Operations of visited tiles. */
+  readonly flops: number;
+  /** Seconds of one launch. */
+  run(): Promise<number>;
+  free(): void;
+}
+
+/** A launch over random data: [1, heads, length, dim] for queries, keys and values. */
+async function launch(backend: Backend, mods: { readonly maskMod?: MaskMod | undefined; readonly scoreMod?: ScoreMod | undefined }, heads: number, length: number, dim: number): Promise<Launch> {
+  const { kernel, bindings, mask } = await compileAttention(backend, { ...mods, numQueryHeads: heads, numKvHeads: heads, headDimQk: dim, headDimV: dim });
+  const values = readCaptures(bindings);
+  const one = (n: number): Int32Array => Int32Array.of(n);
+  const list = planWork(mask?.bind(values), { numSequences: 1, firstRow: one(0), numRows: one(length), firstPosition: one(0), kvLength: one(length) }, { ...kernel.plan, numQueryHeads: heads });
+  const buffers: Buffer[] = [];
+  const upload = (data: ArrayBufferView): Buffer => {
+    const buffer = backend.alloc(data.byteLength);
+    buffers.push(buffer);
+    backend.write(buffer, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    return buffer;
+  };
+  const rows = (): Buffer => upload(Float32Array.from({ length: heads * length * dim }, () => random() - 0.5));
+  const layout = () => ({ data: rows(), sequenceStride: 0, rowStride: heads * dim, headStride: dim });
+  const captures = kernel.plan.captures.map((slot): CaptureValue => {
+    if (slot.kind === "uniform") return { kind: "uniform", value: values.uniforms[slot.name]! };
+    const { data, shape } = values.tables[slot.name]!;
+    return { kind: "table", shape, data: upload(slot.type === "f32" ? Float32Array.from(data) : Int32Array.from(data)) };
+  });
+  const call = {
+    kernel, captures, query: layout(), key: layout(), value: layout(), out: layout(),
+    pageSize: length, blockTable: upload(one(0)), maxPagesPerSequence: 1, work: upload(list),
+  };
+  let pairs = 0;
+  for (let item = 0; item < list[0]!; item++) {
+    const at = workHeaderWords + item * workItem.words;
+    for (let r = 0; r < list[at + workItem.numRuns]!; r++) {
+      pairs += (list[list[1]! + (list[at + workItem.firstRun]! + r) * runWords + 1]! >> 1) * kernel.plan.kvTile * list[at + workItem.numRows]!;
+    }
+  }
+  return {
+    flops: 4 * dim * heads * pairs,
+    async run() {
+      const start = performance.now();
+      backend.ops.attention(call);
+      await backend.read(call.out.data, 0, 4);
+      return (performance.now() - start) / 1000;
+    },
+    free: () => buffers.forEach((buffer) => backend.free(buffer)),
+  };
+}
+
+/** Operations per second of x [512, 1024] times weights [1024, 1024], f32. */
+function matmul(backend: Backend): () => Promise<number> {
+  const rows = 512, n = 1024;
+  const fill = (count: number): Buffer => {
+    const buffer = backend.alloc(4 * count);
+    backend.write(buffer, 0, new Uint8Array(Float32Array.from({ length: count }, () => random() - 0.5).buffer));
+    return buffer;
+  };
+  const matrix = () => ({ data: fill(rows * n), rows: "tokens" as const, columns: n, stride: n });
+  const header = backend.alloc(16), unused = backend.alloc(64);
+  backend.write(header, 0, new Uint8Array(Int32Array.of(rows, 1, 0, 0).buffer));
+  const batch = { header, tokens: unused, positions: unused, slots: unused, blockTable: unused, logitRows: unused, maxPagesPerSequence: 1 };
+  const o = { out: matrix(), x: matrix(), weight: { data: fill(n * n), dtype: "f32" as const, rows: n, columns: n }, batch };
+  return async () => {
+    const start = performance.now();
+    for (let i = 0; i < 3; i++) backend.ops.linear(o);
+    await backend.read(o.out.data, 0, 4);
+    return (3 * 2 * rows * n * n) / ((performance.now() - start) / 1000);
+  };
+}
+
+async function againstMatmul(backend: Backend): Promise<void> {
+  const rate = matmul(backend);
+  for (const dim of [64, 128]) {
+    const label = `causal ${length}, D ${dim}`;
+    if (!wanted(label)) continue;
+    const heads = 128 / dim;
+    const of = await launch(backend, { maskMod: causal }, heads, length, dim);
+    const unmasked = 4 * dim * heads * (length * (length + 1)) / 2;
+    await of.run(), await rate();
+    const rates: number[] = [], ratios: number[] = [], matmuls: number[] = [];
+    for (let i = 0; i < rounds; i++) {
+      const before = await rate(), seconds = await of.run(), after = await rate();
+      matmuls.push((before + after) / 2e9);
+      rates.push(unmasked / seconds / 1e9);
+      ratios.push(unmasked / seconds / ((before + after) / 2));
+    }
+    report(`${label}: matmul f32`, matmuls, "GFLOP/s", threads);
+    report(label, rates, "GFLOP/s", threads);
+    report(`${label} / matmul`, ratios, "ratio", threads);
+    of.free();
+  }
+}
+
+/** The mods, at `length` positions and `heads` heads. */
+function gallery(length: number, heads: number): Readonly<Record<string, { readonly maskMod?: MaskMod; readonly scoreMod?: ScoreMod }>> {
+  return {
+    "no mask": {},
+    "window 1024": { maskMod: slidingWindow(1024) },
+    "prefix-LM": { maskMod: prefixLm(Int32Array.of(length / 4)) },
+    "16 documents": { maskMod: and(document(packed(16, length)), causal) },
+    alibi: { maskMod: causal, scoreMod: alibi(alibiSlopes(heads)) },
+    "soft cap": { maskMod: causal, scoreMod: softCap(50) },
+  };
+}
+
+async function galleryRates(backend: Backend): Promise<void> {
+  const dim = 64, heads = 2;
+  for (const [name, mods] of Object.entries(gallery(length, heads))) {
+    const label = `${name} / causal, per visited FLOP`;
+    if (!wanted(label)) continue;
+    const plain = await launch(backend, { maskMod: causal }, heads, length, dim), of = await launch(backend, mods, heads, length, dim);
+    await plain.run(), await of.run();
+    const ratios: number[] = [];
+    for (let i = 0; i < rounds; i++) {
+      const causalRate = plain.flops / (await plain.run()), rate = of.flops / (await of.run());
+      ratios.push(rate / causalRate);
+    }
+    report(label, ratios, "ratio", threads);
+    plain.free(), of.free();
+  }
+}
+
+async function windowGain(backend: Backend): Promise<void> {
+  const label = "window 1024 at 16384: times faster than causal";
+  if (!wanted(label)) return;
+  const [whole, window] = [await launch(backend, { maskMod: causal }, 1, 16_384, 64), await launch(backend, { maskMod: slidingWindow(1024) }, 1, 16_384, 64)];
+  await window.run();
+  const gains: number[] = [];
+  for (let i = 0; i < Math.min(rounds, 3); i++) gains.push((await whole.run()) / median([await window.run(), await window.run(), await window.run()]));
+  report(label, gains, "times", threads);
+}
+
+const backend = await openBackend("cpu", { threads });
+try {
+  await compiling(backend);
+  await recompiling(backend);
+  classification();
+  await againstMatmul(backend);
+  await galleryRates(backend);
+  await windowGain(backend);
+} finally {
+  await backend.close();
+}
