@@ -6,7 +6,7 @@ import { evaluator } from "../ir/interpret.ts";
 import { randomCaptures, randomExpr } from "../ir/generate.ts";
 import { analyse, indicesOf, verdict } from "../ir/range.ts";
 import { simplify } from "../ir/simplify.ts";
-import { type BlockMask, type BlockMaskOptions, blockState, createBlockMask } from "./block-mask.ts";
+import { type BlockMask, type BlockMaskOptions, blockMaskOf, blockState, createBlockMask } from "./block-mask.ts";
 import { clamp, floorDiv } from "./language.ts";
 import { and, type MaskMod, maskMod, not, offset, or } from "./mod.ts";
 import { causal } from "./mods/causal.ts";
@@ -138,6 +138,20 @@ test("a changed table or number makes a block mask stale, and current() derives 
   ids.fill(1, 128);
   assert.ok(blocks.isStale());
   assert.equal(compare(blocks.current()), 0);
+});
+
+test("a block mask made of given states keeps them, head by head, and sees them change", () => {
+  const states = tensor(Uint8Array.from({ length: 2 * 3 * 4 }, (_, i) => (i * 5) % 3), [1, 2, 3, 4]);
+  const options = { batch: 2, heads: 2, queryLength: 90, kvLength: 120, blockSize: [32, 30] } as const;
+  const blocks = blockMaskOf(states, { ...options, mask: causal });
+  for (let h = 0; h < 2; h++) for (let q = 0; q < 90; q += 7) for (let kv = 0; kv < 120; kv += 7) {
+    const state = states.data[(h * 3 + Math.floor(q / 32)) * 4 + Math.floor(kv / 30)];
+    assert.equal(blocks.mask(1, h, q, kv), state === 2 || (state === 1 && q >= kv));
+  }
+  assert.equal(compare(blocks), 0);
+  states.data.fill(blockState.full);
+  assert.deepEqual(blocks.current().counts(), { empty: 0, partial: 0, full: 48 });
+  assert.throws(() => blockMaskOf(states, { ...options, heads: 4 }), /shape \[1, 2, 3, 4\]; they must be \[2 or 1, 4 or 1, 3, 4\]/);
 });
 
 test("slice(from, to) is the same mask from its row `from` on", () => {

@@ -9,7 +9,9 @@ import { UsageError } from "../core/errors.ts";
 import { evaluator } from "../ir/interpret.ts";
 import { analyse, type Classifier, indicesOf, verdict, type Verdict } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
-import { type MaskMod, offset } from "./mod.ts";
+import { fixed } from "./captures.ts";
+import { floorDiv } from "./language.ts";
+import { type MaskMod, maskMod, offset } from "./mod.ts";
 import { RowRuns } from "./row-runs.ts";
 import { tensor, type Tensor } from "./tensor.ts";
 
@@ -37,6 +39,30 @@ export function createBlockMask(mask: MaskMod, options: BlockMaskOptions): Block
   return new BlockMask(mask, options);
 }
 
+/**
+ * A block mask from states found elsewhere (top-k blocks, a routing network): [batch or 1, heads or 1, rows, columns] of `blockState`, read again
+ * when they change. Full blocks are attended whole, partial ones where `mask` says so, or whole when it is left out.
+ */
+export function blockMaskOf(states: Tensor, options: BlockMaskOptions & { readonly mask?: MaskMod }): BlockMask {
+  const [queries, keys] = sizesOf(options.blockSize);
+  const rows = Math.ceil(options.queryLength / queries), columns = Math.ceil(options.kvLength / keys);
+  const [batch, heads] = states.shape as [number, number];
+  const fits = states.shape.length === 4 && (batch === 1 || batch === options.batch) && (heads === 1 || heads === options.heads) && states.shape[2] === rows && states.shape[3] === columns;
+  if (!fits) throw new UsageError(`the block states have shape [${states.shape.join(", ")}]; they must be [${options.batch} or 1, ${options.heads} or 1, ${rows}, ${columns}]`);
+  const inner = options.mask ?? maskMod(() => true);
+  const mask = maskMod(({ states, inner, batch, heads, queries, keys }) => (b, h, q, kv) => {
+    const state = states[Math.min(b, batch - 1)]![Math.min(h, heads - 1)]![floorDiv(q, queries)]![floorDiv(kv, keys)]!;
+    return state === 2 || (state === 1 && inner(b, h, q, kv));
+  }, { states, inner, batch: fixed(batch), heads: fixed(heads), queries: fixed(queries), keys: fixed(keys) });
+  return new BlockMask(mask, options);
+}
+
+function sizesOf(blockSize: BlockMaskOptions["blockSize"] = 128): readonly [query: number, kv: number] {
+  const sizes = typeof blockSize === "number" ? [blockSize, blockSize] as const : blockSize;
+  for (const size of sizes) if (!Number.isInteger(size) || size < 1) throw new UsageError(`blockSize is ${size}; it must be a whole number from 1`);
+  return sizes;
+}
+
 export class BlockMask implements Classifier {
   readonly mask: MaskMod;
   readonly options: BlockMaskOptions;
@@ -51,11 +77,9 @@ export class BlockMask implements Classifier {
   readonly #stamp: string;
 
   constructor(mask: MaskMod, options: BlockMaskOptions) {
-    const { blockSize = 128 } = options;
     this.mask = mask;
     this.options = options;
-    this.blockSize = typeof blockSize === "number" ? [blockSize, blockSize] : blockSize;
-    for (const size of this.blockSize) if (!Number.isInteger(size) || size < 1) throw new UsageError(`blockSize is ${size}; it must be a whole number from 1`);
+    this.blockSize = sizesOf(options.blockSize);
     this.numRows = Math.ceil(options.queryLength / this.blockSize[0]);
     this.numColumns = Math.ceil(options.kvLength / this.blockSize[1]);
     const reads = indicesOf(mask.expr());

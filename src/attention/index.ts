@@ -1,6 +1,6 @@
 /** What `import ... from "tessera-llm/attention"` gives: mods, their algebra, block masks, and the call. */
 export { flexAttention, type FlexAttentionOptions, type WithAux } from "./attention.ts";
-export { BlockMask, type BlockMaskOptions, blockState, createBlockMask } from "./block-mask.ts";
+export { BlockMask, type BlockMaskOptions, blockMaskOf, blockState, createBlockMask } from "./block-mask.ts";
 export { type Captures, type Cell, fixed, type Fixed, type Seen } from "./captures.ts";
 export { type AttentionSpec, compileAttention, type CompiledAttention, planAttention } from "./compile.ts";
 export { explain } from "./explain.ts";

@@ -11,6 +11,10 @@ export type CaptureSlot =
   | { readonly kind: "uniform"; readonly name: string; readonly type: "i32" | "f32" }
   | { readonly kind: "table"; readonly name: string; readonly type: "i32" | "f32"; readonly rank: number };
 
+/** How keys or values lie in memory. int8 and fp8 (e4m3, no infinities) are multiplied by a scale that the call gives. */
+export type KvFormat = "f32" | "bf16" | "f16" | "int8" | "fp8";
+export const bytesPerKvElement: Readonly<Record<KvFormat, number>> = { f32: 4, bf16: 2, f16: 2, int8: 1, fp8: 1 };
+
 export interface AttentionPlan {
   /** Equal plans have equal keys: the compiled kernel is cached by it. Deterministic text of everything below. */
   readonly key: string;
@@ -19,6 +23,18 @@ export interface AttentionPlan {
   /** bool; undefined when every key is allowed. Evaluated only in partial blocks. */
   readonly maskMod: Expr | undefined;
   readonly captures: readonly CaptureSlot[];
+  /**
+   * What joins the sum of exponentials: nothing when undefined; "one": 1, so that a row may attend to nothing much; "sink": exp of a logit
+   * that the call gives for each query head. Neither has a value. A row's lse counts it, and its maxScore too.
+   */
+  readonly denominator?: "one" | "sink" | undefined;
+  /** f32 of the modded score: the weight of a key, instead of softmax. No row statistics then: out = sum of weight * v. */
+  readonly weightMod?: Expr | undefined;
+  /** f32 of each output element, at the very end: `score` stands for the element, `kv` for its place in the head. */
+  readonly outputMod?: Expr | undefined;
+  /** f32 when undefined. */
+  readonly keyFormat?: KvFormat | undefined;
+  readonly valueFormat?: KvFormat | undefined;
   /** Elements of one query and key row. */
   readonly headDimQk: number;
   /** Elements of one value and output row. */

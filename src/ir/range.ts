@@ -35,6 +35,8 @@ export interface RangeAnalysis extends Classifier {
   bind(captures: CaptureEnv): RangeAnalysis;
   /** Bounds of the expression over a box. */
   range(box: Box): Range;
+  /** Bounds of every part of the expression over a box. */
+  ranges(box: Box): ReadonlyMap<Expr, Range>;
   /** Bounds of a bool expression over a box, without garbage. Ends belong to the box; the range of indices is 0 .. 2^31 - 1. */
   classify(b0: number, b1: number, h0: number, h1: number, q0: number, q1: number, kv0: number, kv1: number): Verdict;
 }
@@ -75,10 +77,14 @@ export function analyse(e: Expr): RangeAnalysis {
       for (const fixed of fixedSteps) fixed();
       return analysis;
     },
-    range(box) {
+    range: (box) => analysis.ranges(box).get(e)!,
+    ranges(box) {
       for (const name of ["b", "h", "q", "kv"] as const) v.set(box[name], boxWord[name]);
       run();
-      return { lo: v[root + LO]!, hi: v[root + HI]!, nan: v[root + NAN] === 1 };
+      return new Map(order.map((node): [Expr, Range] => {
+        const o = at.get(node)!;
+        return [node, { lo: v[o + LO]!, hi: v[o + HI]!, nan: v[o + NAN] === 1 }];
+      }));
     },
     classify(b0, b1, h0, h1, q0, q1, kv0, kv1) {
       v[0] = q0; v[1] = q1; v[2] = kv0; v[3] = kv1; v[4] = b0; v[5] = b1; v[6] = h0; v[7] = h1;

@@ -161,6 +161,13 @@ test("plans refuse head counts and sizes that are none", () => {
   assert.equal(planAttention({ ...shape, maskMod: maskMod(() => true) }).plan.maskMod, undefined);
 });
 
+test("explain notes where 32-bit arithmetic and JavaScript part", async () => {
+  const mask = maskMod(({ stride }) => (_b, _h, q, kv) => q * stride > kv * 0.5, { stride: 100_000 });
+  assert.deepEqual((await explain(mask, { queryLength: 1024 })).notes, ["q * stride:i32 may exceed 2^24, beyond which f32 does not hold every whole number"]);
+  assert.deepEqual((await explain(mask, { queryLength: 65536 })).notes, ["q * stride:i32 may leave 32 bits and wrap, where JavaScript's numbers would not"]);
+  assert.deepEqual((await explain(slidingWindow(200))).notes, []);
+});
+
 test("explain shows source, expression, captures, blocks, cost and the generated code", async () => {
   const text = String(await explain(slidingWindow(200), { device: "cpu" }));
   for (const part of [/source\n\(\{ size \}\) => /, /ir \(bool\)\n\(q >= kv\) && \(\(q - kv\) < size:i32\)/, /captures\nsize: i32/, /blocks\nBlockMask \[1, 1, 1024, 1024\].*29 full, 41 partial/, /cost\n0\.073 GFLOP/, /code\n.+/]) assert.match(text, part);
