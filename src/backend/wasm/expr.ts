@@ -63,7 +63,9 @@ export class ExprEmitter {
   readonly #score: Local;
   readonly #done = new Map<Expr, Vector>();
   /** Values that hold loads are right only for the lanes they were computed for. */
-  readonly #doneFor = new Map<Vector, Map<Expr, Vector>>();
+  readonly #doneFor = new Map<Local, Map<Expr, Vector>>();
+  /** The live lanes that others were narrowed from. */
+  readonly #widerLive = new Map<Local, Local>();
   readonly #perKey = new Map<Expr, boolean>();
   readonly #loads = new Map<Expr, boolean>();
 
@@ -94,12 +96,21 @@ export class ExprEmitter {
       memo = this.#doneFor.get(live) ?? new Map<Expr, Vector>();
       this.#doneFor.set(live, memo);
     }
-    const known = memo.get(e);
+    const known = holdsLoad ? this.#knownFor(e, live) : memo.get(e);
     if (known) return known;
     const made = this.#make(e, live);
     const result = made instanceof Object && "op" in made ? this.#keep(made, e, holdsLoad || this.#dependsOnKey(e)) : made;
     memo.set(e, result);
     return result;
+  }
+
+  /** What is right for more lanes is right for these. */
+  #knownFor(e: Expr, live: Local): Vector | undefined {
+    for (let lanes: Local | undefined = live; lanes; lanes = this.#widerLive.get(lanes)) {
+      const known = this.#doneFor.get(lanes)?.get(e);
+      if (known) return known;
+    }
+    return undefined;
   }
 
   #keep(node: Node, e: Expr, inner: boolean): Local {
@@ -139,6 +150,7 @@ export class ExprEmitter {
   #narrow(e: Expr, live: Local, condition: Vector, negated: boolean): Local {
     if (!this.#holdsLoad(e)) return live;
     const narrowed = this.#context.local("v128", "live");
+    this.#widerLive.set(narrowed, live);
     this.#inner.push(narrowed.set(negated ? v128.andnot(live, condition) : v128.and(live, condition)));
     return narrowed;
   }
