@@ -339,7 +339,7 @@ export class Lowering {
     if (variable) return variable.value ?? this.fail(node, variable.is === "a parameter" ? `'${name}' gets no value in this call` : `'${name}' has no value yet`);
     if (name === "Math") return { kind: "math" };
     if (name === "Infinity" || name === "NaN") return literal(name === "NaN" ? NaN : Infinity);
-    if (name in packageFunctions || name === "Number" || name === "Boolean") return { kind: "builtin", name };
+    if (Object.hasOwn(packageFunctions, name) || name === "Number" || name === "Boolean") return { kind: "builtin", name };
     if (name === "console") this.fail(node, "console is not in the language; call the mod as a plain function to print from it");
     for (const [pattern, remedy] of altered) if (pattern.test(name)) this.fail(node, `'${name}' is not a parameter: ${remedy}`);
     const { kind } = this.#source;
@@ -387,8 +387,8 @@ export class Lowering {
       return this.capture(node, object.captures, key);
     }
     if (object.kind === "math") {
-      if (key !== undefined && key in mathConstants) return literal(mathConstants[key]!);
-      if (key !== undefined && (key in realFunctions || key in roundingFunctions || otherFunctions.has(key))) return { kind: "builtin", name: `Math.${key}` };
+      if (key !== undefined && Object.hasOwn(mathConstants, key)) return literal(mathConstants[key]!);
+      if (key !== undefined && (Object.hasOwn(realFunctions, key) || Object.hasOwn(roundingFunctions, key) || otherFunctions.has(key))) return { kind: "builtin", name: `Math.${key}` };
       const remedy = key === undefined ? undefined : mathRemedies[key];
       return this.fail(node, `Math.${key ?? "[...]"} is not in the language${remedy ? `; write ${remedy}` : ""}`);
     }
@@ -404,7 +404,7 @@ export class Lowering {
 
   #call(node: CallExpression, scope: Scope): Value {
     if (node.callee.type === "Super") return this.fail(node, "classes are not in the language");
-    const f = this.expression(node.callee, scope);
+    const f = imported(node.callee, scope) ?? this.expression(node.callee, scope);
     const args = node.arguments.map((arg) => {
       if (arg.type === "SpreadElement") return this.fail(arg, "'...' is not in the language; write each argument");
       return this.expression(arg, scope);
@@ -414,6 +414,15 @@ export class Lowering {
     if (f.kind === "builtin") return this.#at(node, () => builtin(f.name, args));
     return this.fail(node, `${describe(f)} cannot be called`);
   }
+}
+
+/** This package's functions as bundlers and namespace imports write them: `x.floorDiv(...)` and `(0, x.floorDiv)(...)`. */
+function imported(callee: Expression, scope: Scope): Value | undefined {
+  const inner = callee.type === "ParenthesizedExpression" ? callee.expression : callee;
+  const member = inner.type === "SequenceExpression" ? inner.expressions.at(-1)! : inner;
+  if (member.type !== "MemberExpression" || member.computed || member.object.type !== "Identifier" || member.property.type !== "Identifier") return undefined;
+  const { name } = member.property;
+  return Object.hasOwn(packageFunctions, name) && !scope.find(member.object.name) ? { kind: "builtin", name } : undefined;
 }
 
 /** The flow of `if (c) a else b`. */

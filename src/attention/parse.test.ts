@@ -147,6 +147,25 @@ test("fixed() is part of the expression, and a table captured twice has one slot
   assert.deepEqual(mask.lower().bindings.map((b) => b.slot.name), ["a"]);
 });
 
+test("what bundlers make of a mod means the same", () => {
+  const written = maskMod(({ size }) => (_b, _h, q, kv) => { if (q < 4) return true; const d = q - kv; return floorDiv(d, 8) < size && floorMod(d, 8) > 1; }, { size: 3 });
+  const forms: readonly string[] = [
+    "({ size }) => (b, h, q, kv) => { if (q < 4) return true; const d = q - kv; return (0, import_attention.floorDiv)(d, 8) < size && (0, import_attention.floorMod)(d, 8) > 1; }",
+    "({ size }) => (b, h, q, kv) => { if (q < 4) return true; const d = q - kv; return __vite_ssr_import_0__.floorDiv(d, 8) < size && __vite_ssr_import_0__.floorMod(d, 8) > 1; }",
+    "({size:t})=>(e,r,n,i)=>{if(n<4)return!0;let o=n-i;return floorDiv(o,8)<t&&floorMod(o,8)>1}",
+    "function({size:t}){return function(e,r,n,i){var o=n-i;return n<4||floorDiv(o,8)<t&&floorMod(o,8)>1}}",
+  ];
+  for (const form of forms) {
+    const made = maskMod((new Function(`return (${form});`) as () => never)(), { size: 3 } as never) as MaskMod;
+    for (const q of [0, 3, 4, 20]) for (const kv of [0, 5, 19, 30]) assert.equal(interpret(made.expr(), { b: 0, h: 0, q, kv, score: 0, ...made.values() }), Number(written(0, 0, q, kv)), form);
+  }
+});
+
+test("a free name that every object has is still free", () => {
+  assert.throws(() => maskMod(new Function("b", "h", "q", "return constructor > q") as never).expr(), /'constructor' is not a parameter/);
+  assert.throws(() => maskMod(new Function("b", "h", "q", "return Math.toString(q) > 1") as never).expr(), /Math\.toString is not in the language/);
+});
+
 const outside = 3;
 /** Source, made a mod when the test runs, and what the refusal must say. */
 const refused: readonly (readonly [string, () => MaskMod | ScoreMod, RegExp])[] = [
