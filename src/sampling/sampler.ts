@@ -14,7 +14,7 @@ import { uniform } from "../core/random.ts";
 import type { SamplingParams } from "./params.ts";
 
 /** Below this the likeliest token is taken. */
-export const greedyTemperature = 1e-5;
+const greedyTemperature = 1e-5;
 /** Above that, the least temperature: a smaller one is raised to it, as in vLLM. */
 const leastTemperature = 0.01;
 /** A range this short is sorted. */

@@ -2,6 +2,7 @@
  * Finding added tokens in a text, leftmost and longest first, as Hugging Face does: the one place where text may become a
  * special token, and so the one place that refuses it. A character marked as untrusted is never part of a special token.
  */
+import { emptyTrie, insert, type TrieNode } from "./trie.ts";
 
 /** A row of "added_tokens" in tokenizer.json. */
 export interface AddedToken {
@@ -22,37 +23,27 @@ export type Section =
   | { readonly kind: "text"; readonly start: number; readonly end: number }
   | { readonly kind: "token"; readonly id: number };
 
-interface Node {
-  readonly next: Map<number, Node>;
-  token: AddedToken | undefined;
-}
+/** Whether the characters start .. end - 1 of the text may be this token. */
+export type Allowed = (token: AddedToken, start: number, end: number) => boolean;
 
-const node = (): Node => ({ next: new Map(), token: undefined });
 const wordChar = /[\p{L}\p{N}\p{M}\p{Pc}]/u;
 const space = /\s/u;
 
 export class Matcher {
-  readonly #root = node();
+  readonly #root = emptyTrie<AddedToken>();
   readonly #empty: boolean;
 
-  /** `contents`: what to look for, where it is not the token's own content (its normalised form). */
+  /** `contentOf`: what to look for, where it is not the token's own content (its normalised form). */
   constructor(tokens: readonly AddedToken[], contentOf: (token: AddedToken) => string = (token) => token.content) {
     for (const token of tokens) {
       const content = contentOf(token);
-      if (content.length === 0) continue;
-      let at = this.#root;
-      for (let i = 0; i < content.length; i++) {
-        let child = at.next.get(content.charCodeAt(i));
-        if (child === undefined) at.next.set(content.charCodeAt(i), (child = node()));
-        at = child;
-      }
-      at.token = token;
+      if (content.length > 0) insert(this.#root, content, token);
     }
     this.#empty = this.#root.next.size === 0;
   }
 
-  /** Cuts `text` into sections, in order and without gaps. `allowed(token, start, end)` may refuse a match; a shorter or later one is then tried. */
-  split(text: string, allowed: (token: AddedToken, start: number, end: number) => boolean): Section[] {
+  /** Cuts `text` into sections, in order and without gaps. `allowed` may refuse a match; a shorter or later one is then tried. */
+  split(text: string, allowed: Allowed): Section[] {
     const sections: Section[] = [];
     let done = 0;
     for (let i = 0; !this.#empty && i < text.length; i++) {
@@ -70,11 +61,12 @@ export class Matcher {
     return sections;
   }
 
-  #at(text: string, start: number, allowed: (token: AddedToken, start: number, end: number) => boolean): { token: AddedToken; length: number } | undefined {
-    let best: { token: AddedToken; length: number } | undefined;
-    let at: Node | undefined = this.#root;
+  /** The longest allowed token that begins at `start`. */
+  #at(text: string, start: number, allowed: Allowed): { readonly token: AddedToken; readonly length: number } | undefined {
+    let best: { readonly token: AddedToken; readonly length: number } | undefined;
+    let at: TrieNode<AddedToken> | undefined = this.#root;
     for (let i = start; i < text.length && (at = at.next.get(text.charCodeAt(i))) !== undefined; i++) {
-      const token: AddedToken | undefined = at.token;
+      const token: AddedToken | undefined = at.value;
       if (token === undefined || !allowed(token, start, i + 1)) continue;
       if (token.singleWord && (isWord(text, start - 1) || isWord(text, i + 1))) continue;
       best = { token, length: i + 1 - start };

@@ -55,7 +55,8 @@ export class Bpe {
       const whole = (left ?? "") + (right ?? "").slice(prefixLength);
       const a = vocab.get(left ?? ""), b = vocab.get(right ?? ""), to = vocab.get(whole);
       if (a === undefined || b === undefined || to === undefined) {
-        throw new UsageError(`tokenizer.json: merge ${rank} (${JSON.stringify(merge)}) names a token that the vocabulary lacks; the file is damaged, download it again`);
+        const what = `merge ${rank} (${JSON.stringify(merge)}) names a token that the vocabulary lacks`;
+        throw new UsageError(`tokenizer.json: ${what}; the file is damaged, download it again`);
       }
       this.#merged[rank] = to;
       if (!forbidden.has(to)) this.#ranks.set(a * numIds + b, rank);

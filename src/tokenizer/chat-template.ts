@@ -41,14 +41,15 @@ export interface ChatTemplate {
 }
 
 /** Longest rendered text, in UTF-16 units. */
-export const maxRenderedLength = 4 * 1024 * 1024;
+const maxRenderedLength = 4 * 1024 * 1024;
 
 /** A closed list, as some templates build a special token around the role. */
 const roles: ReadonlySet<string> = new Set(["system", "developer", "user", "assistant", "model", "tool", "function", "ipython", "observation"]);
 
 /** Names that a request may not give anew; so are all the special tokens' (`bos_token`). */
 const ownNames: ReadonlySet<string> = new Set([
-  "messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now", "range", "namespace", "true", "false", "none", "True", "False", "None",
+  "messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now", "range", "namespace",
+  "true", "false", "none", "True", "False", "None",
 ]);
 
 /** The chat template of `files`, or undefined where there is none. Throws UsageError on one that cannot be parsed. */
@@ -87,7 +88,8 @@ function tokenVariables(config: Json): Record<string, unknown> {
 
 function compile(given: string, specialTokens: readonly string[], variables: Readonly<Record<string, unknown>>): ChatTemplate["render"] {
   // {% generation %} only marks text for training; the library does not know it.
-  const source = given.replace(/\{%(-?)\s*(end)?generation\s*(-?)%\}/g, (_all, left: string, end: string | undefined, right: string) => `{%${left} ${end ? "endif" : "if true"} ${right}%}`);
+  const source = given.replace(/\{%(-?)\s*(end)?generation\s*(-?)%\}/g,
+    (_all, left: string, end: string | undefined, right: string) => `{%${left} ${end ? "endif" : "if true"} ${right}%}`);
   let template: Template, guard: Guard;
   try {
     template = new Template(source);
@@ -95,7 +97,8 @@ function compile(given: string, specialTokens: readonly string[], variables: Rea
     const literals = tokens.filter((token) => token.type === "StringLiteral").map((token) => token.value);
     guard = new Guard(specialTokens, source, literals);
   } catch (error) {
-    throw new UsageError(`the chat template cannot be parsed (${(error as Error).message}); mend chat_template.jinja in the model's folder, or remove it and use /v1/completions`);
+    const remedy = "mend chat_template.jinja in the model's folder, or remove it and use /v1/completions";
+    throw new UsageError(`the chat template cannot be parsed (${(error as Error).message}); ${remedy}`);
   }
 
   return (messages, options = {}) => {
@@ -103,17 +106,23 @@ function compile(given: string, specialTokens: readonly string[], variables: Rea
     const tools = options.tools?.length ? options.tools : null;
     check(messages, open, addGenerationPrompt);
     for (const name of Object.keys(kwargs)) {
-      if (ownNames.has(name) || Object.hasOwn(variables, name)) throw new BadRequest("chat_template_kwargs", `chat_template_kwargs may not set "${name}": the template's own variables are given by the server`);
+      if (!ownNames.has(name) && !Object.hasOwn(variables, name)) continue;
+      throw new BadRequest("chat_template_kwargs", `chat_template_kwargs may not set "${name}": the template's own variables are given by the server`);
     }
     const { value, spare, restore } = guard.mark({ messages, tools, kwargs });
     const turns = open ? [...value.messages.slice(0, -1), tagged(value.messages.at(-1)!, `${spare} `)] : value.messages;
     let rendered: string;
     try {
-      rendered = template.render({ ...variables, ...value.kwargs, messages: turns, tools: value.tools, documents: null, add_generation_prompt: addGenerationPrompt });
+      rendered = template.render({
+        ...variables, ...value.kwargs, messages: turns, tools: value.tools, documents: null, add_generation_prompt: addGenerationPrompt,
+      });
     } catch (error) {
       throw new BadRequest("messages", `the model's chat template does not accept these messages: ${restore((error as Error).message).text}`);
     }
-    if (rendered.length > maxRenderedLength) throw new BadRequest("messages", `messages give a prompt of ${rendered.length} characters, and at most ${maxRenderedLength} are taken; send less text`);
+    if (rendered.length > maxRenderedLength) {
+      const message = `messages give a prompt of ${rendered.length} characters, and at most ${maxRenderedLength} are taken; send less text`;
+      throw new BadRequest("messages", message);
+    }
     return restore(open ? cutAtTag(rendered, spare) : rendered);
   };
 }
@@ -121,10 +130,15 @@ function compile(given: string, specialTokens: readonly string[], variables: Rea
 function check(messages: readonly ChatMessage[], open: boolean, addGenerationPrompt: boolean): void {
   if (messages.length === 0) throw new BadRequest("messages", "messages is empty; send at least one message");
   messages.forEach(({ role }, i) => {
-    if (!roles.has(role)) throw new BadRequest(`messages[${i}].role`, `messages[${i}].role is ${JSON.stringify(role)}; use one of ${[...roles].join(", ")}`);
+    const field = `messages[${i}].role`;
+    if (!roles.has(role)) throw new BadRequest(field, `${field} is ${JSON.stringify(role)}; use one of ${[...roles].join(", ")}`);
   });
-  if (open && addGenerationPrompt) throw new BadRequest("continue_final_message", "continue_final_message and add_generation_prompt exclude each other; set one of them to false");
-  if (open && lastText(messages.at(-1)!) === undefined) throw new BadRequest("continue_final_message", "continue_final_message needs a last message that has text");
+  if (!open) return;
+  const fail = (message: string): never => {
+    throw new BadRequest("continue_final_message", `continue_final_message ${message}`);
+  };
+  if (addGenerationPrompt) fail("and add_generation_prompt exclude each other; set one of them to false");
+  if (lastText(messages.at(-1)!) === undefined) fail("needs a last message that has text");
 }
 
 /** Index of the last text part, -1 for a content that is a string; undefined where there is no text. */
@@ -143,7 +157,9 @@ function tagged(message: ChatMessage, tag: string): ChatMessage {
 /** What stands before the tag. Where the template trims contents (the space after the tag is gone), the end is trimmed too, as Hugging Face does. */
 function cutAtTag(rendered: string, tag: string): string {
   const at = rendered.lastIndexOf(tag);
-  if (at < 0) throw new BadRequest("continue_final_message", "this model's chat template leaves the last message out, so that it cannot be continued");
+  if (at < 0) {
+    throw new BadRequest("continue_final_message", "this model's chat template leaves the last message out, so that it cannot be continued");
+  }
   const before = rendered.slice(0, at);
   return rendered[at + 1] === " " ? before : before.trimEnd();
 }

@@ -31,8 +31,10 @@ export interface DecodeRules {
 const utf8 = new TextEncoder();
 const charBytes = new Map(byteChars.map((char, byte) => [char, byte]));
 
+/** What WordPiece's decoder tidies after joining. */
 const cleanups: readonly (readonly [string, string])[] = [
-  [" .", "."], [" ?", "?"], [" !", "!"], [" ,", ","], [" ' ", "'"], [" n't", "n't"], [" 'm", "'m"], [" do not", " don't"], [" 's", "'s"], [" 've", "'ve"], [" 're", "'re"],
+  [" .", "."], [" ?", "?"], [" !", "!"], [" ,", ","], [" ' ", "'"], [" n't", "n't"],
+  [" 'm", "'m"], [" do not", " don't"], [" 's", "'s"], [" 've", "'ve"], [" 're", "'re"],
 ];
 
 function byteLevel(piece: string): Piece {
@@ -58,7 +60,9 @@ function strip(piece: string, ends: Ends): string {
   return piece.slice(start, stop);
 }
 
-const endsOf = (config: Json): Ends => ({ char: text(config, "content") ?? " ", start: Number(field(config, "start") ?? 0), stop: Number(field(config, "stop") ?? 0) });
+function endsOf(config: Json): Ends {
+  return { char: text(config, "content") ?? " ", start: Number(field(config, "start") ?? 0), stop: Number(field(config, "stop") ?? 0) };
+}
 
 function replacer(config: Json): (piece: string) => string {
   const pattern = field(config, "pattern"), content = text(config, "content") ?? "";
@@ -105,7 +109,8 @@ export function decodeRules(config: Json): DecodeRules {
     if (type === "Fuse") fused = true;
     else if (fused && type === "Strip") ends = endsOf(part);
     else if (steps[type] === undefined || (fused && !(type === "Replace" && text(field(part, "pattern"), "String")?.length === 1))) {
-      throw new UsageError(`tokenizer.json: decoder ${type}${fused ? " after Fuse" : ""} is not supported; serve this model with --skip-tokenizer-init, by token ids`);
+      const what = `decoder ${type}${fused ? " after Fuse" : ""}`;
+      throw new UsageError(`tokenizer.json: ${what} is not supported; serve this model with --skip-tokenizer-init, by token ids`);
     } else {
       // The last token's suffix stands for nothing: cut from the end what the step wrote there.
       if (type === "BPEDecoder") ends = { char: " ", start: 0, stop: 1 };

@@ -106,7 +106,8 @@ const own: Readonly<Record<string, Build>> = {
     const mark = text(config, "replacement") ?? "▁";
     // Older files say add_prefix_space where newer ones say prepend_scheme.
     const scheme = text(config, "prepend_scheme") ?? (field(config, "add_prefix_space") === false ? "never" : "always");
-    const split = field(config, "split") === false ? undefined : splitter(new RegExp(mark.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gu"), "MergedWithNext");
+    const pattern = new RegExp(mark.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gu");
+    const split = field(config, "split") === false ? undefined : splitter(pattern, "MergedWithNext");
     return (piece, first) => {
       const marked = piece.replaceAll(" ", mark);
       const prefix = !marked.startsWith(mark) && (scheme === "always" || (scheme === "first" && first));

@@ -14,6 +14,7 @@ import type { TextFiles } from "./files.ts";
 import type { DecoderOptions, StreamDecoder } from "./stream-decoder.ts";
 import type { Encoded, Job, Reply, Request } from "./text-jobs.ts";
 import { fromFault, runJob } from "./text-jobs.ts";
+import type { EncodeOptions } from "./tokenizer.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 export type { ChatMessage, RenderOptions } from "./chat-template.ts";
@@ -27,18 +28,18 @@ export interface TextService {
    * Token ids of `text`, int32 [numTokens]. By default with the special tokens that the model expects around a text
    * (`addSpecialTokens`), and with "<bos>" and the like inside it read as plain text (`allowSpecial`).
    */
-  encode(text: string, options?: { readonly addSpecialTokens?: boolean | undefined; readonly allowSpecial?: boolean | undefined }): Promise<Int32Array>;
-  /** Token ids and text of `messages`, by the model's chat template. Contents never become special tokens. Rejects with BadRequest (`messages`), or UsageError without a template. */
+  encode(text: string, options?: Pick<EncodeOptions, "addSpecialTokens" | "allowSpecial">): Promise<Int32Array>;
+  /**
+   * Token ids and text of `messages`, by the model's chat template. Contents never become special tokens. Rejects with BadRequest
+   * (`messages`), or UsageError without a template.
+   */
   encodeChat(messages: readonly ChatMessage[], options?: RenderOptions): Promise<Encoded>;
   /** Ids to text as they come; on the caller's thread. */
   decoder(options?: DecoderOptions): StreamDecoder;
   decode(ids: ArrayLike<number>, options?: DecoderOptions): string;
   readonly vocabSize: number;
-  readonly bosId: number | undefined;
   readonly eosIds: readonly number[];
   readonly hasChatTemplate: boolean;
-  tokenToId(token: string): number | undefined;
-  idToToken(id: number): string | undefined;
   /** Ends the worker; jobs under way are rejected. */
   close(): void;
 }
@@ -57,16 +58,13 @@ export async function startText(files: TextFiles, { inProcess = false, limitMs =
   const lane = inProcess ? undefined : new Lane(files, limitMs);
   const run = async (job: Job): Promise<Encoded> => (lane === undefined ? runJob(job, tokenizer, template) : lane.submit(job));
   return {
-    encode: async (text, { addSpecialTokens = true, allowSpecial = false } = {}) => (await run({ kind: "encode", text, options: { addSpecialTokens, allowSpecial } })).ids,
+    encode: async (text, options = {}) => (await run({ kind: "encode", text, options })).ids,
     encodeChat: (messages, options = {}) => run({ kind: "chat", messages, options }),
     decoder: (options) => tokenizer.decoder(options),
     decode: (ids, options) => tokenizer.decode(ids, options),
     vocabSize: tokenizer.vocabSize,
-    bosId: tokenizer.bosId,
     eosIds: tokenizer.eosIds,
     hasChatTemplate: template !== undefined,
-    tokenToId: (token) => tokenizer.tokenToId(token),
-    idToToken: (id) => tokenizer.idToToken(id),
     close: () => lane?.close(),
   };
 }

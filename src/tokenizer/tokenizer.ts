@@ -165,14 +165,17 @@ function addedToken(row: Json): AddedToken {
     throw new UsageError(`tokenizer.json: added_tokens has a row without id or content: ${JSON.stringify(row)}`);
   }
   const flag = (name: string): boolean => field(row, name) === true;
-  return { id, content, special, normalized: (field(row, "normalized") ?? !special) === true, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
+  const normalized = (field(row, "normalized") ?? !special) === true;
+  return { id, content, special, normalized, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
 }
 
 /** token -> id. Unigram lists [token, score] pairs; the others have an object. */
 function vocabOf(model: Json): Map<string, number> {
   const vocab = field(model, "vocab");
   if (Array.isArray(vocab)) return new Map((vocab as readonly (readonly [string, number])[]).map(([token], id) => [token, id]));
-  if (typeof vocab !== "object" || vocab === null) throw new UsageError("tokenizer.json: model.vocab is missing; the file is damaged, download it again");
+  if (typeof vocab !== "object" || vocab === null) {
+    throw new UsageError("tokenizer.json: model.vocab is missing; the file is damaged, download it again");
+  }
   return new Map(Object.entries(vocab as Record<string, number>));
 }
 
@@ -215,7 +218,10 @@ function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: Read
     return (word, out) => unigram.encode(word, out);
   }
   if (type !== "WordPiece") throw new UsageError(`tokenizer.json: model type "${type}" is not supported (BPE, Unigram and WordPiece are)`);
-  const library = new Library({ model: { ...(config as object), type }, added_tokens: [], pre_tokenizer: null, decoder: null, normalizer: null, post_processor: null }, {});
+  const library = new Library(
+    { model: { ...(config as object), type }, added_tokens: [], pre_tokenizer: null, decoder: null, normalizer: null, post_processor: null },
+    {},
+  );
   const pieces = library.model as unknown as ((words: string[]) => string[]) & { readonly unk_token_id: number | undefined };
   const unknown = pieces.unk_token_id;
   return (word, out) => {
@@ -234,7 +240,8 @@ function endTokens(files: TextFiles, ids: ReadonlyMap<string, number>): { bosId:
   const configs = [parseFile(files, "generation_config.json"), parseFile(files, "config.json")];
   const named = (name: string): number[] => names.flatMap((file) => ids.get(tokenText(field(file, name)) ?? "") ?? []);
   const numbered = (name: string): number[] => configs.flatMap((file) => field(file, name)).filter((id): id is number => typeof id === "number");
-  return { bosId: [...named("bos_token"), ...numbered("bos_token_id")][0], eosIds: [...new Set([...named("eos_token"), ...numbered("eos_token_id")])] };
+  const [bosId] = [...named("bos_token"), ...numbered("bos_token_id")];
+  return { bosId, eosIds: [...new Set([...named("eos_token"), ...numbered("eos_token_id")])] };
 }
 
 /** A token in tokenizer_config.json: its text, or an object that holds it. */

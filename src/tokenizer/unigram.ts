@@ -4,6 +4,7 @@
  */
 import { UsageError } from "../core/errors.ts";
 import { byteTokens } from "./bpe.ts";
+import { emptyTrie, insert, type TrieNode } from "./trie.ts";
 
 /** The "model" object of a tokenizer.json of type Unigram. */
 export interface UnigramConfig {
@@ -12,17 +13,12 @@ export interface UnigramConfig {
   readonly byte_fallback?: boolean;
 }
 
-interface Node {
-  readonly next: Map<number, Node>;
-  id: number;
-}
-
-const node = (): Node => ({ next: new Map(), id: -1 });
 const unknownPenalty = 10;
 const utf8 = new TextEncoder();
 
 export class Unigram {
-  readonly #root = node();
+  /** Ids by the texts of their tokens. */
+  readonly #root = emptyTrie<number>();
   readonly #scores: Float64Array;
   readonly #unknown: number | undefined;
   readonly #unknownScore: number;
@@ -35,14 +31,7 @@ export class Unigram {
     this.#unknownScore = this.#scores.reduce((least, score) => Math.min(least, score), Infinity) - unknownPenalty;
     this.#bytes = config.byte_fallback ? byteTokens(new Map(config.vocab.map(([token], id) => [token, id]))) : undefined;
     config.vocab.forEach(([token], id) => {
-      if (forbidden.has(id) || id === this.#unknown || token.length === 0) return;
-      let at = this.#root;
-      for (let i = 0; i < token.length; i++) {
-        let child = at.next.get(token.charCodeAt(i));
-        if (child === undefined) at.next.set(token.charCodeAt(i), (child = node()));
-        at = child;
-      }
-      at.id = id;
+      if (!forbidden.has(id) && id !== this.#unknown && token.length > 0) insert(this.#root, token, id);
     });
   }
 
@@ -61,10 +50,11 @@ export class Unigram {
     for (let from = 0, width = 1; from < n; from += width) {
       width = word.codePointAt(from)! > 0xffff ? 2 : 1;
       let single = false;
-      let at: Node | undefined = this.#root;
+      let at: TrieNode<number> | undefined = this.#root;
       for (let to = from; to < n && (at = at.next.get(word.charCodeAt(to))) !== undefined; to++) {
-        if (at.id < 0) continue;
-        offer(from, to + 1, at.id, this.#scores[at.id]!);
+        const id: number | undefined = at.value;
+        if (id === undefined) continue;
+        offer(from, to + 1, id, this.#scores[id]!);
         single ||= to + 1 === from + width;
       }
       if (!single) offer(from, from + width, -1, this.#unknownScore);

@@ -63,7 +63,9 @@ export class Guard {
       if (!taken.has(String.fromCharCode(code))) free.push(String.fromCharCode(code));
     }
     const spare = free.pop();
-    if (spare === undefined || free.length < this.#chars.length) throw new BadRequest("messages", "messages use every character of Unicode's private use area; leave some out");
+    if (spare === undefined || free.length < this.#chars.length) {
+      throw new BadRequest("messages", "messages use every character of Unicode's private use area; leave some out");
+    }
     const standIn = new Map(this.#chars.map((char, i) => [char, free[i]!]));
     const original = new Map(this.#chars.map((char, i) => [free[i]!, char]));
     const pattern = this.#pattern;
@@ -99,11 +101,14 @@ function overlap(a: string, b: string): boolean {
 
 /** A copy of `value` with every string and key in it changed. Only what JSON can say is copied. */
 function mapStrings<T>(value: T, change: (piece: string) => string, depth = 0): T {
-  if (depth > maxDepth) throw new BadRequest("messages", `messages, tools and template variables may be nested ${maxDepth} deep, and these go deeper`);
+  if (depth > maxDepth) {
+    throw new BadRequest("messages", `messages, tools and template variables may be nested ${maxDepth} deep, and these go deeper; send them flatter`);
+  }
   if (typeof value === "string") return change(value.toWellFormed()) as T;
   if (Array.isArray(value)) return value.map((item: unknown) => mapStrings(item, change, depth + 1)) as T;
   if (typeof value === "object" && value !== null) {
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [change(key.toWellFormed()), mapStrings(item as unknown, change, depth + 1)])) as T;
+    const entries = Object.entries(value as Record<string, unknown>);
+    return Object.fromEntries(entries.map(([key, item]) => [change(key.toWellFormed()), mapStrings(item, change, depth + 1)])) as T;
   }
   return value;
 }

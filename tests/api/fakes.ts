@@ -102,9 +102,7 @@ export function fakeText(): TextService {
     decoder.decode(Uint8Array.from(Array.from(ids).filter((id) => id < 256)), { stream });
   const encode = (content: unknown, addBos: boolean) => Int32Array.from([...(addBos ? [bos] : []), ...new TextEncoder().encode(String(content))]);
   return {
-    vocabSize, bosId: bos, eosIds: [eos], hasChatTemplate: true,
-    tokenToId: () => undefined,
-    idToToken: (id) => text([id]),
+    vocabSize, eosIds: [eos], hasChatTemplate: true,
     encode: async (content, { addSpecialTokens = true } = {}) => encode(content, addSpecialTokens),
     async encodeChat(messages, { addGenerationPrompt = true } = {}) {
       const rendered = messages.map(({ role, content }) => `${role}: ${String(content)}\n`).join("") + (addGenerationPrompt ? "assistant: " : "");
