@@ -13,6 +13,7 @@
  * The bits of a row depend on that row alone. q . k adds four lanes (d mod 4), d ascending, then (l0 + l2) + (l1 + l3); blocks
  * start at multiples of kvTile in every sequence; a key that is masked adds an exact zero. So tiles, chunks and neighbours do not show.
  */
+import { invariant } from "../../core/errors.ts";
 import { runWords, workHeaderWords, workItem, type AttentionPlan } from "../../ir/plan.ts";
 import {
   block, branch, branchIf, call, comment, f32, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, Module, splat, v128, when,
@@ -65,6 +66,11 @@ export function scratchLayout(plan: AttentionPlan): ScratchLayout {
 
 /** The module of a plan; exports `attention`. */
 export function attentionModule(plan: AttentionPlan): Module {
+  const { kvTile, queryTile, headDimQk, headDimV, numQueryHeads, numKvHeads } = plan;
+  const positive = [kvTile, queryTile, headDimQk, headDimV, numQueryHeads, numKvHeads].every((n) => Number.isInteger(n) && n > 0);
+  // Four keys stand in the lanes, and a block's scores fill whole vectors.
+  invariant(positive && kvTile % 4 === 0 && numQueryHeads % numKvHeads === 0,
+    `an attention plan with kvTile ${kvTile}, queryTile ${queryTile}, heads ${numQueryHeads} over ${numKvHeads} of ${headDimQk} and ${headDimV}`);
   const m = new Module();
   const math = new MathLibrary(m);
   const report = addReport(m);
