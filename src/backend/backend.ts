@@ -81,7 +81,7 @@ export interface AttentionCall {
   /** Query rows: sequence * sequenceStride + row * rowStride + head * headStride. A packed batch has sequenceStride 0. */
   readonly query: Layout;
   readonly out: Layout;
-  /** Keys and values: page * sequenceStride + token * rowStride + head * headStride, page looked up in `blockTable`. */
+  /** Keys and values: page * sequenceStride + token * rowStride + head * headStride, page looked up in `blockTable`. In elements of the plan's formats. */
   readonly key: Layout;
   readonly value: Layout;
   /** Tokens of one page, any number from 1. */
@@ -90,8 +90,21 @@ export interface AttentionCall {
   readonly maxPagesPerSequence: number;
   /** The work list (ir/plan.ts), i32. */
   readonly work: Buffer;
-  /** Log-sum-exp of each row and head, f32 at row * numQueryHeads + head (+ sequence * lseSequenceStride); natural log; -Infinity for a row with no key. */
-  readonly lse?: { readonly data: Buffer; readonly sequenceStride: number };
+  /** Log-sum-exp of each row and head, natural log; -Infinity for a row with no key. Without meaning, and not written, under a weightMod. */
+  readonly lse?: RowStatistic;
+  /** The largest score of each row and head after mods, laid out like lse; -Infinity for a row with no key. */
+  readonly maxScore?: RowStatistic;
+  /** f32 [numQueryHeads], where the plan's denominator is "sink". */
+  readonly sink?: Buffer;
+  /** f32 factors of int8 and fp8 keys and values, one for each (page, token, head); a stride of 0 shares one. */
+  readonly keyScale?: Layout;
+  readonly valueScale?: Layout;
+}
+
+/** A number for each row and query head: f32 at sequence * sequenceStride + row * numQueryHeads + head, in elements. */
+export interface RowStatistic {
+  readonly data: Buffer;
+  readonly sequenceStride: number;
 }
 
 /** A compiled attention kernel. Opaque to all but its backend. */

@@ -52,6 +52,27 @@ export function fromF16(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The number whose fp8 bits (e4m3: bias 7, largest 448, no infinities, 0x7f is NaN) are `bits`. Exact. */
+export function fromFp8(bits: number): number {
+  const sign = bits & 0x80 ? -1 : 1;
+  const exponent = (bits >>> 3) & 15, fraction = bits & 7;
+  if (exponent === 15 && fraction === 7) return NaN;
+  return exponent === 0 ? sign * fraction * 2 ** -9 : sign * (1 + fraction / 8) * 2 ** (exponent - 7);
+}
+
+/** The fp8 (e4m3) bits nearest to `x`, ties to even; beyond 448 the largest. */
+export function toFp8(x: number): number {
+  if (Number.isNaN(x)) return 0x7f;
+  const sign = x < 0 || Object.is(x, -0) ? 0x80 : 0;
+  const magnitude = Math.min(Math.abs(x), 448);
+  // Spacing of the numbers around: 2^-9 for subnormals, an eighth of the power of two below otherwise.
+  const exponent = Math.max(-6, Math.floor(Math.log2(magnitude || 1e-30)));
+  const step = 2 ** (exponent - 3);
+  const floor = Math.floor(magnitude / step), rest = magnitude / step - floor;
+  const units = rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
+  return sign | (units < 8 && exponent === -6 ? units : units === 16 ? (exponent + 8) << 3 : ((exponent + 7) << 3) | (units - 8));
+}
+
 /** `bytes` read as `dtype`, widened to f32. `bytes` need not be aligned. */
 export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -4,13 +4,15 @@
  *   s[kv] = scoreMod(scale * q.k)      a key that the mask (in partial blocks) or -Infinity removes has no part
  *   out   = sum softmax(s)[kv] * v[kv]       lse = log sum e^s[kv]
  *
+ * A sink's logit joins the sum without a value; a weightMod stands for exp and leaves the sum out; an outputMod comes last.
  * Mods are evaluated as `ir/interpret.ts` defines them; dots, softmax and sums are in double. A row with no key is 0, its lse -Infinity.
  */
+import { fromBf16, fromF16, fromFp8 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { type CaptureEnv, type Env, evaluator } from "../../ir/interpret.ts";
-import { type AttentionPlan, runWords, workHeaderWords, workItem } from "../../ir/plan.ts";
-import type { AttentionCall, Layout } from "../backend.ts";
-import { f32Of, i32Of } from "./memory.ts";
+import { type AttentionPlan, type KvFormat, runWords, workHeaderWords, workItem } from "../../ir/plan.ts";
+import type { AttentionCall, Layout, RowStatistic } from "../backend.ts";
+import { bytesOf, f32Of, i32Of } from "./memory.ts";
 
 /** What a kernel of this backend shows as its source. */
 export function describe(plan: AttentionPlan): string {
@@ -49,6 +51,9 @@ export function attend(call: AttentionCall): void {
   const blockTable = i32Of(call.blockTable);
   const scoreMod = evaluator(plan.scoreMod);
   const maskMod = plan.maskMod && evaluator(plan.maskMod);
+  const weightMod = plan.weightMod && evaluator(plan.weightMod);
+  const outputMod = plan.outputMod && evaluator(plan.outputMod);
+  const sinks = call.sink && f32Of(call.sink);
   const env: { -readonly [K in keyof Env]: Env[K] } = { ...captureEnv(call), b: 0, h: 0, q: 0, kv: 0, score: 0 };
 
   const rowAt = (layout: Layout, data: Float32Array, outer: number, row: number, head: number, length: number): Float32Array => {
@@ -56,8 +61,11 @@ export function attend(call: AttentionCall): void {
     invariant(at >= 0 && at + length <= data.length, `row ${row} of head ${head} is outside a buffer of ${layout.data.bytes} bytes`);
     return data.subarray(at, at + length);
   };
-  const queries = f32Of(call.query.data), outputs = f32Of(call.out.data), keys = f32Of(call.key.data), values = f32Of(call.value.data);
-  const lse = call.lse && f32Of(call.lse.data);
+  const queries = f32Of(call.query.data), outputs = f32Of(call.out.data);
+  const keyAt = kvReader(call.key, plan.keyFormat ?? "f32", call.keyScale), valueAt = kvReader(call.value, plan.valueFormat ?? "f32", call.valueScale);
+  const statistic = (to: RowStatistic | undefined, sequence: number, row: number, head: number, x: number): void => {
+    if (to) f32Of(to.data)[sequence * to.sequenceStride + row * numQueryHeads + head] = x;
+  };
 
   for (let i = 0; i < work[0]!; i++) {
     const item = workHeaderWords + i * workItem.words;
@@ -73,34 +81,57 @@ export function attend(call: AttentionCall): void {
         env.h = h;
 
         const seen: { readonly score: number; readonly page: number; readonly token: number }[] = [];
-        let max = -Infinity;
         for (const { kv, partial } of allKeys) {
           env.kv = kv;
           if (partial && maskMod && !maskMod(env)) continue;
           const page = blockTable[sequence * call.maxPagesPerSequence + Math.floor(kv / call.pageSize)]!;
           const token = kv % call.pageSize;
-          const key = rowAt(call.key, keys, page, token, kvHead, headDimQk);
           let dot = 0;
-          for (let d = 0; d < headDimQk; d++) dot += query[d]! * key[d]!;
+          for (let d = 0; d < headDimQk; d++) dot += query[d]! * keyAt(page, token, kvHead, d);
           env.score = plan.scale * dot;
           const score = scoreMod(env);
-          if (score === -Infinity) continue;
-          seen.push({ score, page, token });
-          max = Math.max(max, score);
+          if (weightMod) {
+            env.score = score;
+            seen.push({ score: weightMod(env), page, token });
+          } else if (score !== -Infinity) seen.push({ score, page, token });
         }
 
-        let sum = 0;
+        const extra = plan.denominator === "one" ? 0 : plan.denominator === "sink" ? sinks![h]! : -Infinity;
+        const max = seen.reduce((m, { score }) => Math.max(m, score), extra);
+        let sum = extra === -Infinity ? 0 : Math.exp(extra - max);
         const weighted = new Float64Array(headDimV);
         for (const { score, page, token } of seen) {
-          const weight = Math.exp(score - max);
-          const value = rowAt(call.value, values, page, token, kvHead, headDimV);
+          const weight = weightMod ? score : Math.exp(score - max);
           sum += weight;
-          for (let d = 0; d < headDimV; d++) weighted[d]! += weight * value[d]!;
+          for (let d = 0; d < headDimV; d++) weighted[d]! += weight * valueAt(page, token, kvHead, d);
         }
         const out = rowAt(call.out, outputs, sequence, firstRow + r, h, headDimV);
-        for (let d = 0; d < headDimV; d++) out[d] = seen.length > 0 ? weighted[d]! / sum : 0;
-        if (lse) lse[sequence * call.lse!.sequenceStride + (firstRow + r) * numQueryHeads + h] = max + Math.log(sum);
+        for (let d = 0; d < headDimV; d++) {
+          out[d] = weightMod || sum === 0 ? weighted[d]! : weighted[d]! / sum;
+          env.kv = d;
+          env.score = out[d]!;
+          if (outputMod) out[d] = outputMod(env);
+        }
+        if (weightMod) continue;
+        statistic(call.lse, sequence, firstRow + r, h, max + Math.log(sum));
+        statistic(call.maxScore, sequence, firstRow + r, h, max);
       }
     }
   }
+}
+
+/** Element d of a key's or value's row, widened. */
+function kvReader(layout: Layout, format: KvFormat, scale: Layout | undefined): (page: number, token: number, head: number, d: number) => number {
+  const bytes = bytesOf(layout.data);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const read: Readonly<Record<KvFormat, (i: number) => number>> = {
+    f32: (i) => view.getFloat32(4 * i, true), bf16: (i) => fromBf16(view.getUint16(2 * i, true)), f16: (i) => fromF16(view.getUint16(2 * i, true)),
+    int8: (i) => view.getInt8(i), fp8: (i) => fromFp8(view.getUint8(i)),
+  };
+  const scales = scale && f32Of(scale.data);
+  const at = (l: Layout, page: number, token: number, head: number): number => page * l.sequenceStride + token * l.rowStride + head * l.headStride;
+  return (page, token, head, d) => {
+    const x = read[format](at(layout, page, token, head) + d);
+    return scales ? Math.fround(x * scales[at(scale, page, token, head)]!) : x;
+  };
 }

@@ -10,18 +10,23 @@
  *   softmax  m' = max(m, max s)   p = exp(s - m')   l = l exp(m - m') + p   acc = acc exp(m - m')
  *   values   acc += p V                       head dim in the lanes, keys ascending
  *
+ * With a weightMod p is its value, and softmax falls away. A sink is a first key without a value. Keys and values that are not f32 are
+ * widened a block at a time, for all rows that share them.
+ *
  * The bits of a row depend on that row alone. q . k adds four lanes (d mod 4), d ascending, then (l0 + l2) + (l1 + l3); blocks
  * start at multiples of kvTile in every sequence; a key that is masked adds an exact zero. So tiles, chunks and neighbours do not show.
  */
 import { invariant } from "../../core/errors.ts";
-import { runWords, workHeaderWords, workItem, type AttentionPlan } from "../../ir/plan.ts";
+import { runWords, workHeaderWords, workItem, type AttentionPlan, type KvFormat } from "../../ir/plan.ts";
 import {
-  block, branch, branchIf, call, comment, f32, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, Module, splat, v128, when,
+  block, branch, branchIf, call, comment, constant, f32, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, Module, splat, v128, when,
   type Func, type Local, type Node, type Operand,
 } from "./assembler.ts";
 import { addReport, captureWords, ExprEmitter, type EmitContext } from "./expr.ts";
 import { argument, forEachClaimed, kernel, scratchAddress, type MakeLocal } from "./kernel.ts";
 import { expOfNonPositive, MathLibrary } from "./math.ts";
+import { least } from "./rows.ts";
+import { isWidened, widenRow } from "./widen.ts";
 
 /** Words of the argument block; the captures follow (expr.ts). Strides and `pageBytes` count bytes. */
 export const attentionArgs = {
@@ -31,9 +36,14 @@ export const attentionArgs = {
   key: 9, keyPage: 10, keyToken: 11, keyHead: 12,
   value: 13, valuePage: 14, valueToken: 15, valueHead: 16,
   pageSize: 17, blockTable: 18, maxPagesPerSequence: 19,
-  /** 0 where no lse is wanted. */
-  lse: 20, lseSequence: 21,
-  captures: 22,
+  /** 0 where they are not wanted. */
+  lse: 20, lseSequence: 21, maxScore: 22, maxScoreSequence: 23,
+  /** f32 [numQueryHeads]; read where the plan's denominator is "sink". */
+  sink: 24,
+  /** Factors of quantised keys and values; read where the plan's formats have them. */
+  keyScale: 25, keyScalePage: 26, keyScaleToken: 27, keyScaleHead: 28,
+  valueScale: 29, valueScalePage: 30, valueScaleToken: 31, valueScaleHead: 32,
+  captures: 33,
 } as const;
 
 /** Where a plan's scratch memory lies, in bytes from its start. */
@@ -45,7 +55,10 @@ export interface ScratchLayout {
   readonly scores: number;
   /** i32 [rows]: addresses of the item's query rows. */
   readonly queryAddress: number;
-  /** [rows] of state: acc f32 [valueStride / 4], l f32x4, m f32. */
+  /** f32 [kvTile, headDim rounded up to 4]: the block's keys and values widened, where they are not f32 in memory. */
+  readonly keyTile: number;
+  readonly valueTile: number;
+  /** [rows] of state: acc f32 [headDimV rounded up to 4], l f32x4, m f32. */
   readonly state: number;
   readonly stateBytes: number;
   readonly bytes: number;
@@ -59,9 +72,11 @@ export function scratchLayout(plan: AttentionPlan): ScratchLayout {
   const valueAddress = keyAddress + up(4 * plan.kvTile, 16);
   const scores = valueAddress + up(4 * plan.kvTile, 16);
   const queryAddress = scores + 4 * 4 * up(plan.kvTile, 4);
-  const state = queryAddress + up(4 * rows, 16);
+  const keyTile = queryAddress + up(4 * rows, 16);
+  const valueTile = keyTile + (isWidened(plan.keyFormat) ? 4 * plan.kvTile * up(plan.headDimQk, 4) : 0);
+  const state = valueTile + (isWidened(plan.valueFormat) ? 4 * plan.kvTile * up(plan.headDimV, 4) : 0);
   const stateBytes = 4 * up(plan.headDimV, 4) + 32;
-  return { keyAddress, valueAddress, scores, queryAddress, state, stateBytes, bytes: state + rows * stateBytes };
+  return { keyAddress, valueAddress, scores, queryAddress, keyTile, valueTile, state, stateBytes, bytes: state + rows * stateBytes };
 }
 
 /** The module of a plan; exports `attention`. */
@@ -118,7 +133,7 @@ export function attentionModule(plan: AttentionPlan): Module {
           run.set(i32.add(run, 4 * runWords)),
           branch(nextRun),
         ])]),
-        ...finishRows(plan, layout, math, { args, scratch, item, sequence, head, numRows, row, at, state }, local),
+        ...finishRows(plan, layout, math, report, { args, scratch, item, sequence, head, numRows, row, at, state }, local),
       ]),
     ];
   });
@@ -127,7 +142,14 @@ export function attentionModule(plan: AttentionPlan): Module {
 
 type Names<K extends string> = { readonly [name in K]: Local };
 
-/** Query addresses, and empty states: m = -Infinity, l = 0, acc = 0. */
+/** l and m at `at` before any key: 0 and -Infinity; with a sink, 1 and its logit, as if a key without a value had come first. */
+function emptySum(plan: AttentionPlan, args: Local, head: Node, at: Local): Node[] {
+  if (plan.denominator === undefined) return [v128.store(at, splat.f32(0)), f32.store(at, -Infinity, 16)];
+  const logit = plan.denominator === "one" ? constant("f32", 0) : f32.load(i32.add(argument(args, attentionArgs.sink), i32.shl(head, 2)));
+  return [v128.store(at, f32x4.replace_lane(splat.f32(0), 1, 0)), f32.store(at, logit, 16)];
+}
+
+/** Query addresses, and empty states: acc = 0, l and m as above. */
 function startRows(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" | "scratch" | "item" | "sequence" | "head" | "numRows">, local: MakeLocal): Node[] {
   const group = plan.numQueryHeads / plan.numKvHeads;
   const r = local("i32", "startRow"), base = local("i32", "queryBase"), state = local("i32", "startState"), d = local("i32", "startAt");
@@ -143,8 +165,7 @@ function startRows(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" |
         i32.add(base, i32.add(i32.mul(i32.div_u(r, group), argument(c.args, attentionArgs.queryRow)), i32.mul(i32.rem_u(r, group), argument(c.args, attentionArgs.queryHead)))),
         layout.queryAddress),
       d.set(i32.add(state, accBytes)),
-      v128.store(d, splat.f32(0)),
-      f32.store(d, -Infinity, 16),
+      ...emptySum(plan, c.args, i32.add(i32.mul(c.head, group), i32.rem_u(r, group)), d),
       loop("clear", (again) => [v128.store(d.tee(i32.sub(d, 16)), splat.f32(0)), branchIf(again, i32.gt_u(d, state))]),
       state.set(i32.add(state, layout.stateBytes)),
     ]),
@@ -160,6 +181,18 @@ function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" | 
     keyAddress.set(i32.add(keyBase, i32.add(i32.mul(i32.load(page), argument(c.args, attentionArgs.keyPage)), i32.mul(token, argument(c.args, attentionArgs.keyToken))))),
     valueAddress.set(i32.add(valueBase, i32.add(i32.mul(i32.load(page), argument(c.args, attentionArgs.valuePage)), i32.mul(token, argument(c.args, attentionArgs.valueToken))))),
   ];
+  /** The row's address for the tile functions: itself where it is f32, else that of its widened copy. */
+  const placeRow = (format: KvFormat | undefined, dim: number, tile: number, addresses: number, scale: number, address: Local): Node[] => {
+    if (!isWidened(format)) return [i32.store(at, address, addresses)];
+    const to = i("widened"), rowBytes = 4 * up(dim, 4);
+    const factor = i32.add(i32.add(argument(c.args, scale), i32.mul(i32.load(page), argument(c.args, scale + 1))),
+      i32.add(i32.mul(token, argument(c.args, scale + 2)), i32.mul(c.head, argument(c.args, scale + 3))));
+    return [
+      to.set(i32.add(i32.add(c.scratch, tile), i32.mul(least(j, last), rowBytes))),
+      i32.store(at, to, addresses),
+      when(i32.le_s(j, last), widenRow(local, format, dim, address, to, factor)),
+    ];
+  };
   return [
     pageSize.set(argument(c.args, attentionArgs.pageSize)),
     table.set(i32.add(argument(c.args, attentionArgs.blockTable), i32.shl(i32.mul(c.sequence, argument(c.args, attentionArgs.maxPagesPerSequence)), 2))),
@@ -171,8 +204,8 @@ function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" | 
     ...openPage(),
     forRange(j, 0, plan.kvTile, 1, [
       at.set(i32.add(c.scratch, i32.shl(j, 2))),
-      i32.store(at, keyAddress, layout.keyAddress),
-      i32.store(at, valueAddress, layout.valueAddress),
+      ...placeRow(plan.keyFormat, plan.headDimQk, layout.keyTile, layout.keyAddress, attentionArgs.keyScale, keyAddress),
+      ...placeRow(plan.valueFormat, plan.headDimV, layout.valueTile, layout.valueAddress, attentionArgs.valueScale, valueAddress),
       when(i32.lt_s(j, last), [
         when(i32.lt_u(token.tee(i32.add(token, 1)), pageSize), [
           keyAddress.set(i32.add(keyAddress, argument(c.args, attentionArgs.keyToken))),
@@ -183,39 +216,86 @@ function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" | 
   ];
 }
 
-/** out = acc / l, or 0 for a row with no key; lse = m + ln l. */
+/** out = acc / l, or 0 for a row with no key, then the output mod; lse = m + ln l. Under a weightMod acc is the output. */
 function finishRows(
-  plan: AttentionPlan, layout: ScratchLayout, math: MathLibrary,
+  plan: AttentionPlan, layout: ScratchLayout, math: MathLibrary, report: Func,
   c: Names<"args" | "scratch" | "item" | "sequence" | "head" | "numRows" | "row" | "at" | "state">, local: MakeLocal,
 ): Node[] {
   const group = plan.numQueryHeads / plan.numKvHeads;
   const accBytes = layout.stateBytes - 32;
-  const l = local("v128", "l"), sum = local("f32", "sum"), d = local("i32", "d"), whole = 4 * (plan.headDimV & ~3), lseAt = local("i32", "lseAt"), m = local("f32", "m");
-  const rowOf = (stride: number): Node => i32.mul(i32.add(i32.load(c.item, 4 * workItem.firstRow), i32.div_u(c.row, group)), typeof stride === "number" ? argument(c.args, stride) : stride);
-  const headOf = i32.add(i32.mul(c.head, group), i32.rem_u(c.row, group));
-  const divided = (offset: Operand): Node => f32x4.div(v128.load(i32.add(c.state, offset)), l);
+  const l = local("v128", "l"), sum = local("f32", "sum"), d = local("i32", "d"), whole = 4 * (plan.headDimV & ~3), lanesLeft = plan.headDimV & 3;
+  const m = local("f32", "m"), queryRow = local("i32", "queryRow"), head = local("i32", "queryHead"), to = local("i32", "statisticAt");
+  const element = local("v128", "element");
+  const mod = outputCode(plan, math, report, { ...c, queryHead: head }, local);
+  const finished = (offset: Operand): Node[] => [
+    element.set(plan.weightMod ? v128.load(i32.add(c.state, offset)) : f32x4.div(v128.load(i32.add(c.state, offset)), l)),
+    ...mod.of(element, offset),
+  ];
+  const statistic = (word: number, value: Node): Node[] => [
+    to.set(argument(c.args, word)),
+    when(to, [f32.store(i32.add(to, i32.add(i32.mul(c.sequence, argument(c.args, word + 1)), i32.shl(i32.add(i32.mul(queryRow, plan.numQueryHeads), head), 2))), value)]),
+  ];
+  const elements = [
+    ...(whole > 0 ? [forRange(d, 0, whole, 16, [...finished(d), v128.store(i32.add(c.at, d), element)])] : []),
+    ...(lanesLeft > 0 ? [d.set(whole), ...finished(d), ...Array.from({ length: lanesLeft }, (_, lane) => v128.store32_lane(c.at, element, lane, whole + 4 * lane))] : []),
+  ];
   return [
     c.row.set(0),
     c.state.set(i32.add(c.scratch, layout.state)),
     forRange(c.row, 0, c.numRows, 1, [
-      l.set(v128.load(c.state, accBytes)),
-      sum.set(f32.add(f32.add(f32x4.extract_lane(l, 0), f32x4.extract_lane(l, 2)), f32.add(f32x4.extract_lane(l, 1), f32x4.extract_lane(l, 3)))),
-      m.set(f32.load(c.state, accBytes + 16)),
-      comment("Without keys acc is 0: dividing by 1 leaves it so."),
-      l.set(f32x4.splat(f32.select(1, sum, f32.eq(sum, 0)))),
+      queryRow.set(i32.add(i32.load(c.item, 4 * workItem.firstRow), i32.div_u(c.row, group))),
+      head.set(i32.add(i32.mul(c.head, group), i32.rem_u(c.row, group))),
+      ...(plan.weightMod ? [] : [
+        l.set(v128.load(c.state, accBytes)),
+        sum.set(f32.add(f32.add(f32x4.extract_lane(l, 0), f32x4.extract_lane(l, 2)), f32.add(f32x4.extract_lane(l, 1), f32x4.extract_lane(l, 3)))),
+        m.set(f32.load(c.state, accBytes + 16)),
+        comment("Without keys acc is 0: dividing by 1 leaves it so."),
+        l.set(f32x4.splat(f32.select(1, sum, f32.eq(sum, 0)))),
+      ]),
       c.at.set(i32.add(argument(c.args, attentionArgs.out), i32.add(i32.mul(c.sequence, argument(c.args, attentionArgs.outSequence)),
-        i32.add(rowOf(attentionArgs.outRow), i32.mul(headOf, argument(c.args, attentionArgs.outHead)))))),
-      ...(whole > 0 ? [forRange(d, 0, whole, 16, [v128.store(i32.add(c.at, d), divided(d))])] : []),
-      ...Array.from({ length: plan.headDimV & 3 }, (_, lane) => v128.store32_lane(c.at, divided(whole), lane, whole + 4 * lane)),
-      lseAt.set(argument(c.args, attentionArgs.lse)),
-      when(lseAt, [
-        f32.store(i32.add(lseAt, i32.add(i32.mul(c.sequence, argument(c.args, attentionArgs.lseSequence)),
-          i32.shl(i32.add(i32.mul(i32.add(i32.load(c.item, 4 * workItem.firstRow), i32.div_u(c.row, group)), plan.numQueryHeads), headOf), 2))),
-          f32.add(m, f32x4.extract_lane(math.log(l), 0))),
+        i32.add(i32.mul(queryRow, argument(c.args, attentionArgs.outRow)), i32.mul(head, argument(c.args, attentionArgs.outHead)))))),
+      ...mod.once(),
+      ...elements,
+      ...(plan.weightMod ? [] : [
+        ...statistic(attentionArgs.lse, f32.add(m, f32x4.extract_lane(math.log(l), 0))),
+        ...statistic(attentionArgs.maxScore, m.get),
       ]),
       c.state.set(i32.add(c.state, layout.stateBytes)),
     ]),
   ];
+}
+
+/**
+ * The output mod's code: `of` for four elements at byte offset `offset` of the head; `once`, asked for after it, for what a row
+ * computes once.
+ */
+function outputCode(
+  plan: AttentionPlan, math: MathLibrary, report: Func, c: Names<"args" | "item" | "sequence" | "row" | "queryHead">, local: MakeLocal,
+): { once(): readonly Node[]; of(element: Local, offset: Operand): readonly Node[] } {
+  const { outputMod } = plan;
+  if (!outputMod) return { once: () => [], of: () => [] };
+  const group = plan.numQueryHeads / plan.numKvHeads;
+  const b = local("v128", "b"), h = local("v128", "h"), q = local("v128", "q"), place = local("v128", "place"), live = local("v128", "live"), element = local("v128", "value");
+  const context: EmitContext = { local, math, report, args: c.args, captures: plan.captures, captureAt: captureWords(plan.captures, attentionArgs.captures).at };
+  const hoisted: Node[] = [];
+  const of = (target: Local, offset: Operand): Node[] => {
+    const emitter = new ExprEmitter(context, { b, h, q }, place, element);
+    const value = emitter.value(outputMod, live);
+    hoisted.push(...emitter.hoisted);
+    return [
+      element.set(target),
+      place.set(i32x4.add(i32x4.splat(i32.shr_u(offset, 2)), lanes(0, 1, 2, 3))),
+      live.set(i32x4.lt_s(place, splat.i32(plan.headDimV))),
+      ...emitter.take(),
+      target.set(value),
+    ];
+  };
+  const indices = [
+    b.set(i32x4.splat(c.sequence)),
+    h.set(i32x4.splat(c.queryHead)),
+    q.set(i32x4.splat(i32.add(i32.load(c.item, 4 * workItem.firstPosition), i32.div_u(c.row, group)))),
+  ];
+  return { once: () => [...indices, ...hoisted], of };
 }
 
 /** One block of keys for `rows` consecutive rows. */
@@ -246,11 +326,15 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
         keyCode.push(...mod.take(), score[r]!.set(value));
         hoisted.push(...mod.hoisted);
       }
-      keyCode.push(
-        score[r]!.set(v128.bitselect(score[r]!, splat.f32(-Infinity), live[r]!)),
-        max[r]!.set(f32x4.pmax(max[r]!, score[r]!)),
-        v128.store(at, score[r]!, layout.scores + 4 * plan.kvTile * r),
-      );
+      if (plan.weightMod) {
+        const mod = new ExprEmitter(context, indices, kv, score[r]!);
+        const weight = mod.value(plan.weightMod, live[r]!);
+        keyCode.push(...mod.take(), score[r]!.set(v128.and(weight, live[r]!)));
+        hoisted.push(...mod.hoisted);
+      } else {
+        keyCode.push(score[r]!.set(v128.bitselect(score[r]!, splat.f32(-Infinity), live[r]!)), max[r]!.set(f32x4.pmax(max[r]!, score[r]!)));
+      }
+      keyCode.push(v128.store(at, score[r]!, layout.scores + 4 * plan.kvTile * r));
     }
     return [
       ...each.flatMap((r) => [
@@ -258,7 +342,7 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
         state[r]!.set(i32.add(i32.add(p.scratch, layout.state), i32.mul(i32.add(p.row, r), layout.stateBytes))),
         q[r]!.set(i32x4.splat(i32.add(i32.load(p.item, 4 * workItem.firstPosition), i32.div_u(i32.add(p.row, r), group)))),
         h[r]!.set(i32x4.splat(i32.add(i32.mul(p.head, group), i32.rem_u(i32.add(p.row, r), group)))),
-        max[r]!.set(splat.f32(-Infinity)),
+        max[r]!.set(splat.f32(plan.weightMod ? 1 : -Infinity)),
       ]),
       b.set(i32x4.splat(i32.load(p.item, 4 * workItem.sequence))),
       ...hoisted,
@@ -270,8 +354,7 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
         valid.set(i32x4.lt_s(kv, i32x4.splat(p.kvLength))),
         ...keyCode,
       ]),
-      comment("Online softmax."),
-      ...softmax(plan, layout, p.scratch, state, max, local),
+      ...(plan.weightMod ? [] : [comment("Online softmax."), ...softmax(plan, layout, p.scratch, state, max, local)]),
       comment("Values, keys ascending."),
       isTail.set(i32.select(i32.sub(p.kvLength, p.kv0), plan.kvTile, i32.lt_s(i32.sub(p.kvLength, p.kv0), plan.kvTile))),
       ...accumulate(plan, layout, p.scratch, state, max, isTail, local),

@@ -6,7 +6,7 @@
  */
 import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
-import type { AttentionPlan } from "../../ir/plan.ts";
+import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
 import type { AttentionCall, AttentionKernel, Backend, Buffer, Ops, Program } from "../backend.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
@@ -155,11 +155,23 @@ class WasmBackend implements Backend {
     const words: number[] = [];
     const put = (word: number, ...values: readonly number[]): void => values.forEach((v, i) => (words[word + i] = v));
     put(attentionArgs.work, addressOf(call.work));
-    for (const [first, layout] of [[attentionArgs.query, call.query], [attentionArgs.out, call.out], [attentionArgs.key, call.key], [attentionArgs.value, call.value]] as const) {
-      put(first, addressOf(layout.data), 4 * layout.sequenceStride, 4 * layout.rowStride, 4 * layout.headStride);
+    const { keyFormat = "f32", valueFormat = "f32" } = kernel.plan;
+    for (const [first, layout, format] of [
+      [attentionArgs.query, call.query, "f32"], [attentionArgs.out, call.out, "f32"], [attentionArgs.key, call.key, keyFormat], [attentionArgs.value, call.value, valueFormat],
+    ] as const) {
+      const bytes = bytesPerKvElement[format];
+      put(first, addressOf(layout.data), bytes * layout.sequenceStride, bytes * layout.rowStride, bytes * layout.headStride);
     }
     put(attentionArgs.pageSize, call.pageSize, addressOf(call.blockTable), call.maxPagesPerSequence);
-    put(attentionArgs.lse, call.lse ? addressOf(call.lse.data) : 0, call.lse ? 4 * call.lse.sequenceStride : 0);
+    for (const [first, to] of [[attentionArgs.lse, call.lse], [attentionArgs.maxScore, call.maxScore]] as const) {
+      put(first, to ? addressOf(to.data) : 0, to ? 4 * to.sequenceStride : 0);
+    }
+    put(attentionArgs.sink, call.sink ? addressOf(call.sink) : 0);
+    invariant(kernel.plan.denominator !== "sink" || call.sink, "the plan has a sink, the call gives none");
+    for (const [first, scale, format] of [[attentionArgs.keyScale, call.keyScale, kernel.plan.keyFormat], [attentionArgs.valueScale, call.valueScale, kernel.plan.valueFormat]] as const) {
+      invariant(scale || (format !== "int8" && format !== "fp8"), `keys or values are ${format}, the call gives no scale`);
+      put(first, ...(scale ? [addressOf(scale.data), 4 * scale.sequenceStride, 4 * scale.rowStride, 4 * scale.headStride] : [0, 0, 0, 0]));
+    }
     const { at } = captureWords(kernel.plan.captures, attentionArgs.captures);
     kernel.plan.captures.forEach((slot, i) => {
       const value = call.captures[i];
