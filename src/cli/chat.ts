@@ -23,7 +23,7 @@ type Turn = {
 };
 
 /** What a conversation is held with: tests hand in strings. */
-export interface Console {
+export interface Terminal {
   readonly lines: AsyncIterable<string>;
   readonly interactive: boolean;
   /** The conversation itself. */
@@ -40,69 +40,69 @@ const seconds = () => performance.now() / 1000;
 const help = ["/help   this list", "/reset  forget the conversation", "/exit   leave (so does Ctrl-D)", "Ctrl-C  stop an answer"];
 
 /** Holds a conversation until the lines end or somebody leaves. */
-export async function converse(llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, system?: string): Promise<void> {
+export async function converse(llm: Pick<LLM, "chat">, terminal: Terminal, params: GenerateParams, system?: string): Promise<void> {
   const opening: readonly Turn[] = system === undefined ? [] : [{ role: "system", content: system }];
   let turns: readonly Turn[] = opening;
   const commands: Readonly<Record<string, () => boolean>> = {
     "/exit": () => false,
     "/quit": () => false,
-    "/help": () => (console.note(help.join("\n")), true),
-    "/reset": () => ((turns = opening), console.note("forgotten; this is a new conversation"), true),
+    "/help": () => (terminal.note(help.join("\n")), true),
+    "/reset": () => ((turns = opening), terminal.note("forgotten; this is a new conversation"), true),
   };
-  console.prompt();
-  for await (const line of console.lines) {
+  terminal.prompt();
+  for await (const line of terminal.lines) {
     const said = line.trim();
     if (said.startsWith("/")) {
       const command = commands[said];
-      if (!command) console.note(`there is no command ${said}; /help lists them`);
+      if (!command) terminal.note(`there is no command ${said}; /help lists them`);
       else if (!command()) return;
     } else if (said) {
-      turns = await answer(llm, console, params, opening, [...turns, { role: "user", content: said }]);
+      turns = await answer(llm, terminal, params, opening, [...turns, { role: "user", content: said }]);
     }
-    console.prompt();
+    terminal.prompt();
   }
 }
 
 /** The turns after one answer. Old exchanges are dropped, two turns at a time, while the conversation is too long for the model. */
 async function answer(
-  llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, opening: readonly Turn[], turns: readonly Turn[],
+  llm: Pick<LLM, "chat">, terminal: Terminal, params: GenerateParams, opening: readonly Turn[], turns: readonly Turn[],
 ): Promise<readonly Turn[]> {
   try {
-    const { text } = await stream(llm, console, params, turns);
+    const { text } = await stream(llm, terminal, params, turns);
     return [...turns, { role: "assistant", content: text }];
   } catch (error) {
     if (!(error instanceof BadRequest)) throw error;
     const rest = turns.slice(opening.length + 2);
     if (error.param === "messages" && rest.length > 0) {
-      console.note("the conversation is longer than the model's context: forgetting its oldest exchange");
-      return answer(llm, console, params, opening, [...opening, ...rest]);
+      terminal.note("the conversation is longer than the model's context: forgetting its oldest exchange");
+      return answer(llm, terminal, params, opening, [...opening, ...rest]);
     }
-    console.note(error.message);
+    terminal.note(error.message);
     return turns.slice(0, -1);
   }
 }
 
-async function stream(llm: Pick<LLM, "chat">, console: Console, params: GenerateParams, turns: readonly Turn[]): Promise<GenerationResult> {
+async function stream(llm: Pick<LLM, "chat">, terminal: Terminal, params: GenerateParams, turns: readonly Turn[]): Promise<GenerationResult> {
   const startedAt = seconds();
   const generation = llm.chat(turns, params);
-  console.onInterrupt(() => generation.cancel());
+  terminal.onInterrupt(() => generation.cancel());
   let firstAt: number | undefined;
   try {
     for await (const { text } of generation) {
       firstAt ??= seconds();
-      console.write(text);
+      terminal.write(text);
     }
     const result = await generation;
-    console.write("\n");
-    console.note(speedLine(result, startedAt, firstAt ?? seconds(), seconds()));
+    terminal.write("\n");
+    terminal.note(speedLine(result, startedAt, firstAt ?? seconds(), seconds()));
     return result;
   } finally {
-    console.onInterrupt(undefined);
+    terminal.onInterrupt(undefined);
   }
 }
 
 /** stdin and stdout; dimmed notes on a terminal, and elsewhere on stderr so that stdout holds answers only. */
-function openConsole(): Console & { close(): void } {
+function openTerminal(): Terminal & { close(): void } {
   const interactive = Boolean(process.stdin.isTTY && process.stdout.isTTY);
   const reader = createInterface({ input: process.stdin, terminal: interactive, prompt: "> ", ...(interactive && { output: process.stdout }) });
   let interrupt: (() => void) | undefined;
@@ -124,11 +124,11 @@ export async function runChat(model: string | undefined, flags: ChatFlags): Prom
   const { seed: _, ...engineFlags } = flags;
   const options = { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) };
   await using llm = await LLM.load(model, options).finally(progress.finish);
-  const console = openConsole();
+  const terminal = openTerminal();
   try {
-    if (console.interactive) console.note([`${llm.name}: ${describe(llm.info)[0]!.replace(/^model +/, "")}`, "/help lists commands"].join("\n"));
-    await converse(llm, console, samplingParams(flags), flags.system);
+    if (terminal.interactive) terminal.note([`${llm.name}: ${describe(llm.info)[0]!.replace(/^model +/, "")}`, "/help lists commands"].join("\n"));
+    await converse(llm, terminal, samplingParams(flags), flags.system);
   } finally {
-    console.close();
+    terminal.close();
   }
 }

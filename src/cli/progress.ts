@@ -9,7 +9,7 @@ export interface Screen {
   write(text: string): unknown;
 }
 
-export interface Progress {
+export interface ProgressLine {
   report(stage: string, done: number, total: number): void;
   /** Clears the line; report no more. */
   finish(): void;
@@ -26,7 +26,7 @@ function amount(done: number, total: number): string {
 }
 
 /** Progress on `screen`. `now` gives seconds. */
-export function createProgress(screen: Screen, now: () => number): Progress {
+export function createProgress(screen: Screen, now: () => number): ProgressLine {
   let stage: string | undefined;
   let shownAt = -Infinity;
   const terminal = (name: string, done: number, total: number) => {

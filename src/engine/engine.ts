@@ -13,7 +13,7 @@ import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
 import { Sampler } from "../sampling/sampler.ts";
 import { Batch } from "./batch.ts";
-import { BlockPool } from "./block-pool.ts";
+import { PagePool } from "./page-pool.ts";
 import type { Delta, FinishReason, Stats } from "./messages.ts";
 import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -64,7 +64,7 @@ export class Engine {
   constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0 }: EngineSetup) {
     this.limits = limits;
     this.#model = model;
-    this.#scheduler = new Scheduler(limits, new BlockPool(limits.numPages));
+    this.#scheduler = new Scheduler(limits, new PagePool(limits.numPages));
     this.#batch = new Batch(limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);

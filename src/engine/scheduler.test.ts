@@ -3,11 +3,11 @@ import test from "node:test";
 import { invariant } from "../core/errors.ts";
 import { stream } from "../core/random.ts";
 import { defaultSampling } from "../sampling/params.ts";
-import { BlockPool } from "./block-pool.ts";
+import { PagePool } from "./page-pool.ts";
 import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 
-const make = (limits: SchedulerLimits, numPages: number) => new Scheduler(limits, new BlockPool(numPages));
+const make = (limits: SchedulerLimits, numPages: number) => new Scheduler(limits, new PagePool(numPages));
 const sequence = (id: string, promptLength: number, maxTokens: number) =>
   new Sequence(id, Int32Array.from({ length: promptLength }, (_, i) => i), { ...defaultSampling, maxTokens }, 0, 1 << 20);
 const shape = (scheduler: Scheduler) => scheduler.schedule().map((w) => [w.sequence.id, w.numTokens]);

@@ -11,7 +11,7 @@
  * State in, work out: knows no model, no clock, no randomness.
  */
 import { invariant } from "../core/errors.ts";
-import type { BlockPool } from "./block-pool.ts";
+import type { PagePool } from "./page-pool.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface SchedulerLimits {
@@ -30,13 +30,13 @@ export interface Work {
 
 export class Scheduler {
   readonly limits: SchedulerLimits;
-  readonly pool: BlockPool;
+  readonly pool: PagePool;
   readonly #running: Sequence[] = [];
   readonly #waiting: Sequence[] = [];
   readonly #work: Work[] = [];
   #numPreemptions = 0;
 
-  constructor(limits: SchedulerLimits, pool: BlockPool) {
+  constructor(limits: SchedulerLimits, pool: PagePool) {
     this.limits = limits;
     this.pool = pool;
   }

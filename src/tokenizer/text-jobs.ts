@@ -51,7 +51,7 @@ export type Reply =
   | { readonly kind: "failed"; readonly id: number; readonly fault: Fault };
 
 /** Service to worker. */
-export interface Request {
+export interface Order {
   readonly id: number;
   readonly job: Job;
 }

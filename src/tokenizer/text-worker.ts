@@ -2,7 +2,7 @@
 import { parent } from "#thread";
 import { loadChatTemplate } from "./chat-template.ts";
 import type { TextFiles } from "./files.ts";
-import type { Reply, Request } from "./text-jobs.ts";
+import type { Order, Reply } from "./text-jobs.ts";
 import { runJob, toFault } from "./text-jobs.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
@@ -12,7 +12,7 @@ const tokenizer = loadTokenizer(files);
 const template = loadChatTemplate(files, tokenizer.specialTokens);
 
 onMessage((message) => {
-  const { id, job } = message as Request;
+  const { id, job } = message as Order;
   let reply: Reply;
   try {
     reply = { kind: "done", id, result: runJob(job, tokenizer, template) };

@@ -12,7 +12,7 @@ import type { ChatMessage, RenderOptions } from "./chat-template.ts";
 import { loadChatTemplate } from "./chat-template.ts";
 import type { TextFiles } from "./files.ts";
 import type { DecoderOptions, StreamDecoder } from "./stream-decoder.ts";
-import type { Encoded, Job, Reply, Request } from "./text-jobs.ts";
+import type { Encoded, Job, Order, Reply } from "./text-jobs.ts";
 import { fromFault, runJob } from "./text-jobs.ts";
 import type { EncodeOptions } from "./tokenizer.ts";
 import { loadTokenizer } from "./tokenizer.ts";
@@ -69,7 +69,7 @@ export async function startText(files: TextFiles, { inProcess = false, limitMs =
   };
 }
 
-interface Waiting extends Request {
+interface Waiting extends Order {
   resolve(result: Encoded): void;
   reject(error: Error): void;
 }
@@ -123,7 +123,7 @@ class Lane {
   }
 
   #post({ id, job }: Waiting): void {
-    this.#thread!.post({ id, job } satisfies Request);
+    this.#thread!.post({ id, job } satisfies Order);
   }
 
   /** Times the first job. The timer also keeps the process alive while somebody waits, which the worker does not. */

@@ -104,6 +104,7 @@ async function raw(body: object, more = ""): Promise<Socket> {
 }
 
 test("sockets that die in the queue, before the first byte or in the middle leave nothing running", async () => {
+  const before = engine.seen.length;
   for (const wait of [0, 1, 3, 10, 30]) {
     const sockets = await Promise.all([true, false].map((stream) => raw({ prompt: "x", max_tokens: 500, ignore_eos: true, stream })));
     await sleep(wait);
@@ -111,6 +112,7 @@ test("sockets that die in the queue, before the first byte or in the middle leav
   }
   await sleep(20);
   await until(() => engine.stats.numRunning === 0);
+  assert.ok(engine.seen.length > before, "some came as far as the engine");
 });
 
 test("a socket that stops reading is cut off after the limit, whatever the kernel had room for", async () => {

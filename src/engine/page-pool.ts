@@ -5,7 +5,7 @@
  */
 import { invariant } from "../core/errors.ts";
 
-export class BlockPool {
+export class PagePool {
   readonly numPages: number;
   /** A stack: the first `#numFree` entries are the free pages, the one freed last on top. */
   readonly #free: Int32Array;

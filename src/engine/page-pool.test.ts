@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../core/random.ts";
-import { BlockPool } from "./block-pool.ts";
+import { PagePool } from "./page-pool.ts";
 
 test("pages are free, held, shared and free again, and none is lost on a random walk", () => {
-  const pool = new BlockPool(17);
+  const pool = new PagePool(17);
   const random = stream(1);
   const held: number[] = [];
   let shares = 0, empties = 0;
@@ -26,11 +26,11 @@ test("pages are free, held, shared and free again, and none is lost on a random 
 });
 
 test("taking from an empty pool, and releasing or sharing a free page, are broken invariants", () => {
-  const pool = new BlockPool(1);
+  const pool = new PagePool(1);
   const page = pool.take();
   assert.throws(() => pool.take(), /empty pool/);
   pool.release(page);
   assert.throws(() => pool.release(page), /nobody holds it/);
   assert.throws(() => pool.share(page), /nobody holds it/);
-  assert.throws(() => new BlockPool(0), /a pool of 0 pages/);
+  assert.throws(() => new PagePool(0), /a pool of 0 pages/);
 });
