@@ -68,6 +68,7 @@ export class ExprEmitter {
   readonly #widerLive = new Map<Local, Local>();
   readonly #perKey = new Map<Expr, boolean>();
   readonly #loads = new Map<Expr, boolean>();
+  readonly #demands = new Map<Expr, ReadonlySet<Expr>>();
 
   constructor(context: EmitContext, row: RowIndices, kv: Local, score: Local) {
     this.#context = context;
@@ -132,6 +133,8 @@ export class ExprEmitter {
       case "unary": return unary[e.op](this.#value(e.x, live), e.x.type === "i32", this.#context.math);
       case "select": {
         const condition = this.#value(e.condition, live);
+        // What both sides ask for is asked for in every live lane: written once, not once for each side.
+        for (const shared of both(this.#demanded(e.a), this.#demanded(e.b))) this.#value(shared, live);
         const a = this.#value(e.a, this.#narrow(e.a, live, condition, false));
         const b = this.#value(e.b, this.#narrow(e.b, live, condition, true));
         return v128.bitselect(a, b, condition);
@@ -188,10 +191,27 @@ export class ExprEmitter {
     return memoised(this.#perKey, e, () => e.kind === "score" || (e.kind === "index" && e.name === "kv") || children(e).some((c) => this.#dependsOnKey(c)));
   }
 
+  /** The parts holding loads that are asked for wherever `e` is. */
+  #demanded(e: Expr): ReadonlySet<Expr> {
+    const known = this.#demands.get(e);
+    if (known) return known;
+    const made = new Set<Expr>();
+    if (this.#holdsLoad(e)) {
+      const certain = e.kind === "select" ? [e.condition] : e.kind === "binary" && (e.op === "and" || e.op === "or") ? [e.a] : children(e);
+      for (const part of certain) for (const node of this.#demanded(part)) made.add(node);
+      if (e.kind === "select") for (const node of both(this.#demanded(e.a), this.#demanded(e.b))) made.add(node);
+      made.add(e);
+    }
+    this.#demands.set(e, made);
+    return made;
+  }
+
   #holdsLoad(e: Expr): boolean {
     return memoised(this.#loads, e, () => e.kind === "load" || children(e).some((c) => this.#holdsLoad(c)));
   }
 }
+
+const both = (a: ReadonlySet<Expr>, b: ReadonlySet<Expr>): Expr[] => [...a].filter((node) => b.has(node));
 
 function memoised(memo: Map<Expr, boolean>, e: Expr, compute: () => boolean): boolean {
   let known = memo.get(e);
