@@ -10,6 +10,7 @@ import { evaluator } from "../ir/interpret.ts";
 import { analyse, type Classifier, indicesOf, verdict, type Verdict } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
 import { fixed } from "./captures.ts";
+import { classifyBlocks } from "./classify.ts";
 import { floorDiv } from "./language.ts";
 import { type MaskMod, maskMod, offset } from "./mod.ts";
 import { RowRuns } from "./row-runs.ts";
@@ -98,22 +99,7 @@ export class BlockMask implements Classifier {
     for (let b = 0; b < this.#batch; b++) {
       for (let h = 0; h < this.#heads; h++) {
         const runs = new RowRuns(this.numRows);
-        /** Blocks rows r0..r1-1, columns c0..c1-1. */
-        const descend = (r0: number, r1: number, c0: number, c1: number): void => {
-          const q0 = r0 * queries, q1 = Math.min(r1 * queries, queryLength) - 1, kv0 = c0 * keys, kv1 = Math.min(c1 * keys, kvLength) - 1;
-          let is = analysis.classify(b, b, h, h, q0, q1, kv0, kv1);
-          const single = r1 - r0 === 1 && c1 - c0 === 1;
-          if (is === verdict.sometimes && single) is = quarter(analysis, b, h, q0, q1, kv0, kv1, quarterings);
-          if (is === verdict.sometimes && single && evaluate) is = everywhere((q, kv) => evaluate({ b, h, q, kv, score: 0, ...captures }) === 1, q0, q1, kv0, kv1);
-          if (is === verdict.never) return;
-          if (is === verdict.always || single) {
-            for (let r = r0; r < r1; r++) runs.add(r, c0, c1 - c0, is === verdict.always ? 0 : 1);
-            return;
-          }
-          const rowCuts = r1 - r0 > 1 ? [r0, (r0 + r1) >>> 1, r1] : [r0, r1], columnCuts = c1 - c0 > 1 ? [c0, (c0 + c1) >>> 1, c1] : [c0, c1];
-          for (let i = 0; i + 1 < rowCuts.length; i++) for (let j = 0; j + 1 < columnCuts.length; j++) descend(rowCuts[i]!, rowCuts[i + 1]!, columnCuts[j]!, columnCuts[j + 1]!);
-        };
-        if (this.numRows > 0 && this.numColumns > 0) descend(0, this.numRows, 0, this.numColumns);
+        classifyBlocks(analysis, b, h, { queryLength, kvLength, queries, keys }, runs, evaluate && ((q, kv) => evaluate({ b, h, q, kv, score: 0, ...captures }) === 1));
         runs.pack();
         all.push(runs);
       }
@@ -225,30 +211,6 @@ export class BlockMask implements Classifier {
   }
 }
 
-/** How often a block that is open is cut in four once more, to see whether its parts agree: what `a || b` covers only together. */
-const quarterings = 2;
-
-/** What a box is by its parts. Stops at the first two that differ, which a block on the mask's edge has at once. */
-function quarter(mask: Classifier, b: number, h: number, q0: number, q1: number, kv0: number, kv1: number, levels: number): Verdict {
-  const qs = q1 > q0 ? [q0, (q0 + q1 + 1) >>> 1, q1 + 1] : [q0, q1 + 1], kvs = kv1 > kv0 ? [kv0, (kv0 + kv1 + 1) >>> 1, kv1 + 1] : [kv0, kv1 + 1];
-  const open: (readonly [q0: number, q1: number, kv0: number, kv1: number])[] = [];
-  let seen: Verdict | undefined;
-  for (let i = 0; i + 1 < qs.length; i++) for (let j = 0; j + 1 < kvs.length; j++) {
-    const part = [qs[i]!, qs[i + 1]! - 1, kvs[j]!, kvs[j + 1]! - 1] as const;
-    const is = mask.classify(b, b, h, h, ...part);
-    if (is === verdict.sometimes) open.push(part);
-    else if (seen !== undefined && seen !== is) return verdict.sometimes;
-    else seen = is;
-  }
-  for (const part of open) {
-    if (levels === 1) return verdict.sometimes;
-    const is = quarter(mask, b, h, ...part, levels - 1);
-    if (is === verdict.sometimes || (seen !== undefined && seen !== is)) return verdict.sometimes;
-    seen = is;
-  }
-  return seen!;
-}
-
 /** What the blocks c0..c1 of one row are together. */
 function stretch(runs: Int32Array, c0: number, c1: number): Verdict {
   for (let i = 0; i < runs.length; i += 2) {
@@ -258,13 +220,6 @@ function stretch(runs: Int32Array, c0: number, c1: number): Verdict {
     return first <= c0 && last >= c1 && !(runs[i + 1]! & 1) ? verdict.always : verdict.sometimes;
   }
   return verdict.never;
-}
-
-/** What `mask` is at all points of a box, by asking at each until both answers were seen. */
-function everywhere(mask: (q: number, kv: number) => boolean, q0: number, q1: number, kv0: number, kv1: number): Verdict {
-  const first = mask(q0, kv0);
-  for (let q = q0; q <= q1; q++) for (let kv = kv0; kv <= kv1; kv++) if (mask(q, kv) !== first) return verdict.sometimes;
-  return first ? verdict.always : verdict.never;
 }
 
 /** The captured values a derivation stands on. */

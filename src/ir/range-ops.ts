@@ -24,8 +24,8 @@ const minI32 = -(2 ** 31), maxI32 = 2 ** 31 - 1;
 /** Integers up to here, and their sums within it, are exact in f32. */
 const exactF32 = 2 ** 24;
 /** Coefficients up to here times any i32, and rests up to the second, stay exact in doubles. */
-const maxCoefficient = 2 ** 20;
-const maxRest = 2 ** 51;
+export const maxCoefficient = 2 ** 20;
+export const maxRest = 2 ** 51;
 
 type Cells = Float64Array;
 /** Writes the cell at `o` from operand cells. */
@@ -90,6 +90,14 @@ function addLines(v: Cells, o: number, a: number, b: number, sign: 1 | -1, limit
   const rLo = sign > 0 ? v[b + RLO]! : -v[b + RHI]!, rHi = sign > 0 ? v[b + RHI]! : -v[b + RLO]!;
   return setLine(v, o, v[a + AQ]! + sign * v[b + AQ]!, v[a + AK]! + sign * v[b + AK]!, v[a + RLO]! + rLo, v[a + RHI]! + rHi,
     v[a + LO]! + bLo, v[a + HI]! + bHi, limit);
+}
+
+/** a + b and a - b of i32. */
+export function addCells(v: Cells, o: number, a: number, b: number): void {
+  if (!addLines(v, o, a, b, 1, i32Limit)) setInterval(v, o, minI32, maxI32);
+}
+export function subtractCells(v: Cells, o: number, a: number, b: number): void {
+  if (!addLines(v, o, a, b, -1, i32Limit)) setInterval(v, o, minI32, maxI32);
 }
 
 /** c * x + d. */
@@ -374,8 +382,8 @@ const flipped = (f: Binary): Binary => (v, o, a, b) => f(v, o, b, a);
 const typed = (make: (isInt: boolean) => Binary) => ({ i32: make(true), f32: make(false), bool: make(true) });
 
 export const binaryRanges: Readonly<Record<BinaryOp, Binary | Readonly<Partial<Record<Type, Binary>>>>> = {
-  add: { i32: (v, o, a, b) => orFull(addLines(v, o, a, b, 1, i32Limit), v, o), f32: addF32(1) },
-  sub: { i32: (v, o, a, b) => orFull(addLines(v, o, a, b, -1, i32Limit), v, o), f32: addF32(-1) },
+  add: { i32: addCells, f32: addF32(1) },
+  sub: { i32: subtractCells, f32: addF32(-1) },
   mul: { i32: mulI32, f32: mulF32 },
   div: divF32((a, b) => a / b),
   rem: { i32: remI32, f32: remF32 },

@@ -116,3 +116,24 @@ test("uniforms are read at bind", () => {
   assert.equal(a.bind({ uniforms: { n: 1 }, tables: {} }).classify(0, 0, 0, 0, 10, 12, 5, 9), verdict.never);
   assert.throws(() => a.bind(noCaptures), /'n' has no value/);
 });
+
+test("the tape that classifies boxes says of random masks what the plain steps say", () => {
+  const seen = new Set<number>();
+  fc.assert(fc.property(fc.integer(), fc.integer({ min: 1, max: 7 }), fc.boolean(), (seed, depth, simple) => {
+    const random = stream(seed);
+    const below = (x: number): number => Math.floor(random() * x);
+    const made = randomExpr(random, "bool", depth, { score: false });
+    const e = simple ? simplify(made) : made;
+    const captures = randomCaptures(random);
+    const analysis = analyse(e).bind(captures);
+    for (let i = 0; i < 4; i++) {
+      const span = (from: number, width: number): readonly [number, number] => [from, from + below(width)];
+      const box: Box = { b: span(below(3), 2), h: span(below(3), 2), q: span(below(60), 1 + below(40)), kv: span(below(60), 1 + below(40)) };
+      const { lo, hi } = analysis.range(box);
+      const is = analysis.classify(...box.b, ...box.h, ...box.q, ...box.kv);
+      assert.equal(is, lo === 1 ? verdict.always : hi === 0 ? verdict.never : verdict.sometimes, `${print(e)} in ${JSON.stringify(box)} with ${JSON.stringify(captures.uniforms)}`);
+      seen.add(is);
+    }
+  }), { numRuns: 1000 });
+  assert.equal(seen.size, 3);
+});

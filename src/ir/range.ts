@@ -9,7 +9,8 @@ import { UsageError } from "../core/errors.ts";
 import { children, coerce, type Expr, type IndexName } from "./expr.ts";
 import type { CaptureEnv, Table } from "./interpret.ts";
 import { binaryRanges, cell, copyCell, join, markInt, setAnyF32, setI32, setInterval, unaryRanges } from "./range-ops.ts";
-import { tableStats, type TableStats } from "./table-stats.ts";
+import { tape } from "./range-tape.ts";
+import { type TableSlot, tableStats, type TableStats } from "./table-stats.ts";
 
 /** Both ends belong to the box. */
 export type Box = Readonly<Record<IndexName, readonly [lo: number, hi: number]>>;
@@ -41,6 +42,11 @@ export interface RangeAnalysis extends Classifier {
   classify(b0: number, b1: number, h0: number, h1: number, q0: number, q1: number, kv0: number, kv1: number): Verdict;
 }
 
+interface Bound {
+  captures: CaptureEnv;
+  readonly slots: Map<string, TableSlot>;
+}
+
 const { lo: LO, hi: HI, nan: NAN, words } = cell;
 /** Most rows of a table that a load looks at one by one; beyond it takes the whole stretch from the first row to the last. */
 const maxRows = 256;
@@ -54,7 +60,8 @@ export function analyse(e: Expr): RangeAnalysis {
   const at = new Map<Expr, number>();
   order.forEach((node, i) => at.set(node, words * (i + 1)));
   const v = new Float64Array(words * (order.length + 1));
-  const state: { captures: CaptureEnv; readonly stats: Map<string, TableStats> } = { captures: { uniforms: {}, tables: {} }, stats: new Map() };
+  const state: Bound = { captures: { uniforms: {}, tables: {} }, slots: new Map() };
+  for (const node of order) if (node.kind === "load") state.slots.set(node.table, { table: { data: [], shape: [] }, stats: tableStats({ data: [], shape: [] }), length: 0 });
 
   const varies = new Set<Expr>();
   const fixedSteps: (() => void)[] = [];
@@ -64,23 +71,24 @@ export function analyse(e: Expr): RangeAnalysis {
     if (moves) varies.add(node);
     (moves ? boxSteps : fixedSteps).push(step(node, at, v, state));
   }
-  const tables = new Set(order.flatMap((node) => (node.kind === "load" ? [node.table] : [])));
   const root = at.get(e)!;
-  const run = (): void => {
-    for (let i = 0; i < boxSteps.length; i++) boxSteps[i]!();
-  };
+  const run = tape({ order: order.filter((node) => varies.has(node)), at, v, step: (node) => step(node, at, v, state), slot: (table) => state.slots.get(table)! });
 
   const analysis: RangeAnalysis = {
     bind(captures) {
       state.captures = captures;
-      for (const name of tables) state.stats.set(name, tableStats(given(captures.tables[name], name)));
+      for (const [name, slot] of state.slots) {
+        slot.table = given(captures.tables[name], name);
+        slot.stats = tableStats(slot.table);
+        slot.length = slot.table.data.length;
+      }
       for (const fixed of fixedSteps) fixed();
       return analysis;
     },
     range: (box) => analysis.ranges(box).get(e)!,
     ranges(box) {
       for (const name of ["b", "h", "q", "kv"] as const) v.set(box[name], boxWord[name]);
-      run();
+      for (const step of boxSteps) step();
       return new Map(order.map((node): [Expr, Range] => {
         const o = at.get(node)!;
         return [node, { lo: v[o + LO]!, hi: v[o + HI]!, nan: v[o + NAN] === 1 }];
@@ -96,7 +104,7 @@ export function analyse(e: Expr): RangeAnalysis {
 }
 
 /** The closure that fills the node's cell from its operands' cells. */
-function step(node: Expr, at: ReadonlyMap<Expr, number>, v: Float64Array, state: { readonly captures: CaptureEnv; readonly stats: ReadonlyMap<string, TableStats> }): () => void {
+function step(node: Expr, at: ReadonlyMap<Expr, number>, v: Float64Array, state: Bound): () => void {
   const o = at.get(node)!;
   switch (node.kind) {
     case "const": {
@@ -126,7 +134,8 @@ function step(node: Expr, at: ReadonlyMap<Expr, number>, v: Float64Array, state:
     case "load": {
       const { table, type } = node;
       const indices = node.indices.map((i) => at.get(i)!);
-      return () => loadRange(v, o, type, indices, given(state.captures.tables[table], table), state.stats.get(table)!);
+      const slot = state.slots.get(table)!;
+      return () => loadRange(v, o, type, indices, slot.table, slot.stats);
     }
     case "unary": {
       const row = unaryRanges[node.op];

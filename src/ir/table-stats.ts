@@ -17,6 +17,14 @@ export interface TableStats {
   readonly nan: boolean;
 }
 
+/** A captured table as loads find it; filled by `bind`. */
+export interface TableSlot {
+  table: Table;
+  stats: TableStats;
+  /** Elements. */
+  length: number;
+}
+
 const known = new WeakMap<object, { readonly stamp: number; readonly stats: TableStats }>();
 
 /** Statistics of the table's present content; made anew only when it changed. */
