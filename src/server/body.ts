@@ -63,9 +63,9 @@ export async function readJson(request: Request, limit: number): Promise<Raw> {
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new BadRequest("body", "the body is not valid UTF-8");
+    throw new BadRequest("body", "the body is not valid UTF-8; encode it so");
   }
-  if (depthOf(text) > maxDepth) throw new BadRequest("body", `the body is nested more than ${maxDepth} levels deep`);
+  if (depthOf(text) > maxDepth) throw new BadRequest("body", `the body is nested more than ${maxDepth} levels deep; send it flatter`);
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -147,7 +147,9 @@ export function parseChat(body: Raw, llm: LLM): ChatRequest {
   const maxTokensField = own(body, "max_completion_tokens") === undefined ? "max_tokens" : "max_completion_tokens";
   const templateKwargs = fields.object("chatTemplateKwargs");
   const bad = templateKwargs && Object.keys(templateKwargs).find((key) => !/^[A-Za-z]\w*$/.test(key) || key === "constructor" || key === "messages");
-  if (bad !== undefined) throw new BadRequest("chat_template_kwargs", `chat_template_kwargs has ${show(bad)}, which cannot be a template's variable`);
+  if (bad !== undefined) {
+    throw new BadRequest("chat_template_kwargs", `chat_template_kwargs has ${show(bad)}, which cannot be a template's variable; rename it`);
+  }
   const continueFinalMessage = fields.boolean("continueFinalMessage") ?? false;
   const addGenerationPrompt = fields.boolean("addGenerationPrompt") ?? !continueFinalMessage;
   if (continueFinalMessage && addGenerationPrompt) {

@@ -69,7 +69,7 @@ function replacer(config: Json): (piece: string) => string {
   const literal = text(pattern, "String"), regex = text(pattern, "Regex");
   if (literal !== undefined) return (piece) => piece.replaceAll(literal, content);
   if (regex !== undefined) return (piece) => piece.replace(new RegExp(regex, "gu"), content);
-  throw new UsageError("tokenizer.json: decoder Replace has neither a String nor a Regex as its pattern");
+  throw new UsageError("tokenizer.json: decoder Replace has neither a String nor a Regex as its pattern; the file is damaged, download it again");
 }
 
 const steps: Readonly<Record<string, (config: Json) => Step>> = {

@@ -159,10 +159,12 @@ export function guards(content: string): string[] {
   return strong.length > 0 ? strong : [...content].filter((char) => /[_\-▁]/.test(char));
 }
 
+const damaged = (what: string): UsageError => new UsageError(`tokenizer.json: ${what}; the file is damaged, download it again`);
+
 function addedToken(row: Json): AddedToken {
   const id = field(row, "id"), content = text(row, "content"), special = field(row, "special") === true;
   if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || content === undefined) {
-    throw new UsageError(`tokenizer.json: added_tokens has a row without id or content: ${JSON.stringify(row)}`);
+    throw damaged(`added_tokens has a row without id or content (${JSON.stringify(row)})`);
   }
   const flag = (name: string): boolean => field(row, name) === true;
   const normalized = (field(row, "normalized") ?? !special) === true;
@@ -173,9 +175,7 @@ function addedToken(row: Json): AddedToken {
 function vocabOf(model: Json): Map<string, number> {
   const vocab = field(model, "vocab");
   if (Array.isArray(vocab)) return new Map((vocab as readonly (readonly [string, number])[]).map(([token], id) => [token, id]));
-  if (typeof vocab !== "object" || vocab === null) {
-    throw new UsageError("tokenizer.json: model.vocab is missing; the file is damaged, download it again");
-  }
+  if (typeof vocab !== "object" || vocab === null) throw damaged("model.vocab is missing");
   return new Map(Object.entries(vocab as Record<string, number>));
 }
 
@@ -200,7 +200,7 @@ function surroundings(process: PostProcessor | null, ids: ReadonlyMap<string, nu
   const { tokens } = process([probe], null, true);
   const idOf = (token: string): number => {
     const id = ids.get(token);
-    if (id === undefined) throw new UsageError(`tokenizer.json: the post_processor adds "${token}", which is no token of this vocabulary`);
+    if (id === undefined) throw damaged(`the post_processor adds "${token}", which is no token of this vocabulary`);
     return id;
   };
   const at = tokens.indexOf(probe);
@@ -217,7 +217,10 @@ function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: Read
     const unigram = new Unigram(config as UnigramConfig, special);
     return (word, out) => unigram.encode(word, out);
   }
-  if (type !== "WordPiece") throw new UsageError(`tokenizer.json: model type "${type}" is not supported (BPE, Unigram and WordPiece are)`);
+  if (type !== "WordPiece") {
+    const what = `model type "${type}" is not supported (BPE, Unigram and WordPiece are)`;
+    throw new UsageError(`tokenizer.json: ${what}; serve this model with --skip-tokenizer-init, by token ids`);
+  }
   const library = new Library(
     { model: { ...(config as object), type }, added_tokens: [], pre_tokenizer: null, decoder: null, normalizer: null, post_processor: null },
     {},

@@ -75,6 +75,9 @@ export class Unigram {
   #sayUnknown(text: string, out: number[]): void {
     if (this.#bytes !== undefined) for (const byte of utf8.encode(text)) out.push(this.#bytes[byte]!);
     else if (this.#unknown !== undefined) out.push(this.#unknown);
-    else throw new UsageError(`tokenizer.json: ${JSON.stringify(text)} is in no token of this Unigram vocabulary, and it has no unknown token`);
+    else {
+      const what = `${JSON.stringify(text)} is in no token of this Unigram vocabulary, and it has no unknown token`;
+      throw new UsageError(`tokenizer.json: ${what}; leave these characters out, or send token ids`);
+    }
   }
 }
