@@ -6,7 +6,8 @@
 // npm starts commands through a shell that passes no signals on: when that shell is gone, this stops too.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { constants } from "node:os";
+import * as module from "node:module";
+import { constants, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
@@ -14,6 +15,9 @@ const minimum = 24;
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const source = join(root, "src", "cli", "main.ts");
 const entry = existsSync(source) ? source : join(root, "dist", "cli", "main.js");
+
+/** Where Node keeps compiled sources from one start to the next: a third of the time to the first token. */
+const compileCache = existsSync(source) ? join(root, "node_modules", ".cache", "compiled") : join(tmpdir(), "tessera-compiled");
 
 /** The Node binary that npm's platform packages bring, in the package's own folder or one above it. */
 function bundledNode() {
@@ -45,7 +49,7 @@ function watchNpm(stop) {
 function handOver(node) {
   const child = spawn(node, [entry, ...process.argv.slice(2)], {
     stdio: ["inherit", "inherit", "inherit", "ipc"],
-    env: { ...process.env, TESSERA_LAUNCHED: "1" },
+    env: { NODE_COMPILE_CACHE: compileCache, ...process.env, TESSERA_LAUNCHED: "1" },
   });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
   watchNpm(() => child.kill("SIGTERM"));
@@ -58,6 +62,7 @@ function handOver(node) {
 
 if (Number(process.versions.node.split(".")[0]) >= minimum) {
   watchNpm(() => process.kill(process.pid, "SIGTERM"));
+  module.enableCompileCache?.(process.env.NODE_COMPILE_CACHE ?? compileCache);
   await import(pathToFileURL(entry).href);
 } else {
   const node = bundledNode();
