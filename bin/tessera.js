@@ -62,7 +62,8 @@ function handOver(node) {
 
 if (Number(process.versions.node.split(".")[0]) >= minimum) {
   watchNpm(() => process.kill(process.pid, "SIGTERM"));
-  module.enableCompileCache?.(process.env.NODE_COMPILE_CACHE ?? compileCache);
+  process.env.NODE_COMPILE_CACHE ??= compileCache; // for worker threads, which read it as they start
+  module.enableCompileCache(process.env.NODE_COMPILE_CACHE);
   await import(pathToFileURL(entry).href);
 } else {
   const node = bundledNode();
