@@ -252,8 +252,8 @@ const integerRest = (a: Vector, b: Vector, round: (x: Operand) => Node): Node =>
 const realModulus = (a: Vector, b: Vector): Node =>
   joinF32(halves([a, b], false, (x, y) => f64x2.sub(x!, f64x2.mul(f64x2.floor(f64x2.div(x!, y!)), y!))));
 
-/** Shift counts may differ from lane to lane; WebAssembly shifts all lanes by one. */
-const shift = (op: "shl" | "shr_s") => (a: Vector, b: Vector): Node =>
+/** WebAssembly shifts all lanes by one count. A constant is such a count; others may differ from lane to lane. */
+const shift = (op: "shl" | "shr_s") => (a: Vector, b: Vector): Node => "op" in b && b.op === "const" ? i32x4[op](a, b.numbers![0]! & 31) :
   [0, 1, 2, 3].reduce<Node>((v, n) => i32x4.replace_lane(v, i32[op](i32x4.extract_lane(a, n), i32x4.extract_lane(b, n)), n), splat.i32(0));
 
 type WriteUnary = (x: Vector, integer: boolean, math: MathLibrary) => Node;
