@@ -9,6 +9,7 @@
  * It knows opcodes, not kernels.
  */
 import { invariant } from "../../core/errors.ts";
+import { Bytes } from "./bytes.ts";
 import { opcodes, type Opcode } from "./opcodes.ts";
 
 export type ValueType = "i32" | "i64" | "f32" | "f64" | "v128";
@@ -57,15 +58,25 @@ export interface Func { readonly name: string; readonly signature: Signature; in
 const letters: Readonly<Record<string, ValueType>> = { i: "i32", l: "i64", f: "f32", d: "f64", v: "v128" };
 const typeBytes: Readonly<Record<ValueType, number>> = { i32: 0x7f, i64: 0x7e, f32: 0x7d, f64: 0x7c, v128: 0x7b };
 
-interface Shape { readonly params: readonly ValueType[]; readonly result: ValueType | "none"; readonly align: number; readonly lane: boolean; readonly shuffle: boolean }
-const shapes = new Map<Opcode, Shape>();
-for (const [op, [, signature]] of Object.entries(opcodes) as [Opcode, readonly [unknown, string]][]) {
+interface Shape {
+  readonly params: readonly ValueType[];
+  readonly result: ValueType | "none";
+  readonly align: number;
+  readonly lane: boolean;
+  readonly shuffle: boolean;
+  /** 0: the code stands alone, as one byte. */
+  readonly prefix: number;
+  readonly code: number;
+}
+const shapes = new Map<Node["op"], Shape>();
+for (const [op, [code, signature]] of Object.entries(opcodes) as [Opcode, readonly [number | readonly [number, number], string]][]) {
   const [types, ...immediates] = signature.split(" ");
   const [params, result] = types!.split(">");
   const memory = immediates.find((i) => i.startsWith("m"));
   shapes.set(op, {
     params: [...params!].map((c) => letters[c]!), result: result ? letters[result]! : "none",
     align: memory ? Number(memory[1]) : -1, lane: immediates.includes("n"), shuffle: immediates.includes("s"),
+    prefix: typeof code === "number" ? 0 : code[0], code: typeof code === "number" ? code : code[1],
   });
 }
 
@@ -220,32 +231,52 @@ export class Module {
 
   /** The module in WebAssembly's binary format. */
   bytes(): Uint8Array<ArrayBuffer> {
-    for (const f of [...this.#imports, ...this.#functions.map((b) => b.func)]) this.#typeIndex(f.signature);
-    const bodies = this.#functions.map((f) => this.#encodeFunction(f)); // may add types, so before the type section
     const all = [...this.#imports, ...this.#functions.map((b) => b.func)];
-    const imports = [
-      [...utf8("env"), ...utf8("memory"), 0x02, 0x03, ...leb(1), ...leb(65536)],
-      ...(this.#usesTable ? [[...utf8("env"), ...utf8("table"), 0x01, 0x70, 0x00, ...leb(0)]] : []),
-      ...this.#imports.map((f) => [...utf8("env"), ...utf8(f.name), 0x00, ...leb(this.#typeIndex(f.signature))]),
-    ];
-    const exported = this.#functions.filter((f) => f.exported);
-    const out = [
-      0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
-      ...section(1, this.#types.map((t) => [0x60, ...vector(t.params.map((p) => [typeBytes[p]])), ...vector(t.results.map((r) => [typeBytes[r]]))])),
-      ...section(2, imports),
-      ...section(3, this.#functions.map((f) => leb(this.#typeIndex(f.func.signature)))),
-      ...section(7, exported.map((f) => [...utf8(f.func.name), 0x00, ...leb(f.func.index)])),
-    ];
-    const code = section(10, bodies);
+    for (const f of all) this.#typeIndex(f.signature);
+    const out = new Bytes(), body = new Bytes(), code = new Bytes(), one = new Bytes();
+    const indices = new Map(all.map((f) => [f.name, f.index]));
+    // Writing functions may add types, so it comes before the type section.
+    code.vector(this.#functions, (f) => code.sized(one, () => this.#encodeFunction(f, indices, one)));
+    const section = (id: number, write: () => void): void => {
+      out.byte(id);
+      out.sized(body, write);
+    };
+    const types = (list: readonly ValueType[]): void => body.vector(list, (type) => body.byte(typeBytes[type]));
+    for (const byte of [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0]) out.byte(byte);
+    section(1, () => body.vector(this.#types, (t) => {
+      body.byte(0x60);
+      types(t.params);
+      types(t.results);
+    }));
+    section(2, () => {
+      const entry = (name: string, ...rest: readonly number[]): void => {
+        body.text("env");
+        body.text(name);
+        for (const n of rest) body.unsigned(n);
+      };
+      body.unsigned(1 + Number(this.#usesTable) + this.#imports.length);
+      entry("memory", 0x02, 0x03, 1, 65536);
+      if (this.#usesTable) entry("table", 0x01, 0x70, 0x00, 0);
+      for (const f of this.#imports) entry(f.name, 0x00, this.#typeIndex(f.signature));
+    });
+    section(3, () => body.vector(this.#functions, (f) => body.unsigned(this.#typeIndex(f.func.signature))));
+    section(7, () => body.vector(this.#functions.filter((f) => f.exported), ({ func }) => {
+      body.text(func.name);
+      body.byte(0x00);
+      body.unsigned(func.index);
+    }));
+    section(10, () => body.append(code));
     // Function names, so that traps and profiles name kernels.
-    const names = vector(all.map((f) => [...leb(f.index), ...utf8(f.name)]));
-    const custom = [...utf8("name"), 1, ...leb(names.length), ...names];
-    code.push(0, ...leb(custom.length), ...custom);
-    const result = new Uint8Array(out.length + code.length);
-    result.set(out);
-    result.set(code, out.length);
+    section(0, () => {
+      body.text("name");
+      body.byte(1);
+      body.sized(one, () => one.vector(all, (f) => {
+        one.unsigned(f.index);
+        one.text(f.name);
+      }));
+    });
     invariant(all.every((f) => f.index >= 0), "every function has an index");
-    return result;
+    return out.done();
   }
 
   /** The module as indented text, folded as in WebAssembly's text format, for people and snapshots. */
@@ -270,84 +301,92 @@ export class Module {
     return found >= 0 ? found : this.#types.push(signature) - 1;
   }
 
-  #encodeFunction(f: Built): number[] {
-    const out: number[] = [];
+  #encodeFunction(f: Built, functions: ReadonlyMap<string, number>, out: Bytes): void {
     const runs: [ValueType, number][] = [];
     for (const l of f.locals) {
       const last = runs.at(-1);
       if (last && last[0] === l.type) last[1]++;
       else runs.push([l.type, 1]);
     }
-    out.push(...vector(runs.map(([type, n]) => [...leb(n), typeBytes[type]])));
-    const functions = new Map([...this.#imports, ...this.#functions.map((b) => b.func)].map((g) => [g.name, g.index]));
+    out.vector(runs, ([type, n]) => {
+      out.unsigned(n);
+      out.byte(typeBytes[type]);
+    });
     const labels: Label[] = [];
-    const depth = (label: Label): number[] => {
+    const depth = (label: Label): void => {
       const at = labels.lastIndexOf(label);
       invariant(at >= 0, `branch to ${label.name} from outside it`);
-      return leb(labels.length - 1 - at);
+      out.unsigned(labels.length - 1 - at);
     };
     const inside = (label: Label, body: readonly Node[]): void => {
       labels.push(label);
       for (const n of body) write(n);
       labels.pop();
     };
+    const withIndex = (code: number, index: number): void => {
+      out.byte(code);
+      out.unsigned(index);
+    };
     const write = (n: Node): void => {
       for (const o of n.operands) write(o);
+      const shape = shapes.get(n.op);
+      if (shape) return writeInstruction(shape, n.numbers, out);
       switch (n.op) {
         case "comment": break;
-        case "const": out.push(...encodeConst(n)); break;
-        case "get": out.push(0x20, ...leb(n.local!.index)); break;
-        case "set": out.push(0x21, ...leb(n.local!.index)); break;
-        case "tee": out.push(0x22, ...leb(n.local!.index)); break;
-        case "call": out.push(0x10, ...leb(functions.get(n.text!)!)); break;
-        case "call_indirect": out.push(0x11, ...leb(this.#typeIndex(n.signature!)), 0x00); break;
-        case "block": out.push(0x02, 0x40); inside(n.label!, n.body!); out.push(0x0b); break;
-        case "loop": out.push(0x03, 0x40); inside(n.label!, n.body!); out.push(0x0b); break;
+        case "const": writeConst(n, out); break;
+        case "get": withIndex(0x20, n.local!.index); break;
+        case "set": withIndex(0x21, n.local!.index); break;
+        case "tee": withIndex(0x22, n.local!.index); break;
+        case "call": withIndex(0x10, functions.get(n.text!)!); break;
+        case "call_indirect": withIndex(0x11, this.#typeIndex(n.signature!)); out.byte(0x00); break;
+        case "block": withIndex(0x02, 0x40); inside(n.label!, n.body!); out.byte(0x0b); break;
+        case "loop": withIndex(0x03, 0x40); inside(n.label!, n.body!); out.byte(0x0b); break;
         case "if": {
           const anonymous: Label = { name: "if" };
-          out.push(0x04, 0x40);
+          withIndex(0x04, 0x40);
           inside(anonymous, n.body!);
-          if (n.otherwise) { out.push(0x05); inside(anonymous, n.otherwise); }
-          out.push(0x0b);
+          if (n.otherwise) { out.byte(0x05); inside(anonymous, n.otherwise); }
+          out.byte(0x0b);
           break;
         }
-        case "br": out.push(0x0c, ...depth(n.label!)); break;
-        case "br_if": out.push(0x0d, ...depth(n.label!)); break;
-        default: {
-          const code = opcodes[n.op][0];
-          if (typeof code === "number") out.push(code);
-          else out.push(code[0]!, ...leb(code[1]!));
-          const shape = shapes.get(n.op)!;
-          const numbers = n.numbers ?? [];
-          if (shape.shuffle) out.push(...numbers);
-          else if (shape.align >= 0) out.push(shape.align, ...leb(numbers[0]!), ...(shape.lane ? [numbers[1]!] : []));
-          else if (shape.lane) out.push(numbers[0]!);
-        }
+        case "br": out.byte(0x0c); depth(n.label!); break;
+        case "br_if": out.byte(0x0d); depth(n.label!); break;
       }
     };
     for (const n of f.body) write(n);
-    out.push(0x0b);
-    return [...leb(out.length), ...out];
+    out.byte(0x0b);
   }
 }
 
-function encodeConst(n: Node): number[] {
-  const value = n.numbers![0]!;
-  const view = new DataView(new ArrayBuffer(16));
-  const bytes = (count: number): number[] => [...new Uint8Array(view.buffer, 0, count)];
-  switch (n.type) {
-    case "i32": return [0x41, ...sleb(BigInt(value | 0))];
-    case "i64": return [0x42, ...sleb(BigInt(value))];
-    case "f32": view.setFloat32(0, value, true); return [0x43, ...bytes(4)];
-    case "f64": view.setFloat64(0, value, true); return [0x44, ...bytes(8)];
-    default: {
-      n.numbers!.forEach((x, i) => {
-        if (n.text === "f64x2") view.setFloat64(8 * i, x, true);
-        else if (n.text === "f32x4") view.setFloat32(4 * i, x, true);
-        else view.setInt32(4 * i, x, true);
-      });
-      return [0xfd, 0x0c, ...bytes(16)];
-    }
+function writeInstruction({ prefix, code, align, lane, shuffle }: Shape, numbers: readonly number[] = [], out: Bytes): void {
+  if (prefix === 0) out.byte(code);
+  else {
+    out.byte(prefix);
+    out.unsigned(code);
+  }
+  if (shuffle) for (const n of numbers) out.byte(n);
+  else if (align >= 0) {
+    out.byte(align);
+    out.unsigned(numbers[0]!);
+    if (lane) out.byte(numbers[1]!);
+  } else if (lane) out.byte(numbers[0]!);
+}
+
+function writeConst({ type, text, numbers }: Node, out: Bytes): void {
+  const value = numbers![0]!;
+  switch (type) {
+    case "i32": out.byte(0x41); return out.signed(value | 0);
+    case "i64": out.byte(0x42); return out.signed64(BigInt(value));
+    case "f32": out.byte(0x43); return out.f32(value);
+    case "f64": out.byte(0x44); return out.f64(value);
+    default:
+      out.byte(0xfd);
+      out.byte(0x0c);
+      for (const x of numbers!) {
+        if (text === "f64x2") out.f64(x);
+        else if (text === "f32x4") out.f32(x);
+        else out.i32(x);
+      }
   }
 }
 
@@ -396,32 +435,4 @@ function print(n: Node, depth: number, out: string[]): void {
       out.push(`${pad})${n.numbers?.length ? ` ${n.numbers.join(" ")}` : ""}`);
     }
   }
-}
-
-function leb(n: number): number[] {
-  const out: number[] = [];
-  do {
-    const byte = n % 128;
-    n = Math.floor(n / 128);
-    out.push(n > 0 ? byte | 0x80 : byte);
-  } while (n > 0);
-  return out;
-}
-
-function sleb(n: bigint): number[] {
-  const out: number[] = [];
-  for (;;) {
-    const byte = Number(n & 0x7fn);
-    n >>= 7n;
-    if ((n === 0n && !(byte & 0x40)) || (n === -1n && byte & 0x40)) return [...out, byte];
-    out.push(byte | 0x80);
-  }
-}
-
-const utf8 = (s: string): number[] => { const b = [...new TextEncoder().encode(s)]; return [...leb(b.length), ...b]; };
-const vector = (items: readonly (readonly number[])[]): number[] => [...leb(items.length), ...items.flat()];
-function section(id: number, items: readonly (readonly number[])[]): number[] {
-  if (items.length === 0) return [];
-  const body = vector(items);
-  return [id, ...leb(body.length), ...body];
 }
