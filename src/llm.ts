@@ -16,7 +16,7 @@ import { Generation, readOutput } from "./llm/generation.ts";
 import { checkParams, fitMaxTokens, type CheckedParams, type GenerateParams } from "./llm/params.ts";
 import { defaultSampling } from "./sampling/params.ts";
 import { startText, textFileNames, type ChatMessage, type TextFiles, type TextService } from "./tokenizer/text.ts";
-import { resolveModel } from "./weights/hub.ts";
+import { resolveModel, type HubOptions } from "./weights/hub.ts";
 
 /** How a model is loaded. vLLM's names and meanings. */
 export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
@@ -24,6 +24,8 @@ export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
   readonly skipTokenizerInit?: boolean;
   /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
   readonly generationConfig?: "auto" | "vllm";
+  /** Where `org/name` comes from and is kept (default: the public hub, this user's cache), and a token for private and gated models. */
+  readonly hub?: Omit<HubOptions, "onProgress">;
   /** Called as work goes on, in bytes: stages are "downloading config.json" and the like, then "loading weights". */
   readonly onProgress?: Progress;
 }
@@ -79,8 +81,8 @@ export class LLM implements AsyncDisposable {
    * Throws UsageError when it cannot be found, is of a kind not supported, or does not fit into memory.
    */
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
-    const { skipTokenizerInit = false, generationConfig = "auto", onProgress, ...engineOptions } = options;
-    const folder = model === undefined ? demoModel() : await resolveModel(model, { ...(onProgress && { onProgress }) });
+    const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, ...engineOptions } = options;
+    const folder = model === undefined ? demoModel() : await resolveModel(model, { ...hub, ...(onProgress && { onProgress }) });
     const found = readTextFiles(folder);
     const text = skipTokenizerInit ? undefined : await startText(found);
     try {

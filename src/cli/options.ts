@@ -33,8 +33,9 @@ export function collect(text: string, before: readonly string[] = []): readonly 
 }
 
 /** The library's options as flags; one has vLLM's longer name. */
-export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "onProgress"> {
+export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "hub" | "onProgress"> {
   readonly kvCacheMemoryBytes?: number;
+  readonly hfToken?: string;
 }
 
 /** Adds the flags that say how a model is loaded. */
@@ -48,17 +49,19 @@ export function addEngineFlags(command: Command): Command {
     .option("--max-num-batched-tokens <n>", "most tokens in one step", parseInteger)
     .option("--block-size <tokens>", "tokens in one page of the KV cache", parseInteger)
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
+    .addOption(new Option("--hf-token <token>", "access token of the hub, for private and gated models").env("HF_TOKEN"))
     .addOption(new Option("--generation-config <source>", "sampling defaults: the model's own (auto) or none (vllm)")
       .choices(["auto", "vllm"]).default("auto"));
 }
 
-/** The flags as the library takes them. A command's flags hold more than these: each is taken by name. */
-export function loadOptions(flags: EngineFlags): LoadOptions {
+/** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
+export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
   const { dtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
-  const { skipTokenizerInit, generationConfig } = flags;
+  const { skipTokenizerInit, generationConfig, hfToken } = flags;
+  const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
     dtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
-    skipTokenizerInit, generationConfig,
+    skipTokenizerInit, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }

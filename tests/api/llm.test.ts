@@ -1,8 +1,12 @@
 /** The library's own interface over fakes: streams that are awaitable, stop strings, aborts. */
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
 import { test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { BadRequest, UsageError } from "../../src/core/errors.ts";
+import { LLM } from "../../src/llm.ts";
 import { bos, eos, fakeLLM } from "./fakes.ts";
 
 test("awaiting a generation gives text, ids, usage and why it ended", async () => {
@@ -111,4 +115,22 @@ test("an engine that dies rejects what runs and says nothing but that", async ()
   const { llm } = fakeLLM({ dieAtToken: 3 });
   await assert.rejects(Promise.resolve(llm.generate("x")), /died/);
   assert.equal(llm.alive, false);
+});
+
+test("a model of the hub is asked for where and as whom the caller says", async () => {
+  const asked: (readonly [path: string, authorization: string | undefined])[] = [];
+  const hub = createServer(({ url, headers }, response) => {
+    asked.push([url!, headers.authorization]);
+    response.writeHead(401).end();
+  });
+  await new Promise<void>((resolve) => hub.listen(0, "127.0.0.1", resolve));
+  try {
+    const hubUrl = `http://127.0.0.1:${(hub.address() as AddressInfo).port}`;
+    await assert.rejects(LLM.load("some/model", { hub: { hubUrl, token: "hf_secret", cacheDir: `${tmpdir()}/tessera-no-cache` } }),
+      (error) => error instanceof UsageError && /some\/model with status 401/.test(error.message));
+    assert.ok(asked.length > 0 && asked.every(([path, authorization]) => path.includes("some/model") && authorization === "Bearer hf_secret"));
+  } finally {
+    hub.closeAllConnections();
+    hub.close();
+  }
 });
