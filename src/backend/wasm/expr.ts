@@ -158,11 +158,15 @@ export class ExprEmitter {
     return narrowed;
   }
 
-  #load(e: Extract<Expr, { kind: "load" }>, live: Local): Node {
+  /**
+   * Four elements of a table. Each dimension's index is guarded; lanes out of range read element 0. Most masks and biases walk a table
+   * by the key: then the four stand side by side, in one load, wherever all are in range.
+   */
+  #load(e: Extract<Expr, { kind: "load" }>, live: Local): Vector {
     const { local, args, report } = this.#context;
     const word = this.#captureWord(e.table, "table");
     const slot = this.#context.captures.findIndex((c) => c.name === e.table);
-    const flat = local("v128", "flat"), bad = local("v128", "bad"), extent = local("i32", "extent"), lane = local("i32", "lane");
+    const flat = local("v128", "flat"), bad = local("v128", "bad"), outside = local("v128", "outside"), extent = local("i32", "extent"), lane = local("i32", "lane");
     e.indices.forEach((index, dim) => {
       const at = this.#value(index, live);
       this.#inner.push(
@@ -174,11 +178,43 @@ export class ExprEmitter {
           call(report, args, slot, dim, laneOf(at, lane)),
         ]),
         flat.set(dim === 0 ? v128.andnot(at, bad) : i32x4.add(i32x4.mul(flat, i32x4.splat(extent)), v128.andnot(at, bad))),
+        outside.set(dim === 0 ? bad : v128.or(outside, bad)),
       );
     });
     const address = (n: number): Node => i32.add(argument(args, word), i32.shl(i32x4.extract_lane(flat, n), 2));
-    if (!e.indices.some((i) => this.#dependsOnKey(i))) return v128.load32_splat(address(0));
-    return v128.load32_lane(address(3), v128.load32_lane(address(2), v128.load32_lane(address(1), v128.load32_zero(address(0)), 1), 2), 3);
+    const gathered = (): Node => v128.load32_lane(address(3), v128.load32_lane(address(2), v128.load32_lane(address(1), v128.load32_zero(address(0)), 1), 2), 3);
+    const steps = e.indices.map((i) => this.#step(i));
+    const last = steps.pop();
+    if (last === 0 && steps.every((s) => s === 0)) return v128.load32_splat(address(0));
+    const loaded = local("v128", "loaded");
+    const choose = (condition: Node, fast: Node): Vector => {
+      this.#inner.push(when(condition, [loaded.set(fast)], [loaded.set(gathered())]));
+      return loaded;
+    };
+    if (steps.every((s) => s === 0) && last === 1) return choose(i32.eqz(v128.any_true(outside)), v128.load(address(0)));
+    if (steps.every((s) => s === 0) && last === -1) {
+      const backward = v128.load(address(3));
+      return choose(i32.eqz(v128.any_true(outside)), i8x16.shuffle(backward, backward, [12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3]));
+    }
+    // Clamped distances, documents, buckets: neighbours often read the same element.
+    return choose(i32x4.all_true(i32x4.eq(flat, i32x4.splat(i32x4.extract_lane(flat, 0)))), v128.load32_splat(address(0)));
+  }
+
+  /** By how much an index grows from one key to the next, where that is the same for all keys. */
+  #step(e: Expr): number | undefined {
+    if (!this.#dependsOnKey(e)) return 0;
+    if (e.kind === "index") return 1;
+    if (e.kind === "unary" && e.op === "neg") {
+      const x = this.#step(e.x);
+      return x === undefined ? undefined : -x;
+    }
+    if (e.kind !== "binary") return undefined;
+    const a = this.#step(e.a), b = this.#step(e.b);
+    if (a === undefined || b === undefined) return undefined;
+    if (e.op === "add") return a + b;
+    if (e.op === "sub") return a - b;
+    if (e.op === "mul" && e.b.kind === "const") return a * e.b.value;
+    return undefined;
   }
 
   #captureWord(name: string, kind: CaptureSlot["kind"]): number {
