@@ -19,7 +19,7 @@ import { startText, textFileNames, type ChatMessage, type TextFiles, type TextSe
 import { resolveModel, type HubOptions } from "./weights/hub.ts";
 
 /** How a model is loaded. vLLM's names and meanings. */
-export interface LoadOptions extends Omit<Partial<EngineOptions>, "model"> {
+export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eosTokenIds"> {
   /** Load no tokenizer: prompts are token ids, results have no text. For checkpoints that have none. */
   readonly skipTokenizerInit?: boolean;
   /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
@@ -86,7 +86,8 @@ export class LLM implements AsyncDisposable {
     const found = readTextFiles(folder);
     const text = skipTokenizerInit ? undefined : await startText(found);
     try {
-      const engine = await startEngine({ device: "cpu", ...engineOptions, model: folder }, onProgress);
+      // A chat's turn may end with a token that only the tokenizer's files name.
+      const engine = await startEngine({ device: "cpu", ...engineOptions, model: folder, eosTokenIds: text?.eosIds ?? [] }, onProgress);
       const defaults = generationConfig === "auto" ? generationDefaults(found["generation_config.json"]) : {};
       return new LLM({ name: model ?? "demo", engine, text, defaults });
     } catch (error) {

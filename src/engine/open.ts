@@ -26,6 +26,8 @@ export interface EngineOptions extends LimitOptions {
   readonly threads?: number;
   /** Where the seeds of requests without one come from. Default 0. */
   readonly seed?: number;
+  /** End tokens besides those that the model's config names: its tokenizer's. */
+  readonly eosTokenIds?: readonly number[];
 }
 
 export interface OpenEngine {
@@ -56,14 +58,15 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     });
     backend = await openBackend(device, threads === undefined ? {} : { threads });
     const model = await loadModel(backend, source, config, limits, onProgress);
-    const engine = new Engine(new ProgramModel(backend, model), { limits, eosTokenIds: config.eosTokenIds, seed, now });
+    const eosTokenIds = [...new Set([...config.eosTokenIds, ...(options.eosTokenIds ?? [])])];
+    const engine = new Engine(new ProgramModel(backend, model), { limits, eosTokenIds, seed, now });
     const info: EngineInfo = {
       architecture: config.architecture,
       backend: backend.description,
       dtype: config.weightDType === "bf16" ? "bfloat16" : "float32",
       numParameters: model.numParameters,
       vocabSize: config.vocabSize,
-      eosTokenIds: config.eosTokenIds,
+      eosTokenIds,
       ...limits,
       weightBytes: model.plan.bytes.weights,
       kvBytes: model.plan.bytes.kvCache,

@@ -1,7 +1,9 @@
 /** The library and the server over the real engine and the demo model that comes with the package. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import { after, before, suite, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -34,6 +36,23 @@ suite("the demo model", { skip: demo ? false : "models/demo has no weights" }, (
     const { numRunning, numWaiting, numFreePages, numPages } = llm.stats;
     assert.deepEqual({ numRunning, numWaiting, numFreePages }, { numRunning: 0, numWaiting: 0, numFreePages: numPages });
   }
+
+  test("an end token that only the tokenizer's files name ends the output", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "tessera-ends-"));
+    try {
+      cpSync(fileURLToPath(new URL("../../models/demo", import.meta.url)), folder, { recursive: true });
+      const change = (file: string, more: object): void => {
+        writeFileSync(join(folder, file), JSON.stringify({ ...(JSON.parse(readFileSync(join(folder, file), "utf8")) as object), ...more }));
+      };
+      change("config.json", { eos_token_id: 1 });
+      change("generation_config.json", { eos_token_id: 1 });
+      change("tokenizer_config.json", { eos_token: "<end_of_turn>" });
+      await using other = await LLM.load(folder, { maxNumSeqs: 2, maxModelLen: 64, threads: 1 });
+      assert.deepEqual([...other.info.eosTokenIds].sort(), [...llm.info.eosTokenIds].sort());
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
 
   test("the same request says the same through the library, the server and its stream, alone and among others", async () => {
     const ask = { temperature: 0.7, seed: 5, maxTokens: 40 };
