@@ -21,12 +21,14 @@ test("a terminal gets one line that redraws itself and is cleared at the end", (
   for (const line of written().split("\r\x1b[2K")) assert.ok(line.length < 60);
 });
 
-test("elsewhere each stage starts a plain line, and more come at most every two seconds", () => {
+test("elsewhere each stage starts and ends with a plain line, and more come at most every two seconds", () => {
   const { progress, at, written } = record(false);
   for (let i = 0; i <= 50; i++) {
     at(i / 10);
     progress.report(i < 45 ? "load" : "compile", i, 50);
   }
   progress.finish();
-  assert.equal(written(), "load: 0 of 50\nload: 20 of 50\nload: 40 of 50\ncompile: 45 of 50\n");
+  assert.equal(written(), "load: 0 of 50\nload: 20 of 50\nload: 40 of 50\ncompile: 45 of 50\ncompile: 50 of 50\n");
+  progress.report("compile", 50, 50);
+  assert.ok(written().endsWith("45 of 50\ncompile: 50 of 50\n"), "the end is told once");
 });

@@ -29,6 +29,7 @@ function amount(done: number, total: number): string {
 export function createProgress(screen: Screen, now: () => number): ProgressLine {
   let stage: string | undefined;
   let shownAt = -Infinity;
+  let shownDone = 0;
   const terminal = (name: string, done: number, total: number) => {
     const part = total > 0 ? Math.min(1, done / total) : 0;
     const bar = "█".repeat(Math.round(part * barWidth)).padEnd(barWidth, "░");
@@ -39,10 +40,13 @@ export function createProgress(screen: Screen, now: () => number): ProgressLine 
   return {
     report(name, done, total) {
       const at = now();
-      const due = name !== stage || at - shownAt >= (screen.isTTY ? secondsBetweenDraws : secondsBetweenLines);
-      if (!due) return;
+      const next = name !== stage || at - shownAt >= (screen.isTTY ? secondsBetweenDraws : secondsBetweenLines);
+      // A log that stops at 0.8 of 4.1 MiB reads as if the work had.
+      const last = done === total && shownDone !== done;
+      if (!next && !last) return;
       stage = name;
       shownAt = at;
+      shownDone = done;
       (screen.isTTY ? terminal : plain)(name, done, total);
     },
     finish() {

@@ -3,7 +3,7 @@
  * the model's memory (model/memory.ts).
  *
  *   blockSize             16 tokens
- *   maxNumBatchedTokens   512                       maxNumSeqs   32, or maxNumBatchedTokens where that is less
+ *   maxNumBatchedTokens   512, or maxNumSeqs where that is more      maxNumSeqs   32, or maxNumBatchedTokens where that is less
  *   maxModelLen           the model's own context, or what the KV cache holds where that is less
  *   KV cache              what maxNumSeqs sequences of maxModelLen need, but no more than a quarter of the memory available or
  *                         512 MiB, whichever is more (and one whole sequence where maxModelLen was asked for)
