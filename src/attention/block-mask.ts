@@ -99,7 +99,7 @@ export class BlockMask implements Classifier {
     for (let b = 0; b < this.#batch; b++) {
       for (let h = 0; h < this.#heads; h++) {
         const runs = new RowRuns(this.numRows);
-        classifyBlocks(analysis, b, h, { queryLength, kvLength, queries, keys }, runs, evaluate && ((q, kv) => evaluate({ b, h, q, kv, score: 0, ...captures }) === 1));
+        classifyBlocks(analysis, b, h, { queryLength, kvLength, queries, keys }, { r0: 0, r1: this.numRows, c0: 0, c1: this.numColumns }, runs, evaluate && ((q, kv) => evaluate({ b, h, q, kv, score: 0, ...captures }) === 1));
         runs.pack();
         all.push(runs);
       }

@@ -5,7 +5,7 @@
  * is mixed if its corners differ (a point is always certain); else its quarters are asked, which proves what `a || b` covers only together.
  */
 import { type Classifier, verdict, type Verdict } from "../ir/range.ts";
-import type { RowRuns } from "./row-runs.ts";
+import type { RunSink } from "./row-runs.ts";
 
 export interface BlockGrid {
   readonly queryLength: number;
@@ -15,11 +15,19 @@ export interface BlockGrid {
   readonly keys: number;
 }
 
+/** Blocks of rows r0 .. r1 - 1 and columns c0 .. c1 - 1. */
+export interface BlockRegion {
+  readonly r0: number;
+  readonly r1: number;
+  readonly c0: number;
+  readonly c1: number;
+}
+
 /** How often a block that is open is cut in four once more, to see whether its parts agree. */
 const quarterings = 2;
 
-/** Adds the blocks of sequence `b` and head `h` that are not empty to `runs`. `point`, where given, settles by evaluation what is still open. */
-export function classifyBlocks(mask: Classifier, b: number, h: number, grid: BlockGrid, runs: RowRuns, point: ((q: number, kv: number) => boolean) | undefined): void {
+/** Adds the blocks of sequence `b` and head `h` that are not empty, of a region, to `runs`. `point`, where given, settles by evaluation what is still open. */
+export function classifyBlocks(mask: Classifier, b: number, h: number, grid: BlockGrid, region: BlockRegion, runs: RunSink, point: ((q: number, kv: number) => boolean) | undefined): void {
   const { queryLength, kvLength, queries, keys } = grid;
   /** Blocks rows r0..r1-1, columns c0..c1-1. */
   const descend = (r0: number, r1: number, c0: number, c1: number): void => {
@@ -42,8 +50,7 @@ export function classifyBlocks(mask: Classifier, b: number, h: number, grid: Blo
     }
     for (let r = r0; r < r1; r++) runs.add(r, c0, c1 - c0, is === verdict.always ? 0 : 1);
   };
-  const rows = Math.ceil(queryLength / queries), columns = Math.ceil(kvLength / keys);
-  if (rows > 0 && columns > 0) descend(0, rows, 0, columns);
+  if (region.r0 < region.r1 && region.c0 < region.c1) descend(region.r0, region.r1, region.c0, region.c1);
 }
 
 /** Whether corners of the box surely differ; those that a causal edge parts are asked first. */
