@@ -60,7 +60,10 @@ export interface KvCache {
   readonly headDim: number;
 }
 
-/** Where K, V, queries and outputs lie. Strides in elements; the address of a K row is page * pageStride + token * tokenStride + head * headStride. */
+/**
+ * Where rows of queries, keys, values or outputs lie, strides in elements: sequence * sequenceStride + row * rowStride + head * headStride.
+ * Of keys and values "sequence" is a page and "row" a token in it.
+ */
 export interface Layout {
   readonly data: Buffer;
   readonly sequenceStride: number;

@@ -102,7 +102,7 @@ function rewriteUnary(e: Extract<Expr, { kind: "unary" }>): Expr {
       return e;
     case "abs":
       if (x.type === "i32" && nonNegative(x)) return x;
-      return x.kind === "unary" && (x.op === "abs" || (x.op === "neg" && x.type === "f32")) ? unary("abs", x.op === "abs" ? x.x : x.x) : e;
+      return x.kind === "unary" && (x.op === "abs" || (x.op === "neg" && x.type === "f32")) ? unary("abs", x.x) : e;
     case "floor": case "ceil": case "round": case "trunc":
       return x.kind === "unary" && (x.op === "toF32" || x.op === "floor" || x.op === "ceil" || x.op === "round" || x.op === "trunc") ? x : e;
     default: return e;

@@ -179,7 +179,7 @@ async function fetchWhole(file: HubFile, incomplete: string, request: (path: str
 function explain(hub: Hub, name: string, error: unknown): unknown {
   if (error instanceof UsageError) return error;
   if (error instanceof hub.HubApiError) {
-    const advice = { 401: "it does not exist, or it is private or gated: accept its licence on its page and give an access token", 403: "the access token may not read it: accept its licence on its page", 404: "there is no such model" }[error.statusCode];
+    const advice = { 401: "it does not exist, or it is private or gated: accept its licence on its page and give an access token (--hf-token, HF_TOKEN)", 403: "the access token may not read it: accept its licence on its page", 404: "there is no such model" }[error.statusCode];
     return new UsageError(`there is no folder ${name} here, and the hub refuses ${name} with status ${error.statusCode}: ${advice ?? error.message}`);
   }
   const { code, message } = error as { code?: string; message?: string };

@@ -5,7 +5,7 @@
  *   m.func("add", { a: "i32", b: "i32" }, "i32", ({ a, b }) => [i32.add(a, b)]);
  *   m.bytes(); m.text();
  *
- * An ill-typed instruction can not be built. The memory is imported as env.memory (shared), functions from env by name.
+ * An ill-typed instruction can not be built. The memory is imported as env.memory (shared).
  * It knows opcodes, not kernels.
  */
 import { invariant } from "../../core/errors.ts";
@@ -52,7 +52,7 @@ export type Operand = Node | Local | number;
 /** Where a branch goes: the end of a block, the start of a loop. */
 export interface Label { readonly name: string }
 interface Signature { readonly params: readonly ValueType[]; readonly results: readonly ValueType[] }
-/** A function of the module, or an imported one; `call(f, ...)` calls it. */
+/** A function of the module; `call(f, ...)` calls it. */
 export interface Func { readonly name: string; readonly signature: Signature; index: number }
 
 const letters: Readonly<Record<string, ValueType>> = { i: "i32", l: "i64", f: "f32", d: "f64", v: "v128" };
@@ -181,7 +181,6 @@ interface Built { readonly func: Func; readonly params: readonly Local[]; readon
 
 /** A module in the making. */
 export class Module {
-  readonly #imports: Func[] = [];
   readonly #functions: Built[] = [];
   readonly #types: Signature[] = [];
   readonly #usesTable: boolean;
@@ -189,13 +188,6 @@ export class Module {
   /** `table: true` imports env.table, for call_indirect. */
   constructor(options: { table?: boolean } = {}) {
     this.#usesTable = options.table ?? false;
-  }
-
-  import(name: string, params: readonly ValueType[], results: readonly ValueType[]): Func {
-    invariant(this.#functions.length === 0, "imports come before functions");
-    const func: Func = { name, signature: { params, results }, index: this.#imports.length };
-    this.#imports.push(func);
-    return func;
   }
 
   /** Adds a function. `local(type, name)` makes a variable; a name used twice gets a number. Internal functions are not exported. */
@@ -219,7 +211,7 @@ export class Module {
     const body = build(paramLocals, local);
     const ordered = [...Object.values<Local>(paramLocals), ...locals];
     ordered.forEach((l, i) => (l.index = i));
-    func.index = this.#imports.length + this.#functions.length;
+    func.index = this.#functions.length;
     this.#functions.push({ func, params: Object.values<Local>(paramLocals), locals, body, exported: !options.internal });
     return func;
   }
@@ -231,7 +223,7 @@ export class Module {
 
   /** The module in WebAssembly's binary format. */
   bytes(): Uint8Array<ArrayBuffer> {
-    const all = [...this.#imports, ...this.#functions.map((b) => b.func)];
+    const all = this.#functions.map((b) => b.func);
     for (const f of all) this.#typeIndex(f.signature);
     const out = new Bytes(), body = new Bytes(), code = new Bytes(), one = new Bytes();
     const indices = new Map(all.map((f) => [f.name, f.index]));
@@ -254,10 +246,9 @@ export class Module {
         body.text(name);
         for (const n of rest) body.unsigned(n);
       };
-      body.unsigned(1 + Number(this.#usesTable) + this.#imports.length);
+      body.unsigned(1 + Number(this.#usesTable));
       entry("memory", 0x02, 0x03, 1, 65536);
       if (this.#usesTable) entry("table", 0x01, 0x70, 0x00, 0);
-      for (const f of this.#imports) entry(f.name, 0x00, this.#typeIndex(f.signature));
     });
     section(3, () => body.vector(this.#functions, (f) => body.unsigned(this.#typeIndex(f.func.signature))));
     section(7, () => body.vector(this.#functions.filter((f) => f.exported), ({ func }) => {

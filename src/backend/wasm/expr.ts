@@ -15,7 +15,7 @@ import {
   call, constant, f32x4, f64x2, i32, i32x4, i8x16, splat, v128, when, type Func, type Local, type Module, type Node, type Operand,
 } from "./assembler.ts";
 import { argument, type MakeLocal } from "./kernel.ts";
-import { MathLibrary } from "./math.ts";
+import { joinLow, MathLibrary } from "./math.ts";
 import { control } from "./memory.ts";
 
 type Vector = Local | Node;
@@ -271,9 +271,8 @@ function halves(operands: readonly Vector[], integer: boolean, op: (...halves: N
   const widen = (v: Vector): Node => (integer ? f64x2.convert_low_i32x4_s(v) : f64x2.promote_low_f32x4(v));
   return [op(...operands.map(widen)), op(...operands.map((v) => widen(high(v))))];
 }
-const firstHalves = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
-const joinF32 = ([low, high]: [Node, Node]): Node => i8x16.shuffle(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), firstHalves);
-const joinI32 = ([low, high]: [Node, Node]): Node => i8x16.shuffle(i32x4.trunc_sat_f64x2_s_zero(low), i32x4.trunc_sat_f64x2_s_zero(high), firstHalves);
+const joinF32 = ([low, high]: [Node, Node]): Node => joinLow(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high));
+const joinI32 = ([low, high]: [Node, Node]): Node => joinLow(i32x4.trunc_sat_f64x2_s_zero(low), i32x4.trunc_sat_f64x2_s_zero(high));
 
 /** A quotient of i32s through doubles, exact: the quotient of two such numbers is never within 2^-53 of an integer unless it is one. */
 function integerQuotient(a: Vector, b: Vector, round: (x: Operand) => Node): Node {

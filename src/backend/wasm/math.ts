@@ -18,13 +18,14 @@ import type { MakeLocal } from "./kernel.ts";
 type Vector = Node;
 type Build = (library: MathLibrary, local: MakeLocal, x: Operand, y: Operand) => readonly Node[];
 
+/** The low halves of two vectors, side by side. */
+export const joinLow = (a: Operand, b: Operand): Node => i8x16.shuffle(a, b, [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23]);
 const either = (condition: Operand, yes: Operand, no: Operand): Vector => v128.bitselect(yes, no, condition);
-const lowHalves = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
 const highHalf = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7];
 /** i64 lanes of equal value, by its high word. */
 const highWords = (word: number): Vector => lanes(0, word, 0, word);
 const half = (x: Operand, high: boolean): Vector => f64x2.promote_low_f32x4(high ? i8x16.shuffle(x, x, highHalf) : x);
-const joined = (low: Operand, high: Operand): Vector => i8x16.shuffle(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), lowHalves);
+const joined = (low: Operand, high: Operand): Vector => joinLow(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high));
 
 /** c[0] x^(n-1) + ... + c[n-1]. `x` must be free to evaluate many times: a local. */
 const polynomial = (x: Operand, coefficients: readonly number[]): Vector =>

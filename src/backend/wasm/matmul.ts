@@ -31,7 +31,6 @@ export const linearArgs = {
   /** Columns of one piece of work: what `linearPieceColumns` says. Any number from 1 gives the same bits. */
   pieceColumns: 12,
 } as const;
-export const linearArgWords = 13;
 
 /** Rows of one piece: bounds what one thread alone is left with at the end. */
 const pieceRows = 96;
