@@ -52,7 +52,8 @@ export function typeOf(value: unknown): CaptureType {
   if (typeof value === "function") return { kind: "function" };
   if (typeof value === "object" && value !== null && "fixed" in value && typeof value.fixed === "number") return { kind: "fixed", value: value.fixed };
   if (isTensor(value)) {
-    if (value.dtype === "f16" || value.dtype === "bf16") return { kind: "refused", found: `a tensor of ${value.dtype}`, remedy: "convert it to a Float32Array first" };
+    if (value.strides) return { kind: "refused", found: "a tensor with strides", remedy: "capture contiguous(t)" };
+    if (value.dtype === "f16" || value.dtype === "bf16" || value.dtype === "fp8") return { kind: "refused", found: `a tensor of ${value.dtype}`, remedy: "convert it to a Float32Array first" };
     if (value.shape.length === 0) return { kind: "refused", found: "a tensor without dimensions", remedy: "capture the number itself" };
     return { kind: "table", type: elementType(value.data), rank: value.shape.length };
   }

@@ -5,18 +5,27 @@
  */
 import type { AttentionKernel, Backend } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
-import { type Expr, score } from "../ir/expr.ts";
-import type { AttentionPlan } from "../ir/plan.ts";
+import { binary, type Expr, score, uniform } from "../ir/expr.ts";
+import type { AttentionPlan, KvFormat } from "../ir/plan.ts";
 import { print } from "../ir/print.ts";
 import { analyse, postOrder, type RangeAnalysis } from "../ir/range.ts";
 import { rebuild, simplify } from "../ir/simplify.ts";
 import { verify } from "../ir/verify.ts";
 import type { Binding } from "./captures.ts";
-import type { LoweredMod, MaskMod, ScoreMod } from "./mod.ts";
+import type { LoweredMod, MaskMod, OutputMod, ScoreMod, WeightMod } from "./mod.ts";
+import { article } from "./values.ts";
 
 export interface AttentionSpec {
   readonly scoreMod?: ScoreMod | undefined;
   readonly maskMod?: MaskMod | undefined;
+  /** Stands for softmax: no denominator then, and no row statistics. */
+  readonly weightMod?: WeightMod | undefined;
+  readonly outputMod?: OutputMod | undefined;
+  /** What joins the sum of exponentials (ir/plan.ts). */
+  readonly denominator?: "one" | "sink" | undefined;
+  /** f32 when left out. */
+  readonly keyFormat?: KvFormat | undefined;
+  readonly valueFormat?: KvFormat | undefined;
   readonly numQueryHeads: number;
   /** Divides numQueryHeads. */
   readonly numKvHeads: number;
@@ -24,6 +33,8 @@ export interface AttentionSpec {
   readonly headDimV: number;
   /** 1 / sqrt(headDimQk) when left out. */
   readonly scale?: number | undefined;
+  /** Passes `scale` as a captured number, so that another one is no new kernel. Part of the kernel when left out. */
+  readonly scaleMayChange?: boolean | undefined;
   /** Query rows of a work item, and keys of a block. */
   readonly queryTile?: number | undefined;
   readonly kvTile?: number | undefined;
@@ -48,53 +59,93 @@ export function planAttention(spec: AttentionSpec): PlannedAttention {
     if (!Number.isInteger(value) || value < 1) throw new UsageError(`${name} is ${value}; it must be a whole number from 1`);
   }
   if (numQueryHeads % numKvHeads !== 0) throw new UsageError(`${numQueryHeads} query heads do not divide among ${numKvHeads} key heads; numQueryHeads must be a multiple of numKvHeads`);
-  if (spec.scoreMod && spec.scoreMod.kind !== "score") throw new UsageError("scoreMod must be made with scoreMod()");
-  if (spec.maskMod && spec.maskMod.kind !== "mask") throw new UsageError("maskMod must be made with maskMod()");
+  for (const kind of ["score", "mask", "weight", "output"] as const) {
+    const mod = spec[`${kind}Mod`];
+    if (mod && mod.kind !== kind) throw new UsageError(`${kind}Mod must be made with ${kind}Mod()${mod.kind ? `, and this is ${article(mod.kind)} mod` : ""}`);
+  }
+  if (spec.weightMod && spec.denominator) throw new UsageError("a weightMod replaces softmax, so there is no denominator for a sink or softmax plus one to join; leave one of them out");
+  const { denominator, keyFormat = "f32", valueFormat = "f32" } = spec;
   const scale = Math.fround(spec.scale ?? 1 / Math.sqrt(headDimQk));
-  const mods = joinMods(spec.scoreMod?.lower(), spec.maskMod?.lower());
-  const shape = { headDimQk, headDimV, numQueryHeads, numKvHeads, scale, queryTile, kvTile };
-  const key = [Object.entries(shape).map(([name, value]) => `${name} ${value}`).join(", "), mods.text].join("\n");
-  return { plan: { key, scoreMod: mods.scoreMod, maskMod: mods.maskMod, captures: mods.bindings.map((b) => b.slot), ...shape }, bindings: mods.bindings };
+  const { mods, text, ...joined } = joinMods([spec.scoreMod?.lower(), spec.maskMod?.lower(), spec.weightMod?.lower(), spec.outputMod?.lower()], spec.scaleMayChange === true);
+  const shape = { headDimQk, headDimV, numQueryHeads, numKvHeads, scale: joined.scaleName === undefined ? scale : 1, queryTile, kvTile };
+  const hooks = { ...(denominator && { denominator }), ...(keyFormat !== "f32" && { keyFormat }), ...(valueFormat !== "f32" && { valueFormat }) };
+  const key = [Object.entries({ ...shape, ...hooks }).map(([name, value]) => `${name} ${value}`).join(", "), text].join("\n");
+  const bindings = joined.scaleName === undefined ? joined.bindings : [...joined.bindings, scaleBinding(joined.scaleName, scale)];
+  return { plan: { key, ...mods, captures: bindings.map((b) => b.slot), ...shape, ...hooks }, bindings };
 }
 
 interface JoinedMods {
-  readonly scoreMod: Expr;
-  readonly maskMod: Expr | undefined;
+  readonly mods: Pick<AttentionPlan, "scoreMod" | "maskMod" | "weightMod" | "outputMod">;
   readonly bindings: readonly Binding[];
+  /** The captured number that the scale is, where it may change. */
+  readonly scaleName: string | undefined;
   readonly text: string;
 }
 
-const none: LoweredMod = { expr: score, bindings: [] };
-/** A mod is lowered once for all calls, so a pair of lowered mods names the pair. */
-const joined = new WeakMap<LoweredMod, WeakMap<LoweredMod, JoinedMods>>();
+const scaleBinding = (name: string, scale: number): Binding => ({ slot: { kind: "uniform", name, type: "f32" }, owner: { scale }, key: "scale" });
 
-/** The two mods with one list of captures, in which each name stands for one thing. */
-function joinMods(scoreMod: LoweredMod = none, maskMod: LoweredMod = none): JoinedMods {
-  const row = joined.get(scoreMod) ?? new WeakMap<LoweredMod, JoinedMods>();
-  joined.set(scoreMod, row);
-  const known = row.get(maskMod);
-  if (known) return known;
-  const bindings = [...scoreMod.bindings];
+/** What stands for a mod that is not given. */
+const none: LoweredMod = { expr: score, bindings: [] };
+/** Joined mods by the lowered mods they are of, one map for each place in the list: a mod is lowered once for all calls. */
+interface Known {
+  readonly next: WeakMap<LoweredMod, Known>;
+  readonly joined: Map<boolean, JoinedMods>;
+}
+const known: Known = { next: new WeakMap(), joined: new Map() };
+
+/** The score, mask, weight and output mods with one list of captures, in which each name stands for one thing. */
+function joinMods(lowered: readonly (LoweredMod | undefined)[], scaleMayChange: boolean): JoinedMods {
+  let at = known;
+  for (const mod of lowered) {
+    const next = at.next.get(mod ?? none) ?? { next: new WeakMap(), joined: new Map<boolean, JoinedMods>() };
+    at.next.set(mod ?? none, next);
+    at = next;
+  }
+  const result = at.joined.get(scaleMayChange) ?? join(lowered, scaleMayChange);
+  at.joined.set(scaleMayChange, result);
+  return result;
+}
+
+function join(lowered: readonly (LoweredMod | undefined)[], scaleMayChange: boolean): JoinedMods {
+  const bindings: Binding[] = [];
+  const [scoreExpr = score, maskExpr, weightMod, outputMod] = lowered.map((mod) => mod && simplify(rename(mod.expr, addBindings(bindings, mod))));
+  const scaleName = scaleMayChange ? freeName("scale", bindings) : undefined;
+  const scoreMod = scaleName === undefined ? scoreExpr : simplify(replaceScore(scoreExpr, binary("mul", score, uniform("f32", scaleName))));
+  const slots = bindings.map((b) => b.slot), allSlots = scaleName === undefined ? slots : [...slots, scaleBinding(scaleName, 1).slot];
+  for (const [e, kind] of [[scoreMod, "score"], [maskExpr, "mask"], [weightMod, "score"], [outputMod, "score"]] as const) if (e) verify(e, kind, allSlots);
+  const text = [
+    `score ${print(scoreMod)}`, `mask ${maskExpr ? print(maskExpr) : "none"}`, ...(weightMod ? [`weight ${print(weightMod)}`] : []), ...(outputMod ? [`output ${print(outputMod)}`] : []),
+    `captures ${JSON.stringify(allSlots)}`,
+  ].join("\n");
+  // A mask that is always true asks for no mask code.
+  const maskMod = maskExpr?.kind === "const" && maskExpr.value === 1 ? undefined : maskExpr;
+  return { mods: { scoreMod, maskMod, ...(weightMod && { weightMod }), ...(outputMod && { outputMod }) }, bindings, scaleName, text };
+}
+
+/** Adds the mod's captures to `bindings`; returns the names that those take there. */
+function addBindings(bindings: Binding[], mod: LoweredMod): ReadonlyMap<string, string> {
   const renamed = new Map<string, string>();
-  for (const binding of maskMod.bindings) {
+  for (const binding of mod.bindings) {
     const { slot } = binding;
     const same = bindings.find((b) => b.owner === binding.owner && b.key === binding.key && b.slot.type === slot.type);
-    if (same) renamed.set(slot.name, same.slot.name);
-    else {
-      let name = slot.name;
-      for (let n = 2; bindings.some((b) => b.slot.name === name) || maskMod.bindings.some((b) => b !== binding && b.slot.name === name); n++) name = `${slot.name}${n}`;
-      renamed.set(slot.name, name);
-      bindings.push({ ...binding, slot: { ...slot, name } });
-    }
+    const name = same?.slot.name ?? freeName(slot.name, bindings);
+    renamed.set(slot.name, name);
+    if (!same) bindings.push({ ...binding, slot: { ...slot, name } });
   }
-  const slots = bindings.map((b) => b.slot);
-  const scoreExpr = verify(simplify(scoreMod.expr), "score", slots);
-  const maskExpr = maskMod === none ? undefined : verify(simplify(rename(maskMod.expr, renamed)), "mask", slots);
-  const text = [`score ${print(scoreExpr)}`, `mask ${maskExpr ? print(maskExpr) : "none"}`, `captures ${JSON.stringify(slots)}`].join("\n");
-  // A mask that is always true asks for no mask code.
-  const result = { scoreMod: scoreExpr, maskMod: maskExpr?.kind === "const" && maskExpr.value === 1 ? undefined : maskExpr, bindings, text };
-  row.set(maskMod, result);
-  return result;
+  return renamed;
+}
+
+/** `name`, with a number where it is taken. */
+function freeName(name: string, bindings: readonly Binding[]): string {
+  let free = name;
+  for (let n = 2; bindings.some((b) => b.slot.name === free); n++) free = `${name}${n}`;
+  return free;
+}
+
+function replaceScore(e: Expr, by: Expr): Expr {
+  const done = new Map<Expr, Expr>();
+  for (const node of postOrder(e)) done.set(node, node.kind === "score" ? by : rebuild(node, (child) => done.get(child)!));
+  return done.get(e)!;
 }
 
 function rename(e: Expr, names: ReadonlyMap<string, string>): Expr {
@@ -120,15 +171,15 @@ const kernels = new WeakMap<Backend, Map<string, Promise<AttentionKernel>>>();
 export async function compileAttention(backend: Backend, spec: AttentionSpec): Promise<CompiledAttention> {
   const planned = planAttention(spec);
   const { plan } = planned;
-  const known = kernels.get(backend) ?? new Map<string, Promise<AttentionKernel>>();
-  kernels.set(backend, known);
-  const compiling = known.get(plan.key) ?? backend.compile(plan);
-  known.set(plan.key, compiling);
+  const compiled = kernels.get(backend) ?? new Map<string, Promise<AttentionKernel>>();
+  kernels.set(backend, compiled);
+  const compiling = compiled.get(plan.key) ?? backend.compile(plan);
+  compiled.set(plan.key, compiling);
   try {
     const kernel = await compiling;
     return { ...planned, kernel, mask: plan.maskMod ? analyse(plan.maskMod) : undefined };
   } catch (error) {
-    known.delete(plan.key);
+    compiled.delete(plan.key);
     throw error;
   }
 }

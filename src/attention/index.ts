@@ -1,11 +1,16 @@
 /** What `import ... from "tessera-llm/attention"` gives: mods, their algebra, block masks, and the call. */
-export { flexAttention, type FlexAttentionOptions, type WithAux } from "./attention.ts";
+export { type Aux, type FlexAttentionOptions } from "./arguments.ts";
+export { flexAttention, type WithAux } from "./attention.ts";
 export { BlockMask, type BlockMaskOptions, blockMaskOf, blockState, createBlockMask } from "./block-mask.ts";
 export { type Captures, type Cell, fixed, type Fixed, type Seen } from "./captures.ts";
 export { type AttentionSpec, compileAttention, type CompiledAttention, planAttention } from "./compile.ts";
 export { explain } from "./explain.ts";
 export { clamp, floorDiv, floorMod } from "./language.ts";
-export { and, type MaskFunction, type MaskMod, maskMod, not, offset, or, type ScoreFunction, type ScoreMod, scoreMod } from "./mod.ts";
+export { type AttentionState, mergeStates } from "./merge.ts";
+export {
+  and, type MaskFunction, type MaskMod, maskMod, type Mod, not, offset, or, type OutputFunction, type OutputMod, outputMod, type ScoreFunction, type ScoreMod, scoreMod,
+  type WeightFunction, type WeightMod, weightMod,
+} from "./mod.ts";
 export { type CallSite, ModError } from "./mod-error.ts";
 export { alibi, alibiSlopes } from "./mods/alibi.ts";
 export { bigBird } from "./mods/big-bird.ts";
@@ -34,5 +39,5 @@ export { type T5Options, t5Bias, t5Buckets } from "./mods/t5-bias.ts";
 export { transfusion } from "./mods/transfusion.ts";
 export { ancestorBits, tree } from "./mods/tree.ts";
 export { windowPerHead, windowPerToken } from "./mods/varying-window.ts";
-export { type Tensor, tensor, type TensorDType, type TypedArray } from "./tensor.ts";
+export { contiguous, type Tensor, tensor, type TensorDType, type TensorOptions, type TypedArray } from "./tensor.ts";
 export { maxWorkWords, planWork, type WorkBatch, type WorkShape } from "./work-list.ts";

@@ -342,9 +342,8 @@ export class Lowering {
     if (Object.hasOwn(packageFunctions, name) || name === "Number" || name === "Boolean") return { kind: "builtin", name };
     if (name === "console") this.fail(node, "console is not in the language; call the mod as a plain function to print from it");
     for (const [pattern, remedy] of altered) if (pattern.test(name)) this.fail(node, `'${name}' is not a parameter: ${remedy}`);
-    const { kind } = this.#source;
-    const params = kind === "mask" ? "(b, h, q, kv)" : "(score, b, h, q, kv)";
-    return this.fail(node, `'${name}' is not a parameter. Pass it as a capture: ${kind}Mod(({ ${name} }) => ${params} => ..., { ${name} })`);
+    const { kind, params } = this.#source;
+    return this.fail(node, `'${name}' is not a parameter. Pass it as a capture: ${kind}Mod(({ ${name} }) => (${params}) => ..., { ${name} })`);
   }
 
   #unary(node: Extract<Expression, { type: "UnaryExpression" }>, scope: Scope): Value {

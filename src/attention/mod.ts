@@ -1,7 +1,8 @@
 /**
- * Mods: plain functions of (b, h, q, kv) and of the score, callable as such and readable by the compiler.
+ * Mods: plain functions of (b, h, q, kv), of the score and of the output, callable as such and readable by the compiler.
  *
- * `maskMod(fn)` and `scoreMod(fn)` return a function with the same meaning as `fn`; `and`, `or` and `not` make masks of masks.
+ * `maskMod(fn)`, `scoreMod(fn)`, `weightMod(fn)` and `outputMod(fn)` return a function with the same meaning as `fn`; `and`, `or` and
+ * `not` make masks of masks.
  * Reading waits until the compiler asks, and is done again only when a capture changed its type.
  */
 import { UsageError } from "../core/errors.ts";
@@ -13,12 +14,17 @@ import { verify } from "../ir/verify.ts";
 import { type Binding, type Captures, CaptureSlots, inlineKey, readCaptures, type Seen, seenCaptures } from "./captures.ts";
 import { callSite, ModError } from "./mod-error.ts";
 import { parseMod } from "./parse.ts";
-import { asExpr, expression, type Inlinable, toF32, truthy, type Value } from "./values.ts";
+import { article, asExpr, expression, type Inlinable, type ModKind, toF32, truthy, type Value } from "./values.ts";
 
 /** True where a key may be attended. `h` is the query head; positions count from 0 in the sequence. */
 export type MaskFunction = (b: number, h: number, q: number, kv: number) => boolean | number;
 /** The score that replaces `score`, which is scale * q.k. */
 export type ScoreFunction = (score: number, b: number, h: number, q: number, kv: number) => number;
+
+/** The weight of a key, instead of softmax, from its score after the score mod. */
+export type WeightFunction = ScoreFunction;
+/** What replaces `out`, the element `d` of query `q`'s finished row. */
+export type OutputFunction = (out: number, b: number, h: number, q: number, d: number) => number;
 
 /** A mod as the compiler reads it: one expression and the captures it needs, in order. */
 export interface LoweredMod {
@@ -26,7 +32,7 @@ export interface LoweredMod {
   readonly bindings: readonly Binding[];
 }
 
-interface ModParts<Kind extends "mask" | "score"> {
+interface ModParts<Kind extends ModKind> {
   readonly kind: Kind;
   /** The function as written; undefined for one made by and, or, not. */
   readonly fn: ((...args: never) => unknown) | undefined;
@@ -42,6 +48,9 @@ interface ModParts<Kind extends "mask" | "score"> {
 
 export type MaskMod = MaskFunction & ModParts<"mask">;
 export type ScoreMod = ScoreFunction & ModParts<"score">;
+export type WeightMod = WeightFunction & ModParts<"weight">;
+export type OutputMod = OutputFunction & ModParts<"output">;
+export type Mod = MaskMod | ScoreMod | WeightMod | OutputMod;
 
 /** A mask of `fn`, or of the function that `fn` returns for its captures. */
 export function maskMod(fn: MaskFunction): MaskMod;
@@ -55,6 +64,20 @@ export function scoreMod(fn: ScoreFunction): ScoreMod;
 export function scoreMod<const C extends Captures>(fn: (captures: Seen<C>) => ScoreFunction, captures: C): ScoreMod;
 export function scoreMod(fn: (...args: never) => unknown, captures?: Captures): ScoreMod {
   return makeMod("score", fn, captures, scoreMod) as ScoreMod;
+}
+
+/** A weight mod: what a key's value is multiplied by, instead of softmax of the scores. Nothing divides by the sum. */
+export function weightMod(fn: WeightFunction): WeightMod;
+export function weightMod<const C extends Captures>(fn: (captures: Seen<C>) => WeightFunction, captures: C): WeightMod;
+export function weightMod(fn: (...args: never) => unknown, captures?: Captures): WeightMod {
+  return makeMod("weight", fn, captures, weightMod) as WeightMod;
+}
+
+/** An output mod, of each finished output element. */
+export function outputMod(fn: OutputFunction): OutputMod;
+export function outputMod<const C extends Captures>(fn: (captures: Seen<C>) => OutputFunction, captures: C): OutputMod;
+export function outputMod(fn: (...args: never) => unknown, captures?: Captures): OutputMod {
+  return makeMod("output", fn, captures, outputMod) as OutputMod;
 }
 
 /** Keys that every mask allows. */
@@ -88,7 +111,7 @@ function combine(op: "and" | "or", masks: readonly MaskMod[], fn: MaskFunction):
   return finishMod("mask", fn, undefined, {}, { kind: "mask", inline }) as MaskMod;
 }
 
-function makeMod(kind: "mask" | "score", fn: (...args: never) => unknown, captures: Captures | undefined, callee: (...args: never) => unknown): MaskMod | ScoreMod {
+function makeMod(kind: ModKind, fn: (...args: never) => unknown, captures: Captures | undefined, callee: (...args: never) => unknown): Mod {
   if (typeof fn !== "function") throw new UsageError(`${kind}Mod() takes a function, not ${fn === null ? "null" : typeof fn}`);
   if (inlineKey in fn) throw new UsageError(`${kind}Mod() was given a mod; it is one already`);
   if (captures !== undefined && (typeof captures !== "object" || captures === null)) throw new UsageError("the captures are one object: { size: 1024 }");
@@ -103,9 +126,10 @@ function makeMod(kind: "mask" | "score", fn: (...args: never) => unknown, captur
   return finishMod(kind, (...args: number[]) => call(...args), fn, captures ?? {}, reader, place);
 }
 
+/** An output element's place in its head stands where a key's position does (ir/plan.ts). */
 const indices: readonly Value[] = [index("b"), index("h"), index("q"), index("kv")].map(expression);
 
-function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown, fn: ((...args: never) => unknown) | undefined, captures: Captures, reader: Inlinable, place?: (message: string) => never): MaskMod | ScoreMod {
+function finishMod(kind: ModKind, call: (...args: number[]) => unknown, fn: ((...args: never) => unknown) | undefined, captures: Captures, reader: Inlinable, place?: (message: string) => never): Mod {
   let known: { readonly slots: CaptureSlots; readonly lowered: LoweredMod } | undefined;
   const parts = {
     kind, fn, captures,
@@ -121,19 +145,19 @@ function finishMod(kind: "mask" | "score", call: (...args: number[]) => unknown,
     expr: (): Expr => parts.lower().expr,
     values: (): CaptureEnv => readCaptures(parts.lower().bindings),
   };
-  return Object.assign(call, parts) as unknown as MaskMod | ScoreMod;
+  return Object.assign(call, parts) as unknown as Mod;
 }
 
 /** Types the result, lets captured numbers be f32 where only that is used, and drops captures that nothing reads. */
-function finish(kind: "mask" | "score", value: Value, slots: CaptureSlots, fail: (message: string) => never = usage): LoweredMod {
-  const typed = kind === "mask" ? truthy(value) : scoreResult(value, fail);
+function finish(kind: ModKind, value: Value, slots: CaptureSlots, fail: (message: string) => never = usage): LoweredMod {
+  const typed = kind === "mask" ? truthy(value) : numberResult(kind, value, fail);
   const depth = depthOf(typed);
   if (depth > maxDepth) fail(`the mod is ${depth} operations deep once its loops are unrolled, and ${maxDepth} is the most; shorten the loops, or sum in several variables and add those`);
   const { expr, asF32 } = preferF32(simplify(typed));
   const used = new Set(postOrder(expr).flatMap((e) => (e.kind === "uniform" ? [e.name] : e.kind === "load" || e.kind === "extent" ? [e.table] : [])));
   const bindings = slots.bindings.filter((b) => used.has(b.slot.name))
     .map((b): Binding => (asF32.has(b.slot.name) && b.slot.kind === "uniform" ? { ...b, slot: { ...b.slot, type: "f32" } } : b));
-  verify(expr, kind, bindings.map((b) => b.slot));
+  verify(expr, kind === "mask" ? "mask" : "score", bindings.map((b) => b.slot));
   return { expr, bindings };
 }
 
@@ -150,8 +174,10 @@ function usage(message: string): never {
   throw new UsageError(message);
 }
 
-function scoreResult(value: Value, fail: (message: string) => never): Expr {
-  if (value.kind === "expr" && value.expr.type === "bool") fail("a score mod returns a number, and this one returns true or false; return condition ? score : -Infinity");
+const remedies: Readonly<Record<Exclude<ModKind, "mask">, string>> = { score: "score : -Infinity", weight: "1 : 0", output: "out : 0" };
+
+function numberResult(kind: Exclude<ModKind, "mask">, value: Value, fail: (message: string) => never): Expr {
+  if (value.kind === "expr" && value.expr.type === "bool") fail(`${article(kind)} mod returns a number, and this one returns true or false; return condition ? ${remedies[kind]}`);
   return toF32(value);
 }
 

@@ -169,8 +169,8 @@ test("a free name that every object has is still free", () => {
 const outside = 3;
 /** Source, made a mod when the test runs, and what the refusal must say. */
 const refused: readonly (readonly [string, () => MaskMod | ScoreMod, RegExp])[] = [
-  ["a free name", () => maskMod((_b, _h, q, kv) => q - kv < outside), /'outside' is not a parameter\. Pass it as a capture: maskMod\(\(\{ outside \}\) => \(b, h, q, kv\) => \.\.\., \{ outside \}\)/],
-  ["a free name in a score", () => scoreMod((score) => score * outside), /scoreMod\(\(\{ outside \}\) => \(score, b, h, q, kv\)/],
+  ["a free name", () => maskMod((_b, _h, q, kv) => q - kv < outside), /'outside' is not a parameter\. Pass it as a capture: maskMod\(\(\{ outside \}\) => \(_b, _h, q, kv\) => \.\.\., \{ outside \}\)/],
+  ["a free name in a score", () => scoreMod((score) => score * outside), /scoreMod\(\(\{ outside \}\) => \(score\) => \.\.\., \{ outside \}\)/],
   ["a capture that was not passed", () => maskMod(({ size }: { size?: number }) => (_b, _h, q) => q < size!, {}), /'size' is not among the captures \(there are none\)/],
   ["captures forgotten", () => maskMod((({ size }: { size: number }) => (_b: number, _h: number, q: number) => q < size) as never), /no captures were passed; pass them second/],
   ["an async function", () => maskMod((async (_b: number, _h: number, q: number) => q > 1) as never), /async/],

@@ -27,9 +27,13 @@ export type Value =
   /** The captures object as a whole: (c) => ... c.size */
   | { readonly kind: "captures"; readonly captures: Captures };
 
+/** What a mod decides: which keys are seen, the score, the weight that stands for softmax, or the finished output. */
+export type ModKind = "mask" | "score" | "weight" | "output";
+export const article = (kind: ModKind): string => `${kind === "output" ? "an" : "a"} ${kind}`;
+
 /** A mod as the compiler sees it: gives its expression for given arguments. */
 export interface Inlinable {
-  readonly kind: "mask" | "score";
+  readonly kind: ModKind;
   inline(slots: CaptureSlots, args: readonly Value[]): Value;
 }
 
@@ -59,7 +63,9 @@ export class Scope {
 export interface Source {
   readonly text: string;
   readonly site: CallSite | undefined;
-  readonly kind: "mask" | "score";
+  readonly kind: ModKind;
+  /** How its author lists its parameters, once they were found: what advice quotes. */
+  readonly params: string;
 }
 
 export const literal = (value: number): Value => ({ kind: "literal", value });
@@ -80,7 +86,7 @@ export function describe(v: Value): string {
     case "literal": return String(v.value);
     case "table": return `the captured array '${v.name}'`;
     case "function": return "a function";
-    case "mod": return `a ${v.mod.kind} mod`;
+    case "mod": return `${article(v.mod.kind)} mod`;
     case "builtin": return `the function ${v.name}`;
     case "math": return "Math";
     case "captures": return "the captures object";
