@@ -20,8 +20,8 @@ export const command = { run: 1, load: 2, exit: 3 } as const;
 const zero = constant("i32", 0);
 /** About 10 microseconds: most waits between kernels are shorter, and a futex costs as much. */
 const barrierSpins = 8000;
-/** About 50 microseconds: what a sampler takes between two steps; longer idleness sleeps. */
-const parkSpins = 40000;
+/** About 250 microseconds: more than sampling and messages take between two steps of a small model. Longer idleness sleeps. */
+const parkSpins = 150000;
 /** Nanoseconds thread 0 sleeps at a barrier before it looks around. */
 const napNanoseconds = 100_000_000;
 /** A thread that may not sleep spins about that long instead. */
