@@ -8,18 +8,25 @@
  * It knows no HTTP, and of tensors only that they exist behind the engine.
  */
 import { files } from "#files";
+import { type AttentionOverride, resolveOverride } from "./attention/override.ts";
 import { BadRequest, UsageError } from "./core/errors.ts";
 import { startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
 import { camelCase, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { checkParams, fitMaxTokens, type CheckedParams, type GenerateParams } from "./llm/params.ts";
+import { readOwnAttention } from "./model/load.ts";
 import { defaultSampling } from "./sampling/params.ts";
 import { startText, textFileNames, type ChatMessage, type TextFiles, type TextService } from "./tokenizer/text.ts";
 import { resolveModel, type HubOptions } from "./weights/hub.ts";
 
 /** How a model is loaded. vLLM's names and meanings. */
-export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eosTokenIds"> {
+export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eosTokenIds" | "attention"> {
+  /**
+   * Mods in place of the model's own attention, for all layers or by layer: `{ maskMod: (own) => and(own.maskMod, mine) }`. Captured
+   * numbers and arrays are read now; what lives in a SharedArrayBuffer may be written to while the model runs.
+   */
+  readonly attention?: AttentionOverride;
   /** Load no tokenizer: prompts are token ids, results have no text. For checkpoints that have none. */
   readonly skipTokenizerInit?: boolean;
   /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
@@ -81,13 +88,14 @@ export class LLM implements AsyncDisposable {
    * Throws UsageError when it cannot be found, is of a kind not supported, or does not fit into memory.
    */
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
-    const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, ...engineOptions } = options;
+    const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, ...engineOptions } = options;
     const folder = model === undefined ? demoModel() : await resolveModel(model, { ...hub, ...(onProgress && { onProgress }) });
+    const override = attention && resolveOverride(attention, readOwnAttention(folder));
     const found = readTextFiles(folder);
     const text = skipTokenizerInit ? undefined : await startText(found);
     try {
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const engine = await startEngine({ device: "cpu", ...engineOptions, model: folder, eosTokenIds: text?.eosIds ?? [] }, onProgress);
+      const engine = await startEngine({ device: "cpu", ...engineOptions, ...(override && { attention: override }), model: folder, eosTokenIds: text?.eosIds ?? [] }, onProgress);
       const defaults = generationConfig === "auto" ? generationDefaults(found["generation_config.json"]) : {};
       return new LLM({ name: model ?? "demo", engine, text, defaults });
     } catch (error) {

@@ -7,7 +7,7 @@
  * at once and its row of that step is ignored. Everything is a function of the requests and the seed, in the order they came.
  * Knows token ids and never text; knows no thread, no message and no backend: the forward pass is handed in.
  */
-import { invariant } from "../core/errors.ts";
+import { invariant, UsageError } from "../core/errors.ts";
 import { uniform } from "../core/random.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
@@ -15,7 +15,7 @@ import { Sampler } from "../sampling/sampler.ts";
 import { Batch } from "./batch.ts";
 import { PagePool } from "./page-pool.ts";
 import type { Delta, FinishReason, Stats } from "./messages.ts";
-import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 
 /** What the engine needs of a model. */
@@ -110,20 +110,9 @@ export class Engine {
       const work = this.#scheduler.schedule();
       if (work.length > 0) {
         const start = this.#now();
-        this.#batch.fill(work);
-        const { numLogits } = this.#batch;
-        const logits = await this.#model.forward(this.#batch);
-        const { vocabSize } = this.#model;
-        invariant(logits.length >= numLogits * vocabSize, `${logits.length} logits for ${numLogits} rows of ${vocabSize}`);
-        let row = 0;
-        for (const { sequence, numTokens } of work) {
-          const last = numTokens === sequence.numUncomputed;
-          const rowLogits = last ? logits.subarray(row * vocabSize, ++row * vocabSize) : undefined;
-          // An abort may have come while the model was running.
-          if (sequence.state === "running") this.#advance(sequence, numTokens, rowLogits);
-        }
+        await this.#compute(work);
         this.#numSteps++;
-        this.#stepTokens = this.#batch.numTokens;
+        this.#stepTokens = work.reduce((sum, { numTokens }) => sum + numTokens, 0);
         this.#stepSeconds = this.#now() - start;
       }
     } finally {
@@ -132,6 +121,34 @@ export class Engine {
     const deltas = this.#deltas;
     this.#deltas = [];
     return deltas;
+  }
+
+  /**
+   * One forward pass and what follows from it. A mod of the operator's may fail for one request (an index outside its table): that
+   * one ends with the error, found by computing each alone, and the others never notice, as company does not show in their bits.
+   */
+  async #compute(work: readonly Work[]): Promise<void> {
+    this.#batch.fill(work);
+    const { numLogits } = this.#batch;
+    const { vocabSize } = this.#model;
+    let logits: Float32Array;
+    try {
+      logits = await this.#model.forward(this.#batch);
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      // An abort may have come while the model was running.
+      const left = work.filter(({ sequence }) => sequence.state === "running");
+      if (work.length > 1) for (const one of left) await this.#compute([one]);
+      else for (const { sequence } of left) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message: error.message });
+      return;
+    }
+    invariant(logits.length >= numLogits * vocabSize, `${logits.length} logits for ${numLogits} rows of ${vocabSize}`);
+    let row = 0;
+    for (const { sequence, numTokens } of work) {
+      const last = numTokens === sequence.numUncomputed;
+      const rowLogits = last ? logits.subarray(row * vocabSize, ++row * vocabSize) : undefined;
+      if (sequence.state === "running") this.#advance(sequence, numTokens, rowLogits);
+    }
   }
 
   stats(): Stats {

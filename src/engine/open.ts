@@ -4,6 +4,7 @@
  * Runs on the engine's own thread. What the caller can mend (no such folder, a model that is not supported or does not fit) is a
  * UsageError, and all but a broken weights file is told before anything is loaded.
  */
+import type { AttentionOverrideData } from "../attention/override.ts";
 import type { Backend } from "../backend/backend.ts";
 import { type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
@@ -28,6 +29,8 @@ export interface EngineOptions extends LimitOptions {
   readonly seed?: number;
   /** End tokens besides those that the model's config names: its tokenizer's. */
   readonly eosTokenIds?: readonly number[];
+  /** Mods in place of the model's own, resolved for its layers (attention/override.ts). */
+  readonly attention?: AttentionOverrideData;
 }
 
 export interface OpenEngine {
@@ -45,7 +48,8 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
   const start = now();
   const { model: folder, device, dtype = "auto", seed = 0, threads } = options;
   if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
-  const { config, source } = openCheckpoint(folder, dtype);
+  const { config: ownConfig, source } = openCheckpoint(folder, dtype);
+  const config = options.attention ? { ...ownConfig, override: options.attention } : ownConfig;
   let backend: Backend | undefined;
   try {
     const limits = chooseLimits(options, {

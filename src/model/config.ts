@@ -4,6 +4,7 @@
  * Every field is used, known to be harmless, or refused by name. The families (llama.ts, ...) say what differs; this
  * file holds what they share. It knows no weights and no backend.
  */
+import type { AttentionOverrideData } from "../attention/override.ts";
 import type { ActivationFunction } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
 import { Fields } from "./fields.ts";
@@ -56,13 +57,15 @@ export interface ModelConfig {
   readonly eosTokenIds: readonly number[];
   /** How matrices are kept in memory. Norms and biases are always f32. */
   readonly weightDType: "f32" | "bf16";
+  /** The operator's own attention, in place of what config.json asks for. */
+  readonly override?: AttentionOverrideData;
 }
 
 /** What a family says: the parts that are not read the same way everywhere. */
 export type FamilyConfig = Pick<ModelConfig, "layers" | "normOffset" | "postNorms" | "qkNorm" | "bias" | "activation" | "embeddingScale" | "attentionScale" | "attentionSoftCap" | "finalSoftCap" | "tiedEmbeddings">;
 
 /** What all families share, read before the family is asked. */
-export type SharedConfig = Omit<ModelConfig, keyof FamilyConfig | "eosTokenIds" | "weightDType"> & { readonly numLayers: number };
+export type SharedConfig = Omit<ModelConfig, keyof FamilyConfig | "eosTokenIds" | "weightDType" | "override"> & { readonly numLayers: number };
 
 export interface Family {
   /** Reads its own fields; what it does not read is refused unless harmless everywhere. */

@@ -3,12 +3,16 @@
  * the attention, record the decoder once.
  */
 import { files } from "#files";
+import type { OwnAttention } from "../attention/override.ts";
+import type { TypedArray } from "../attention/tensor.ts";
 import { planWork, type WorkBatch, type WorkShape } from "../attention/work-list.ts";
-import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, KvCache, Program } from "../backend/backend.ts";
+import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, CaptureValue, KvCache, Program } from "../backend/backend.ts";
 import { invariant, UsageError } from "../core/errors.ts";
+import type { CaptureEnv } from "../ir/interpret.ts";
 import type { RangeAnalysis } from "../ir/range.ts";
+import { contentHash } from "../ir/table-stats.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
-import { planLayers } from "./attention.ts";
+import { ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
 import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
@@ -17,10 +21,20 @@ import { rotaryTable } from "./rotary.ts";
 import { listTensors } from "./tensors.ts";
 import { chooseDType, loadWeights } from "./weights.ts";
 
+/** A captured table that other threads may write to. */
+export interface SharedTable {
+  readonly source: TypedArray;
+  /** What the mask is bound to and the backend has. */
+  readonly elements: Float32Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
+  readonly data: Buffer;
+}
+
 /** Layers that see the same keys: one work list serves them all. */
 export interface AttentionGroup {
-  /** Classifies blocks for `planWork`; its captures are bound. */
+  /** Classifies blocks for `planWork`; its captures are bound to `values`. */
   readonly mask: RangeAnalysis;
+  readonly values: CaptureEnv;
+  readonly shared: readonly SharedTable[];
   readonly shape: WorkShape;
   /** Where the step's work list goes. */
   readonly work: Buffer;
@@ -57,17 +71,26 @@ export interface Checkpoint {
  * @throws UsageError when config.json or the weights are missing, broken or not supported.
  */
 export function openCheckpoint(folder: string, dtype: "auto" | "float32" | "bfloat16" = "auto"): Checkpoint {
-  if (!files.isFolder(folder)) throw new UsageError(`${folder} is not a folder; give the folder of a checkpoint`);
-  const config = readJson(folder, "config.json");
-  if (config === undefined) throw new UsageError(`${folder} has no config.json; give the folder of a checkpoint in Hugging Face layout`);
-  const generation = readJson(folder, "generation_config.json");
+  const files = readConfigFiles(folder);
   const source = openWeights(folder);
   try {
-    return { source, config: readConfig({ config, generation, weightDType: chooseDType(source, dtype) }, families) };
+    return { source, config: readConfig({ ...files, weightDType: chooseDType(source, dtype) }, families) };
   } catch (error) {
     source.close();
     throw error;
   }
+}
+
+/** The mods that each layer of the model in `folder` has of itself, without opening its weights. @throws UsageError as `openCheckpoint` does */
+export function readOwnAttention(folder: string): readonly OwnAttention[] {
+  return ownAttention(readConfig({ ...readConfigFiles(folder), weightDType: "f32" }, families));
+}
+
+function readConfigFiles(folder: string): { readonly config: unknown; readonly generation: unknown } {
+  if (!files.isFolder(folder)) throw new UsageError(`${folder} is not a folder; give the folder of a checkpoint`);
+  const config = readJson(folder, "config.json");
+  if (config === undefined) throw new UsageError(`${folder} has no config.json; give the folder of a checkpoint in Hugging Face layout`);
+  return { config, generation: readJson(folder, "generation_config.json") };
 }
 
 function readJson(folder: string, name: string): unknown {
@@ -83,8 +106,12 @@ function readJson(folder: string, name: string): unknown {
 
 /** Exact bytes of everything that `loadModel` will allocate. @throws UsageError when a limit is out of range. */
 export function planModel(config: ModelConfig, limits: ModelLimits): MemoryPlan {
-  return planMemory(config, limits, planLayers(config, limits).groups.map((group) => group.workWords));
+  const { groups } = planLayers(config, limits);
+  const tables = groups.flatMap(({ captures }, g) => captures.flatMap((c) => (c.kind === "table" ? [{ name: tableName(g, c.name), bytes: c.elements.byteLength }] : [])));
+  return planMemory(config, limits, groups.map((group) => group.workWords), tables);
 }
+
+const tableName = (group: number, capture: string): string => `attention.${group}.${capture}`;
 
 /** Parameters of the model, tied ones once. */
 export function countParameters(config: ModelConfig): number {
@@ -113,14 +140,25 @@ export async function loadModel(
   backend.write(memory.rotary, 0, new Uint8Array(table.buffer));
 
   const attention = planLayers(config, limits);
-  const attentionGroups = attention.groups.map(({ mask, shape, workWords }, i) => ({ mask, shape, work: alloc(`work.${i}`), scratch: new Int32Array(workWords) }));
+  const captures = attention.groups.map((group, g) => group.captures.map((capture): CaptureValue => {
+    if (capture.kind === "uniform") return capture;
+    const data = alloc(tableName(g, capture.name));
+    backend.write(data, 0, bytesOf(capture.elements));
+    return { kind: "table", data, shape: capture.shape };
+  }));
+  const attentionGroups = attention.groups.map((group, g): AttentionGroup => ({
+    mask: group.mask, shape: group.shape, values: group.values, work: alloc(`work.${g}`), scratch: new Int32Array(group.workWords),
+    shared: group.captures.flatMap((capture, i): SharedTable[] => {
+      const value = captures[g]![i]!;
+      return capture.kind === "table" && capture.source && value.kind === "table" ? [{ source: capture.source, elements: capture.elements, data: value.data }] : [];
+    }),
+  }));
   const kernels = new Map<string, AttentionKernel>();
   for (const group of attention.groups) {
     if (!kernels.has(group.plan.key)) kernels.set(group.plan.key, await backend.compile(group.plan));
   }
   const layers = attention.groupOfLayer.map((g): LayerAttention => {
-    const { plan, captures } = attention.groups[g]!;
-    return { kernel: kernels.get(plan.key)!, captures, work: attentionGroups[g]!.work };
+    return { kernel: kernels.get(attention.groups[g]!.plan.key)!, captures: captures[g]!, work: attentionGroups[g]!.work };
   });
   invariant(left.size === 0, `planned but not taken: ${[...left.keys()].join(", ")}`);
 
@@ -146,13 +184,30 @@ function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: stri
   };
 }
 
-/** Plans and writes the step's work list of every group. */
+/** Plans and writes the step's work list of every group, and the tables that were written to since the last step. */
 export function writeWork(backend: Backend, model: Pick<Model, "attentionGroups">, batch: WorkBatch): void {
-  for (const { mask, shape, work, scratch } of model.attentionGroups) {
+  for (const group of model.attentionGroups) {
+    const { mask, shape, work, scratch } = group;
+    if (group.shared.length > 0) takeChanges(backend, group);
     const list = planWork(mask, batch, shape, scratch);
     backend.write(work, 0, new Uint8Array(scratch.buffer, 0, list.byteLength));
   }
 }
+
+/** One reading of each shared table serves mask and kernel alike, whatever is written to it meanwhile. */
+function takeChanges(backend: Backend, { shared, mask, values }: AttentionGroup): void {
+  let changed = false;
+  for (const { source, elements, data } of shared) {
+    const before = contentHash(elements);
+    elements.set(source);
+    if (contentHash(elements) === before) continue;
+    backend.write(data, 0, bytesOf(elements));
+    changed = true;
+  }
+  if (changed) mask.bind(values);
+}
+
+const bytesOf = (x: Float32Array<ArrayBuffer> | Int32Array<ArrayBuffer>): Uint8Array<ArrayBuffer> => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
 
 export { describeMemory, formatBytes } from "./memory.ts";
 export type { MemoryPlan, ModelLimits } from "./memory.ts";

@@ -22,7 +22,7 @@ export interface ModelLimits {
   readonly maxLogits?: number;
 }
 
-export type MemoryKind = "weights" | "kvCache" | "activations" | "rotary" | "inputs" | "workLists";
+export type MemoryKind = "weights" | "kvCache" | "activations" | "rotary" | "inputs" | "workLists" | "modTables";
 
 /** One allocation. */
 export interface MemoryPart {
@@ -38,7 +38,7 @@ export interface MemoryPlan {
   readonly totalBytes: number;
 }
 
-const kinds: readonly MemoryKind[] = ["weights", "kvCache", "activations", "rotary", "inputs", "workLists"];
+const kinds: readonly MemoryKind[] = ["weights", "kvCache", "activations", "rotary", "inputs", "workLists", "modTables"];
 const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64;
 const i32Bytes = 4;
 
@@ -51,10 +51,10 @@ export function bytesPerPage(config: ModelConfig, pageSize: number): number {
 }
 
 /**
- * What a model with these limits needs. `workWords` is the size of each work list, in the order of the attention groups.
+ * What a model with these limits needs. `workWords` is the size of each work list, in the order of the attention groups, `tables` what the mods captured.
  * @throws UsageError when a limit is out of range, naming it.
  */
-export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: readonly number[]): MemoryPlan {
+export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: readonly number[], tables: readonly { readonly name: string; readonly bytes: number }[] = []): MemoryPlan {
   checkLimits(config, limits);
   const { maxNumBatchedTokens: maxTokens, maxNumSeqs, numPages, pageSize } = limits;
   const columns = activationColumns(config);
@@ -72,6 +72,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
     part("rotary", "rotary", matrixBytes(limits.maxModelLen, config.rope.rotaryDim)),
     ...Object.entries(inputs).map(([name, words]) => part("inputs", `batch.${name}`, i32Bytes * words)),
     ...workWords.map((words, i) => part("workLists", `work.${i}`, i32Bytes * words)),
+    ...tables.map(({ name, bytes }) => part("modTables", name, Math.max(i32Bytes, bytes))),
   ];
   const sum = (kind: MemoryKind): number => parts.reduce((bytes, p) => bytes + (p.kind === kind ? p.bytes : 0), 0);
   const bytes = Object.fromEntries(kinds.map((kind) => [kind, sum(kind)])) as Record<MemoryKind, number>;
@@ -91,7 +92,7 @@ function checkLimits(config: ModelConfig, limits: ModelLimits): void {
 }
 
 const labels: Readonly<Record<MemoryKind, string>> = {
-  weights: "weights", kvCache: "KV cache", activations: "activations", rotary: "rotary table", inputs: "step inputs", workLists: "work lists",
+  weights: "weights", kvCache: "KV cache", activations: "activations", rotary: "rotary table", inputs: "step inputs", workLists: "work lists", modTables: "mods' tables",
 };
 
 /** 1234567 as "1.18 MiB". */
