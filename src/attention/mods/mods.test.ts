@@ -23,7 +23,7 @@ import { slidingTile2d, slidingTile3d } from "./sliding-tile.ts";
 import { slidingWindow, windowLeft } from "./sliding-window.ts";
 import { strided } from "./strided.ts";
 import { t5Bias, t5Buckets } from "./t5-bias.ts";
-import { transfusion } from "./transfusion.ts";
+import { imageEnds, transfusion } from "./transfusion.ts";
 import { ancestorBits, tree } from "./tree.ts";
 import { windowPerHead, windowPerToken } from "./varying-window.ts";
 
@@ -103,7 +103,7 @@ const masks: Readonly<Record<string, readonly [MaskMod, (b: number, h: number, q
     if (clean.includes(q)) return clean.includes(kv) && block(kv) <= block(q);
     return clean.includes(kv) ? block(kv) < block(q) : block(kv) === block(q);
   }],
-  "transfusion": [transfusion(images), (_b, _h, q, kv) => kv <= q || (range(5, 12).includes(q) && kv < 12) || (range(30, 40).includes(q) && kv < 40)],
+  "transfusion": [transfusion(imageEnds(images)), (_b, _h, q, kv) => kv <= q || (range(5, 12).includes(q) && kv < 12) || (range(30, 40).includes(q) && kv < 40)],
   "tree": [tree(prefixes, ancestorBits(parents)), (b, _h, q, kv) => (kv < prefixes[b]! && q < prefixes[b]! ? kv <= q : q < prefixes[b]! ? false : seen(b, q, kv))],
   "shared prefix": [sharedPrefix(documents, continues, bounds), (_b, _h, q, kv) => (kv <= q && documents[q] === documents[kv]) || (documents[kv] === 0 && [1, 2].includes(documents[q]!))],
   "window of each head": [windowPerHead(sizes), (_b, h, q, kv) => range(q - [1, 5, 100][h]! + 1, q + 1).includes(kv)],

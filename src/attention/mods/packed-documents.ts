@@ -6,9 +6,12 @@ export function packedDocuments(starts: Int32Array): MaskMod {
   return maskMod(({ starts }) => (_b, _h, q, kv) => kv >= starts[q]! && q >= kv, { starts });
 }
 
-/** documents[q] = documents[kv], and `inner` holds at the positions within the document: any mask, for each document by itself. */
+/**
+ * documents[q] = documents[kv] and inner(q - s, kv - s), s = starts[q]: any mask, for each document by itself. Both positions are counted
+ * from the query's document, which is the key's too, so that range analysis meets one number and not two.
+ */
 export function withinDocuments(documents: Int32Array, starts: Int32Array, inner: MaskMod): MaskMod {
-  return maskMod(({ documents, starts, inner }) => (b, h, q, kv) => documents[q] === documents[kv] && inner(b, h, q - starts[q]!, kv - starts[kv]!), { documents, starts, inner });
+  return maskMod(({ documents, starts, inner }) => (b, h, q, kv) => documents[q] === documents[kv] && inner(b, h, q - starts[q]!, kv - starts[q]!), { documents, starts, inner });
 }
 
 /** The document of each position, and where that begins, for documents of these lengths one after another. */
