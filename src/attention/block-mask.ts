@@ -1,20 +1,19 @@
 /**
  * Which blocks of a (query, key) grid a mask leaves empty, full or partial: found by range analysis, never by evaluating the mask.
  *
- * A box of blocks is classified as a whole; where the answer is not certain it is cut in four, down to one block. The cost
- * follows the mask's boundary, not the area. A block called full is full and one called empty is empty; a partial one is not
- * proved either way (with `exact` it is also evaluated on the host, and then surely mixed). Rows keep runs of equal blocks.
+ * A block called full is full and one called empty is empty; a partial one is not proved either way, and there the kernel asks the
+ * mask. Rows keep runs of equal blocks, so memory follows the answer. Blocks follow the values a mask captured, grow with a cache, and
+ * can be set by hand; where rows come from, and how they keep up, is block-source.ts.
  */
 import { UsageError } from "../core/errors.ts";
 import { evaluator } from "../ir/interpret.ts";
-import { analyse, type Classifier, indicesOf, verdict, type Verdict } from "../ir/range.ts";
-import { contentHash } from "../ir/table-stats.ts";
-import { fixed } from "./captures.ts";
-import { classifyBlocks } from "./classify.ts";
-import { floorDiv } from "./language.ts";
-import { type MaskMod, maskMod, offset } from "./mod.ts";
-import { RowRuns } from "./row-runs.ts";
-import { tensor, type Tensor } from "./tensor.ts";
+import { type Classifier, indicesOf, verdict, type Verdict } from "../ir/range.ts";
+import { drawSvg, drawText, type SvgOptions } from "./block-drawing.ts";
+import { type BlockPart, type BlockRows, type BlockSource, DerivedBlocks, InvertedBlocks, type JoinOp, JoinedBlocks, type Sizes, SlicedBlocks, type Touched } from "./block-source.ts";
+import { BlockStates, stateCode } from "./block-states.ts";
+import { type MaskMod } from "./mod.ts";
+import { joinRuns, RowRuns, type StateTable } from "./row-runs.ts";
+import { type Tensor, tensor } from "./tensor.ts";
 
 export interface BlockMaskOptions {
   /** Sequences and query heads; 1 where the mask does not depend on them. */
@@ -28,114 +27,242 @@ export interface BlockMaskOptions {
   readonly exact?: boolean;
 }
 
-/** Block states in `toDense`. */
+/** Block states in `toDense`, and for `set`. */
 export const blockState = { empty: 0, partial: 1, full: 2 } as const;
+export type BlockState = (typeof blockState)[keyof typeof blockState];
 
 /** Classifies every block. @throws UsageError for sizes that are no whole numbers from 1 (lengths: from 0). */
 export function createBlockMask(mask: MaskMod, options: BlockMaskOptions): BlockMask {
   if (mask?.kind !== "mask") throw new UsageError("createBlockMask() takes a mask made with maskMod()");
-  for (const [name, value, least] of [["batch", options.batch, 1], ["heads", options.heads, 1], ["queryLength", options.queryLength, 0], ["kvLength", options.kvLength, 0]] as const) {
+  const sizes = sizesOf(options);
+  return new BlockMask(new DerivedBlocks(mask, sizes), sizes);
+}
+
+/** @throws UsageError for sizes that are none, by name. */
+export function sizesOf(options: BlockMaskOptions): Sizes {
+  const { batch, heads, queryLength, kvLength, blockSize = 128, exact = false } = options;
+  const [queries, keys] = typeof blockSize === "number" ? [blockSize, blockSize] as const : blockSize;
+  const given = { batch: [batch, 1], heads: [heads, 1], queryLength: [queryLength, 0], kvLength: [kvLength, 0], blockSize: [queries, 1], "blockSize[1]": [keys, 1] } as const;
+  for (const [name, [value, least]] of Object.entries(given)) {
     if (!Number.isInteger(value) || value < least) throw new UsageError(`${name} is ${value}; it must be a whole number from ${least}`);
   }
-  return new BlockMask(mask, options);
+  return { batch, heads, queryLength, kvLength, queries, keys, exact, numRows: Math.ceil(queryLength / queries), numColumns: Math.ceil(kvLength / keys) };
 }
 
-/**
- * A block mask from states found elsewhere (top-k blocks, a routing network): [batch or 1, heads or 1, rows, columns] of `blockState`, read again
- * when they change. Full blocks are attended whole, partial ones where `mask` says so, or whole when it is left out.
- */
-export function blockMaskOf(states: Tensor, options: BlockMaskOptions & { readonly mask?: MaskMod }): BlockMask {
-  const [queries, keys] = sizesOf(options.blockSize);
-  const rows = Math.ceil(options.queryLength / queries), columns = Math.ceil(options.kvLength / keys);
-  const [batch, heads] = states.shape as [number, number];
-  const fits = states.shape.length === 4 && (batch === 1 || batch === options.batch) && (heads === 1 || heads === options.heads) && states.shape[2] === rows && states.shape[3] === columns;
-  if (!fits) throw new UsageError(`the block states have shape [${states.shape.join(", ")}]; they must be [${options.batch} or 1, ${options.heads} or 1, ${rows}, ${columns}]`);
-  const inner = options.mask ?? maskMod(() => true);
-  const mask = maskMod(({ states, inner, batch, heads, queries, keys }) => (b, h, q, kv) => {
-    const state = states[Math.min(b, batch - 1)]![Math.min(h, heads - 1)]![floorDiv(q, queries)]![floorDiv(kv, keys)]!;
-    return state === 2 || (state === 1 && inner(b, h, q, kv));
-  }, { states, inner, batch: fixed(batch), heads: fixed(heads), queries: fixed(queries), keys: fixed(keys) });
-  return new BlockMask(mask, options);
+/** States that come with the mask, and may change where they come from. */
+export interface GivenStates {
+  readonly states: BlockStates;
+  isStale(): boolean;
+  /** Writes them into `states` again. */
+  fill(): void;
 }
 
-function sizesOf(blockSize: BlockMaskOptions["blockSize"] = 128): readonly [query: number, kv: number] {
-  const sizes = typeof blockSize === "number" ? [blockSize, blockSize] as const : blockSize;
-  for (const size of sizes) if (!Number.isInteger(size) || size < 1) throw new UsageError(`blockSize is ${size}; it must be a whole number from 1`);
-  return sizes;
-}
+/** What the source says of a block, unless it is set: index 3 found + (0 not set, 1 empty, 2 full). */
+const overlay: StateTable = [0, 0, 2, 1, 0, 2, 2, 0, 2];
 
-export class BlockMask implements Classifier {
-  readonly mask: MaskMod;
-  readonly options: BlockMaskOptions;
-  readonly blockSize: readonly [query: number, kv: number];
-  /** Rows and columns of blocks. */
-  readonly numRows: number;
-  readonly numColumns: number;
-  /** One list of rows for each sequence and head that differ: 1 where the mask does not read b (or h). */
-  readonly #batch: number;
-  readonly #heads: number;
-  readonly #rows: readonly RowRuns[];
-  readonly #stamp: string;
+export class BlockMask implements Classifier, BlockPart {
+  readonly #source: BlockSource;
+  #sizes: Sizes;
+  readonly #given: GivenStates | undefined;
+  #states: BlockStates | undefined;
+  #masked: { readonly of: MaskMod; readonly mask: MaskMod } | undefined;
+  #found: BlockRows;
+  #version = 0;
 
-  constructor(mask: MaskMod, options: BlockMaskOptions) {
-    this.mask = mask;
-    this.options = options;
-    this.blockSize = sizesOf(options.blockSize);
-    this.numRows = Math.ceil(options.queryLength / this.blockSize[0]);
-    this.numColumns = Math.ceil(options.kvLength / this.blockSize[1]);
-    const reads = indicesOf(mask.expr());
-    this.#batch = reads.has("b") ? options.batch : 1;
-    this.#heads = reads.has("h") ? options.heads : 1;
-    this.#stamp = stamp(mask);
-    this.#rows = this.#derive();
+  /** Made by createBlockMask and its sisters. */
+  constructor(source: BlockSource, sizes: Sizes, given?: GivenStates) {
+    this.#source = source;
+    this.#sizes = sizes;
+    this.#given = given;
+    this.#states = given?.states;
+    this.#found = source.found;
+    if (given) {
+      given.fill();
+      this.#layOver("all");
+    }
   }
 
-  #derive(): RowRuns[] {
-    const { mask, options: { queryLength, kvLength, exact = false }, blockSize: [queries, keys] } = this;
-    const captures = mask.values();
-    const analysis = analyse(mask.expr()).bind(captures);
-    const evaluate = exact ? evaluator(mask.expr()) : undefined;
-    const all: RowRuns[] = [];
-    for (let b = 0; b < this.#batch; b++) {
-      for (let h = 0; h < this.#heads; h++) {
-        const runs = new RowRuns(this.numRows);
-        classifyBlocks(analysis, b, h, { queryLength, kvLength, queries, keys }, { r0: 0, r1: this.numRows, c0: 0, c1: this.numColumns }, runs, evaluate && ((q, kv) => evaluate({ b, h, q, kv, score: 0, ...captures }) === 1));
-        runs.pack();
-        all.push(runs);
-      }
-    }
-    return all;
+  /** What says which keys of a partial block are allowed; also which keys of any block, so that it is the mask. */
+  get mask(): MaskMod {
+    const of = this.#source.mask;
+    if (!this.#states) return of;
+    if (this.#masked?.of !== of) this.#masked = { of, mask: this.#states.over(of, this.blockSize) };
+    return this.#masked.mask;
+  }
+
+  get options(): BlockMaskOptions {
+    const { batch, heads, queryLength, kvLength, exact } = this.#sizes;
+    return { batch, heads, queryLength, kvLength, blockSize: this.blockSize, exact };
+  }
+
+  get blockSize(): readonly [query: number, kv: number] {
+    return [this.#sizes.queries, this.#sizes.keys];
+  }
+
+  /** Rows and columns of blocks. */
+  get numRows(): number {
+    return this.#sizes.numRows;
+  }
+
+  get numColumns(): number {
+    return this.#sizes.numColumns;
+  }
+
+  /** Counts up whenever the blocks or the mask changed. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** The rows as they are kept. */
+  get found(): BlockRows {
+    return this.#found;
   }
 
   /** Runs of one row of blocks, ascending: pairs of (first block, (number of blocks << 1) | partial). What is in no run is empty. */
   row(b: number, h: number, row: number): Int32Array {
-    return this.#rows[Math.min(b, this.#batch - 1) * this.#heads + Math.min(h, this.#heads - 1)]!.row(row);
+    const { batch, heads, rows } = this.#found;
+    return rows[Math.min(b, batch - 1) * heads + Math.min(h, heads - 1)]!.row(row);
   }
 
-  /** Whether a captured value changed since the blocks were derived. */
+  /** The state of one block. */
+  get(b: number, h: number, row: number, column: number): BlockState {
+    return { [verdict.never]: blockState.empty, [verdict.always]: blockState.full, [verdict.sometimes]: blockState.partial }[stretch(this.row(b, h, row), column, column)];
+  }
+
+  // ---- Following what it stands on ----
+
+  /** Whether a captured value, a given state or a block mask it was made of changed since the blocks were found. */
   isStale(): boolean {
-    return stamp(this.mask) !== this.#stamp;
+    return this.#source.isStale() || (this.#given?.isStale() ?? false);
   }
 
-  /** This mask, derived anew if a captured value changed. */
-  current(): BlockMask {
-    return this.isStale() ? new BlockMask(this.mask, this.options) : this;
+  /** Itself, brought up to date in place. Of a table that changed, only blocks that may read the changed stretch are classified again. */
+  current(): this {
+    this.#follow(this.#sizes);
+    return this;
   }
 
-  /** Queries from..to-1 as a mask of their own, whose first query is 0. */
+  #follow(sizes: Sizes): void {
+    const touched = this.#source.update(sizes), grown = sizes !== this.#sizes, refilled = this.#given?.isStale() ?? false;
+    this.#sizes = sizes;
+    if (touched.length === 0 && !grown && !refilled) return;
+    this.#version++;
+    this.#states?.grow(sizes.numRows, sizes.numColumns);
+    if (refilled) this.#given!.fill();
+    this.#layOver(refilled || grown ? "all" : touched);
+  }
+
+  /** Puts the states that were set over the source's rows. */
+  #layOver(touched: Touched): void {
+    const states = this.#states, under = this.#source.found, { numRows, numColumns } = this.#sizes;
+    if (!states) {
+      this.#found = under;
+      return;
+    }
+    const batch = Math.max(under.batch, states.batch), heads = Math.max(under.heads, states.heads);
+    const whole = touched === "all" || batch !== this.#found.batch || heads !== this.#found.heads || this.#found === under;
+    const rows = whole ? Array.from({ length: batch * heads }, () => new RowRuns(0).pack()) : this.#found.rows;
+    const which = touched === "all" || whole ? Array.from({ length: numRows }, (_, r) => r) : touched;
+    rows.forEach((to, i) => {
+      const b = Math.floor(i / heads), h = i % heads, from = under.rows[Math.min(b, under.batch - 1) * under.heads + Math.min(h, under.heads - 1)]!;
+      for (const r of which) {
+        const set = states.row(b, h, r);
+        to.set(r, set.length === 0 ? from.row(r) : joinRuns(from.row(r), Int32Array.from(set), numColumns, overlay));
+      }
+    });
+    this.#found = { batch, heads, rows };
+  }
+
+  // ---- Changing it ----
+
+  /** As many queries and keys more, while decoding: classifies the new blocks and those that were cut short, no others. Returns itself. */
+  append(by: { readonly queries?: number; readonly keys?: number }): this {
+    const { queries = 0, keys = 0 } = by;
+    for (const [name, n] of Object.entries({ queries, keys })) if (!Number.isInteger(n) || n < 0) throw new UsageError(`append() takes whole numbers from 0, and ${name} is ${n}`);
+    this.growTo(this.#sizes.queryLength + queries, this.#sizes.kvLength + keys);
+    return this;
+  }
+
+  /** As `append`, to lengths; does nothing where it is as long already. */
+  growTo(queryLength: number, kvLength: number): void {
+    const now = this.#sizes;
+    if (queryLength <= now.queryLength && kvLength <= now.kvLength) return;
+    this.#follow(sizesOf({ ...this.options, queryLength: Math.max(queryLength, now.queryLength), kvLength: Math.max(kvLength, now.kvLength) }));
+  }
+
+  /**
+   * Sets a block: full is attended whole, empty not at all, partial where the mask says so. It stays so when the block mask is brought
+   * up to date. The cost is one row; the first `set` makes a table of two bits for each block, and a kernel that reads it.
+   */
+  set(b: number, h: number, row: number, column: number, state: BlockState): this {
+    const { batch, heads, numRows, numColumns } = this.#sizes;
+    for (const [name, value, end] of [["b", b, batch], ["h", h, heads], ["row", row, numRows], ["column", column, numColumns]] as const) {
+      if (!(Number.isInteger(value) && value >= 0 && value < end)) throw new UsageError(`set(): ${name} is ${value}; the block mask has 0 to ${end - 1}`);
+    }
+    const states = (this.#states ??= new BlockStates(batch, heads, numRows, numColumns, stateCode.ask));
+    if (b >= states.batch || h >= states.heads) throw new UsageError(`set(): the states given with this block mask are for batch ${states.batch} and ${states.heads} heads; give them for each one`);
+    states.set(b, h, row, column, state === blockState.full ? stateCode.full : state === blockState.empty ? stateCode.empty : stateCode.ask);
+    this.#version++;
+    this.#layOver([row]);
+    return this;
+  }
+
+  // ---- Others made of it. They follow it: when it changes, they are stale ----
+
+  /** Keys that both allow: block by block, from the blocks alone. Lengths and block sizes must agree. */
+  and(other: BlockMask): BlockMask {
+    return this.#join("and", other);
+  }
+
+  /** Keys that either allows. */
+  or(other: BlockMask): BlockMask {
+    return this.#join("or", other);
+  }
+
+  /** Keys that one allows and the other does not. */
+  xor(other: BlockMask): BlockMask {
+    return this.#join("xor", other);
+  }
+
+  /** Keys that it forbids. */
+  not(): BlockMask {
+    return new BlockMask(new InvertedBlocks(this, this.#sizes), this.#sizes);
+  }
+
+  #join(op: JoinOp, other: BlockMask): BlockMask {
+    if (!(other instanceof BlockMask)) throw new UsageError(`${op}() joins block masks; make one with createBlockMask()`);
+    const a = this.#sizes, b = other.#sizes;
+    for (const name of ["queryLength", "kvLength", "queries", "keys"] as const) {
+      if (a[name] !== b[name]) throw new UsageError(`${op}() joins block masks of the same lengths and block sizes; ${name} is ${a[name]} and ${b[name]}`);
+    }
+    for (const [name, index] of [["batch", "b"], ["heads", "h"]] as const) {
+      const fewer = a[name] < b[name] ? this : other;
+      if (a[name] !== b[name] && indicesOf(fewer.mask.expr()).has(index)) throw new UsageError(`${op}(): ${name} is ${a[name]} and ${b[name]}, and the mask of fewer reads ${index}`);
+    }
+    const sizes = { ...a, batch: Math.max(a.batch, b.batch), heads: Math.max(a.heads, b.heads), exact: false };
+    return new BlockMask(new JoinedBlocks(op, this, other, sizes), sizes);
+  }
+
+  /**
+   * Queries from .. to-1 as a block mask of their own, whose first query is 0 to the kernel and `from` to the mask: for decoding, one row
+   * of blocks of a mask made once. The cost is the rows it takes. Brings this one up to date first.
+   */
   slice(from: number, to: number): BlockMask {
-    const { queryLength } = this.options;
-    if (!(from >= 0 && from <= to && to <= queryLength)) throw new UsageError(`slice(${from}, ${to}) is not within the ${queryLength} queries`);
-    return new BlockMask(offset(this.mask, { query: from }), { ...this.options, queryLength: to - from });
+    const { queryLength, kvLength } = this.#sizes;
+    if (!(Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= queryLength)) throw new UsageError(`slice(${from}, ${to}) is not within the ${queryLength} queries`);
+    const sizes = sizesOf({ ...this.options, queryLength: to - from, kvLength });
+    return new BlockMask(new SlicedBlocks(this, from, sizes), sizes);
   }
+
+  // ---- Reading it ----
 
   /** From the runs: a box is full or empty if all blocks it touches are. */
   classify(b0: number, b1: number, h0: number, h1: number, q0: number, q1: number, kv0: number, kv1: number): Verdict {
-    const [queries, keys] = this.blockSize;
+    const { queries, keys } = this.#sizes, { batch, heads } = this.#found;
     const r0 = Math.floor(q0 / queries), r1 = Math.floor(q1 / queries), c0 = Math.floor(kv0 / keys), c1 = Math.floor(kv1 / keys);
     let seen: Verdict | undefined;
-    for (let b = Math.min(b0, this.#batch - 1); b <= Math.min(b1, this.#batch - 1); b++) {
-      for (let h = Math.min(h0, this.#heads - 1); h <= Math.min(h1, this.#heads - 1); h++) {
+    for (let b = Math.min(b0, batch - 1); b <= Math.min(b1, batch - 1); b++) {
+      for (let h = Math.min(h0, heads - 1); h <= Math.min(h1, heads - 1); h++) {
         for (let r = r0; r <= r1; r++) {
           const is = stretch(this.row(b, h, r), c0, c1);
           if (is === verdict.sometimes || (seen !== undefined && seen !== is)) return verdict.sometimes;
@@ -149,7 +276,7 @@ export class BlockMask implements Classifier {
   /** Blocks of each state, over all sequences and heads. */
   counts(): { readonly empty: number; readonly partial: number; readonly full: number } {
     let partial = 0, full = 0;
-    for (const rows of this.#rows) {
+    for (const rows of this.#found.rows) {
       for (let r = 0; r < this.numRows; r++) {
         const runs = rows.row(r);
         for (let i = 1; i < runs.length; i += 2) {
@@ -158,8 +285,8 @@ export class BlockMask implements Classifier {
         }
       }
     }
-    const times = (this.options.batch / this.#batch) * (this.options.heads / this.#heads);
-    const total = this.options.batch * this.options.heads * this.numRows * this.numColumns;
+    const { batch, heads, numRows, numColumns } = this.#sizes;
+    const times = (batch / this.#found.batch) * (heads / this.#found.heads), total = batch * heads * numRows * numColumns;
     return { empty: total - (partial + full) * times, partial: partial * times, full: full * times };
   }
 
@@ -171,43 +298,49 @@ export class BlockMask implements Classifier {
 
   /** [batch, heads, rows, columns] of block states (`blockState`). */
   toDense(): Tensor {
-    const { batch, heads } = this.options;
-    const data = new Uint8Array(batch * heads * this.numRows * this.numColumns);
-    for (let b = 0, at = 0; b < batch; b++) for (let h = 0; h < heads; h++) for (let r = 0; r < this.numRows; r++, at += this.numColumns) {
-      const runs = this.row(b, h, r);
-      for (let i = 0; i < runs.length; i += 2) data.fill(runs[i + 1]! & 1 ? blockState.partial : blockState.full, at + runs[i]!, at + runs[i]! + (runs[i + 1]! >> 1));
-    }
-    return tensor(data, [batch, heads, this.numRows, this.numColumns]);
+    const { batch, heads, numRows, numColumns } = this.#sizes;
+    const data = new Uint8Array(batch * heads * numRows * numColumns);
+    this.#eachRow((runs, at) => {
+      for (let i = 0; i < runs.length; i += 2) data.fill(runs[i + 1]! & 1 ? blockState.partial : blockState.full, at * numColumns + runs[i]!, at * numColumns + runs[i]! + (runs[i + 1]! >> 1));
+    });
+    return tensor(data, [batch, heads, numRows, numColumns]);
+  }
+
+  /** [batch, heads, queries, keys], 1 where a key is allowed. Evaluates the mask in partial blocks. */
+  toElements(): Tensor {
+    const { batch, heads, numRows, queryLength, kvLength, queries, keys } = this.#sizes;
+    const data = new Uint8Array(batch * heads * queryLength * kvLength);
+    const { mask } = this, evaluate = evaluator(mask.expr()), env = { b: 0, h: 0, q: 0, kv: 0, score: 0, ...mask.values() };
+    this.#eachRow((runs, at) => {
+      const i = Math.floor(at / numRows), r = at % numRows;
+      env.b = Math.floor(i / heads);
+      env.h = i % heads;
+      for (env.q = r * queries; env.q < Math.min((r + 1) * queries, queryLength); env.q++) {
+        const to = (i * queryLength + env.q) * kvLength;
+        for (let j = 0; j < runs.length; j += 2) {
+          const from = runs[j]! * keys, end = Math.min((runs[j]! + (runs[j + 1]! >> 1)) * keys, kvLength);
+          if (runs[j + 1]! & 1) for (env.kv = from; env.kv < end; env.kv++) data[to + env.kv] = evaluate(env);
+          else data.fill(1, to + from, to + end);
+        }
+      }
+    });
+    return tensor(data, [batch, heads, queryLength, kvLength]);
+  }
+
+  /** Every row of blocks of every sequence and head, and its place in [batch, heads, rows]. */
+  #eachRow(visit: (runs: Int32Array, at: number) => void): void {
+    const { batch, heads, numRows } = this.#sizes;
+    for (let b = 0, at = 0; b < batch; b++) for (let h = 0; h < heads; h++) for (let r = 0; r < numRows; r++, at++) visit(this.row(b, h, r), at);
   }
 
   /** A drawing of the first sequence and head: █ full, ░ partial, · empty; at most 64 characters wide, each then standing for several blocks. */
   toString(): string {
-    const { empty, partial, full } = this.counts();
-    const { batch, heads, queryLength, kvLength } = this.options;
-    const cells = 64, step = Math.max(1, Math.ceil(Math.max(this.numRows, this.numColumns) / cells));
-    const lines = [`BlockMask [${batch}, ${heads}, ${queryLength}, ${kvLength}], blocks of ${this.blockSize.join(" x ")}: ${full} full, ${partial} partial, ${empty} empty (${(100 * this.sparsity()).toFixed(1)}% skipped)`];
-    for (let r = 0; r < this.numRows; r += step) {
-      let line = "";
-      for (let c = 0; c < this.numColumns; c += step) {
-        const q1 = Math.min((r + step) * this.blockSize[0], queryLength) - 1, kv1 = Math.min((c + step) * this.blockSize[1], kvLength) - 1;
-        line += { [verdict.always]: "█", [verdict.never]: "·", [verdict.sometimes]: "░" }[this.classify(0, 0, 0, 0, r * this.blockSize[0], q1, c * this.blockSize[1], kv1)];
-      }
-      lines.push(line);
-    }
-    return lines.join("\n");
+    return drawText(this);
   }
 
-  /** The same as a picture: one rectangle for each run. `cell` is the side of a block in pixels. */
-  toSVG(cell = 8): string {
-    const width = this.numColumns * cell, height = this.numRows * cell;
-    const parts = [`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}">`, `<rect width="${width}" height="${height}" fill="#f4f1ea"/>`];
-    for (let r = 0; r < this.numRows; r++) {
-      const runs = this.row(0, 0, r);
-      for (let i = 0; i < runs.length; i += 2) {
-        parts.push(`<rect x="${runs[i]! * cell}" y="${r * cell}" width="${(runs[i + 1]! >> 1) * cell}" height="${cell}" fill="${runs[i + 1]! & 1 ? "#d9a441" : "#2f5d62"}"/>`);
-      }
-    }
-    return [...parts, "</svg>"].join("\n");
+  /** A picture with axes and a legend; of a small mask every query and key. */
+  toSVG(options: SvgOptions = {}): string {
+    return drawSvg(this, options);
   }
 }
 
@@ -220,10 +353,4 @@ function stretch(runs: Int32Array, c0: number, c1: number): Verdict {
     return first <= c0 && last >= c1 && !(runs[i + 1]! & 1) ? verdict.always : verdict.sometimes;
   }
   return verdict.never;
-}
-
-/** The captured values a derivation stands on. */
-function stamp(mask: MaskMod): string {
-  const { uniforms, tables } = mask.values();
-  return JSON.stringify([uniforms, Object.entries(tables).map(([name, { data, shape }]) => [name, shape, contentHash(data)])]);
 }

@@ -1,7 +1,8 @@
 /** What `import ... from "tessera-llm/attention"` gives: mods, their algebra, block masks, and the call. */
 export { type Aux, type FlexAttentionOptions } from "./arguments.ts";
 export { flexAttention, type WithAux } from "./attention.ts";
-export { BlockMask, type BlockMaskOptions, blockMaskOf, blockState, createBlockMask } from "./block-mask.ts";
+export { type BlockLists, blockMaskFromDense, blockMaskFromLists, blockMaskOf, type GivenOptions, toLists } from "./block-lists.ts";
+export { BlockMask, type BlockMaskOptions, type BlockState, blockState, createBlockMask } from "./block-mask.ts";
 export { type Captures, type Cell, fixed, type Fixed, type Seen } from "./captures.ts";
 export { type AttentionSpec, compileAttention, type CompiledAttention, planAttention } from "./compile.ts";
 export { explain } from "./explain.ts";
@@ -9,7 +10,7 @@ export { clamp, floorDiv, floorMod } from "./language.ts";
 export { type AttentionState, mergeStates } from "./merge.ts";
 export {
   and, type MaskFunction, type MaskMod, maskMod, type Mod, not, offset, or, type OutputFunction, type OutputMod, outputMod, type ScoreFunction, type ScoreMod, scoreMod,
-  type WeightFunction, type WeightMod, weightMod,
+  type WeightFunction, type WeightMod, weightMod, xor,
 } from "./mod.ts";
 export { type CallSite, ModError } from "./mod-error.ts";
 export { alibi, alibiSlopes } from "./mods/alibi.ts";
@@ -36,7 +37,7 @@ export { slidingWindow, windowLeft } from "./mods/sliding-window.ts";
 export { softCap } from "./mods/soft-cap.ts";
 export { strided } from "./mods/strided.ts";
 export { type T5Options, t5Bias, t5Buckets } from "./mods/t5-bias.ts";
-export { transfusion } from "./mods/transfusion.ts";
+export { imageEnds, transfusion } from "./mods/transfusion.ts";
 export { ancestorBits, tree } from "./mods/tree.ts";
 export { windowPerHead, windowPerToken } from "./mods/varying-window.ts";
 export { contiguous, type Tensor, tensor, type TensorDType, type TensorOptions, type TypedArray } from "./tensor.ts";

@@ -90,6 +90,11 @@ export function or(...masks: readonly MaskMod[]): MaskMod {
   return combine("or", masks, (b, h, q, kv) => masks.some((mask) => mask(b, h, q, kv)));
 }
 
+/** Keys that an odd number of the masks allow: of two, those that one of them allows and the other does not. */
+export function xor(...masks: readonly MaskMod[]): MaskMod {
+  return combine("xor", masks, (b, h, q, kv) => masks.filter((mask) => mask(b, h, q, kv)).length % 2 === 1);
+}
+
 /** Keys that the mask forbids. */
 export function not(mask: MaskMod): MaskMod {
   const inline: Inlinable["inline"] = (slots, args) => expression(unary("not", asExpr(mask[inlineKey].inline(slots, args))));
@@ -103,11 +108,11 @@ export function offset(mask: MaskMod, by: { readonly query?: number; readonly kv
   return moved;
 }
 
-function combine(op: "and" | "or", masks: readonly MaskMod[], fn: MaskFunction): MaskMod {
+function combine(op: "and" | "or" | "xor", masks: readonly MaskMod[], fn: MaskFunction): MaskMod {
   if (masks.length === 0) throw new UsageError(`${op}() needs at least one mask`);
   for (const mask of masks) if (mask?.kind !== "mask") throw new UsageError(`${op}() joins masks made with maskMod()`);
   const inline: Inlinable["inline"] = (slots, args) =>
-    expression(masks.map((mask) => asExpr(mask[inlineKey].inline(slots, args))).reduce((a, b) => binary(op, a, b)));
+    expression(masks.map((mask) => asExpr(mask[inlineKey].inline(slots, args))).reduce((a, b) => binary(op === "xor" ? "ne" : op, a, b)));
   return finishMod("mask", fn, undefined, {}, { kind: "mask", inline }) as MaskMod;
 }
 
