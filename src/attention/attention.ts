@@ -43,7 +43,7 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
     numQueryHeads: shape.queryHeads, numKvHeads: shape.kvHeads, headDimQk: shape.dim, headDimV: shape.valueDim,
   });
   return inTurn(backend, async () => {
-    const classifier = mask && (blockMask ?? mask.bind(readCaptures(bindings)));
+    const classifier = mask && (blockMask?.current() ?? mask.bind(readCaptures(bindings)));
     const { batch, queryLength, kvLength, queryHeads, valueDim } = shape;
     const full = (n: number): Int32Array => new Int32Array(batch).fill(n);
     const work = planWork(classifier, { numSequences: batch, firstRow: full(0), numRows: full(queryLength), firstPosition: full(0), kvLength: full(kvLength) }, { ...kernel.plan, numQueryHeads: queryHeads });
@@ -87,7 +87,7 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
 }
 
 /** The captured values as the kernel takes them: numbers as they are, tables as i32 or f32 in the backend's memory. */
-function captureValues(bindings: readonly Binding[], upload: (data: Float32Array | Int32Array) => Buffer): CaptureValue[] {
+export function captureValues(bindings: readonly Binding[], upload: (data: Float32Array | Int32Array) => Buffer): CaptureValue[] {
   const { uniforms, tables } = readCaptures(bindings);
   return bindings.map(({ slot }): CaptureValue => {
     if (slot.kind === "uniform") return { kind: "uniform", value: uniforms[slot.name]! };
@@ -111,7 +111,7 @@ function headsFirst(x: Float32Array, batch: number, rows: number, heads: number)
 /** Backends opened for calls that name a device: one each for the life of the process, holding nothing alive. */
 const opened = new Map<Device, Promise<Backend>>();
 
-function sharedBackend(device: Device): Promise<Backend> {
+export function sharedBackend(device: Device): Promise<Backend> {
   const known = opened.get(device) ?? openBackend(device);
   opened.set(device, known);
   known.catch(() => opened.delete(device));
@@ -121,7 +121,7 @@ function sharedBackend(device: Device): Promise<Backend> {
 /** Calls on one backend run one after another: what `read` gives is valid only until the next command. */
 const turns = new WeakMap<Backend, Promise<unknown>>();
 
-async function inTurn<T>(backend: Backend, body: () => Promise<T>): Promise<T> {
+export async function inTurn<T>(backend: Backend, body: () => Promise<T>): Promise<T> {
   const before = turns.get(backend) ?? Promise.resolve();
   const mine = before.then(body, body);
   turns.set(backend, mine.catch(() => {}));

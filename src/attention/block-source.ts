@@ -5,6 +5,7 @@
  * It knows nothing of states set by hand (block-states.ts), which lie over these rows.
  */
 import { UsageError } from "../core/errors.ts";
+import type { Expr } from "../ir/expr.ts";
 import { evaluator } from "../ir/interpret.ts";
 import { analyse, indicesOf, type RangeAnalysis, verdict } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
@@ -50,13 +51,16 @@ export interface BlockSource {
 /** Rows derived by range analysis. */
 export class DerivedBlocks implements BlockSource {
   readonly mask: MaskMod;
+  readonly #analyser: (e: Expr) => RangeAnalysis;
   readonly #watch: CaptureWatch;
   #analysis!: RangeAnalysis;
   #sizes: Sizes;
   found!: BlockRows;
 
-  constructor(mask: MaskMod, sizes: Sizes) {
+  /** `analyser` is range analysis; a test may count what it is asked. */
+  constructor(mask: MaskMod, sizes: Sizes, analyser: (e: Expr) => RangeAnalysis = analyse) {
     this.mask = mask;
+    this.#analyser = analyser;
     this.#watch = new CaptureWatch(mask);
     this.#sizes = sizes;
     this.#derive();
@@ -92,7 +96,7 @@ export class DerivedBlocks implements BlockSource {
   #derive(): void {
     const { batch, heads, numRows, numColumns } = this.#sizes;
     const reads = indicesOf(this.mask.expr());
-    this.#analysis = analyse(this.mask.expr()).bind(this.mask.values());
+    this.#analysis = this.#analyser(this.mask.expr()).bind(this.mask.values());
     const found = { batch: reads.has("b") ? batch : 1, heads: reads.has("h") ? heads : 1 };
     this.found = { ...found, rows: Array.from({ length: found.batch * found.heads }, (_, i) => {
       const rows = new RowRuns(numRows), b = Math.floor(i / found.heads), h = i % found.heads;
