@@ -3,7 +3,8 @@
  * should be; nothing here or in cases/ knows a backend, a page or a block.
  */
 import type { KvFormat } from "../../src/ir/plan.ts";
-import type { MaskMod, ScoreMod } from "../../src/attention/mod.ts";
+import type { MaskMod, OutputMod, ScoreMod, WeightMod } from "../../src/attention/mod.ts";
+import type { Backend } from "../../src/backend/backend.ts";
 
 /** What mods may ask about: their indices stay below these. Tables are made as long. */
 export interface Geometry {
@@ -24,10 +25,10 @@ export interface Mods {
   readonly sink?: Float32Array;
   /** "one": the denominator plus one. */
   readonly softmax?: "one";
-  /** The weight of a score instead of softmax. No captures. */
-  readonly weightMod?: ScoreMod;
-  /** Each output element at the end: `score` is the element, `kv` its place in the head. No captures. */
-  readonly outputMod?: ScoreMod;
+  readonly weightMod?: WeightMod;
+  readonly outputMod?: OutputMod;
+  /** Of query and out; f32 when left out. The engine's are always f32: for dense cases only. */
+  readonly queryFormat?: "bf16" | "f16";
   readonly keyFormat?: KvFormat;
   readonly valueFormat?: KvFormat;
 }
@@ -37,6 +38,8 @@ export interface Case {
   readonly id: string;
   readonly title: string;
   readonly mods: (g: Geometry) => Mods;
+  /** Tried through flexAttention alone. */
+  readonly denseOnly?: boolean;
   /** Range analysis must leave no block open that is not mixed. */
   readonly tight?: boolean;
   /** Changes captured values (content, never kind) of what `mods` last gave; the case is run again, and nothing may be compiled. */
@@ -49,8 +52,12 @@ export interface Composite {
   readonly title: string;
   readonly parts: (g: Geometry) => readonly Mods[];
   /** One output row from each part's row; `sumOfValues` is the sum of all value rows of the head. In doubles. */
-  readonly combine: (rows: readonly { readonly out: readonly number[]; readonly lse: number }[], sumOfValues: readonly number[]) => number[];
+  readonly combine: Combine;
+  /** The library's own way to do it, used on what was launched; `combine` when left out. */
+  readonly library?: Combine;
 }
+
+export type Combine = (rows: readonly { readonly out: readonly number[]; readonly lse: number }[], sumOfValues: readonly number[]) => number[];
 
 /** A sequence of a launch. A token's data is a function of its seed alone, so that two launches can speak of the same token. */
 export interface Sequence {
@@ -72,9 +79,9 @@ export interface Shape {
   readonly kvSource?: (kvHead: number) => number;
 }
 
-/** How a shape is laid out and launched. "dense": flexAttention over whole tensors. "paged": one ragged launch. */
+/** How a shape is laid out and launched. "dense": flexAttention over whole tensors, `transposed` ones stored [B, L, H, D]. "paged": one ragged launch. */
 export type Form =
-  | { readonly kind: "dense"; readonly kvBatch?: 1 }
+  | { readonly kind: "dense"; readonly kvBatch?: 1; readonly transposed?: true }
   | { readonly kind: "paged"; readonly pageSize: number; readonly queryTile?: number; readonly kvTile?: number };
 
 /** Two launches that must agree on every token and head they both have. */
@@ -92,11 +99,12 @@ export interface Side {
   readonly form: Form;
 }
 
-/** What the list names and this project refuses. */
+/** What the list names and this project refuses: by name, with what to do instead. */
 export interface Refused {
   readonly id: string;
   readonly title: string;
-  readonly reason: string;
+  readonly ask: (backend: Backend) => Promise<unknown>;
+  readonly says: RegExp;
 }
 
 export function geometryOf(shape: Shape): Geometry {

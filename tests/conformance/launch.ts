@@ -2,14 +2,14 @@
  * How a case reaches a backend: "dense" through flexAttention as a user calls it, "paged" through one ragged AttentionCall whose block table is
  * a random permutation, with NaN (or the worst code there is) in every slot that no token fills and in every output element.
  */
-import { flexAttention, type FlexAttentionOptions } from "../../src/attention/attention.ts";
+import { flexAttention, type WithAux } from "../../src/attention/attention.ts";
 import { readCaptures } from "../../src/attention/captures.ts";
 import { planAttention } from "../../src/attention/compile.ts";
-import { tensor, type Tensor } from "../../src/attention/tensor.ts";
+import { floats, tensor, type Tensor, type TensorDType } from "../../src/attention/tensor.ts";
 import { planWork } from "../../src/attention/work-list.ts";
 import type { AttentionKernel, Backend, Buffer, CaptureValue, Layout } from "../../src/backend/backend.ts";
 import { stream } from "../../src/core/random.ts";
-import { type AttentionPlan, bytesPerKvElement, type KvFormat } from "../../src/ir/plan.ts";
+import { type AttentionPlan, type KvFormat } from "../../src/ir/plan.ts";
 import { analyse } from "../../src/ir/range.ts";
 import type { Form, Mods, Shape } from "./case.ts";
 import { scaleOf, type Stored } from "./oracle.ts";
@@ -40,60 +40,55 @@ export function counting(backend: Backend): Counted {
 }
 
 export async function launch(backend: Backend, shape: Shape, mods: Mods, data: Stored, form: Form): Promise<Result> {
-  return form.kind === "dense" ? dense(backend, shape, mods, data, form.kvBatch) : paged(backend, shape, mods, data, form);
+  return form.kind === "dense" ? dense(backend, shape, mods, data, form) : paged(backend, shape, mods, data, form);
 }
 
-function joined(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
+/** How a format is stored, and what tensor() is told of it. */
+const stored: Readonly<Record<KvFormat, { readonly dtype: TensorDType | undefined; readonly of: (elements: number) => Float32Array | Uint16Array | Int8Array | Uint8Array; readonly worst: number }>> = {
+  f32: { dtype: undefined, of: (n) => new Float32Array(n), worst: NaN }, bf16: { dtype: "bf16", of: (n) => new Uint16Array(n), worst: 0x7fff }, f16: { dtype: "f16", of: (n) => new Uint16Array(n), worst: 0x7fff },
+  int8: { dtype: undefined, of: (n) => new Int8Array(n), worst: 127 }, fp8: { dtype: "fp8", of: (n) => new Uint8Array(n), worst: 0x7f },
+};
+
+/** Codes of each sequence, [heads, length, d], as one tensor [B, heads, length, d]; `transposed`: stored [B, length, heads, d]. */
+function asTensor(parts: readonly ArrayLike<number>[], format: KvFormat, [heads, length, d]: readonly [number, number, number], transposed: boolean): Tensor {
+  const size = heads * length * d, { dtype, of } = stored[format], data = of(parts.length * size);
+  parts.forEach((part, b) => {
+    for (let h = 0; h < heads; h++) for (let t = 0; t < length; t++) {
+      const to = b * size + (transposed ? t * heads + h : h * length + t) * d, from = (h * length + t) * d;
+      for (let i = 0; i < d; i++) data[to + i] = part[from + i]!;
+    }
+  });
+  return tensor(data, [parts.length, heads, length, d], { ...(dtype && { dtype }), ...(transposed && { strides: [size, d, heads * d, 1] }) });
 }
 
-/** Keys or values as the tensor that flexAttention takes for this format. */
-function kvTensor(values: readonly Float32Array[], codes: readonly Float64Array[], format: KvFormat, dims: readonly number[]): Tensor {
-  const shape = [values.length, ...dims];
-  if (format === "f32") return tensor(joined(values), shape);
-  if (format === "bf16" || format === "f16") return tensor(Uint16Array.from(codes.flatMap((c) => [...c])), shape, format);
-  throw new Error(`flexAttention takes no ${format} yet`);
-}
-
-async function dense(backend: Backend, shape: Shape, mods: Mods, data: Stored, kvBatch: 1 | undefined): Promise<Result> {
-  const { heads, kvHeads, dim, valueDim, sequences } = shape;
-  const { rows, kvLength } = sequences[0]!, count = sequences.length;
-  const kv = (side: readonly Float32Array[], codes: readonly Float64Array[], format: KvFormat | undefined, d: number): Tensor =>
-    kvTensor(kvBatch === 1 ? side.slice(0, 1) : side, kvBatch === 1 ? codes.slice(0, 1) : codes, format ?? "f32", [kvHeads, kvLength, d]);
-  const { keyFormat, valueFormat, ...rest } = mods;
-  const aux = mods.weightMod ? [] : mods.sink || mods.softmax ? ["lse", "maxScore"] : ["lse"];
-  const options = { ...rest, backend, ...(aux.length > 0 && { aux }) } as unknown as FlexAttentionOptions & { readonly aux: readonly ["lse"] };
-  const given = (await flexAttention(
-    tensor(joined(data.query), [count, heads, rows, dim]), kv(data.key, data.keyCodes, keyFormat, dim), kv(data.value, data.valueCodes, valueFormat, valueDim), options,
-  )) as Tensor | { readonly out: Tensor; readonly lse?: Tensor; readonly maxScore?: Tensor };
-  const all = "out" in given ? given : { out: given };
-  const split = (t: Tensor | undefined): Float32Array[] | undefined => t && sequences.map((_, b) => (t.data as Float32Array).subarray((b * t.data.length) / count, ((b + 1) * t.data.length) / count));
-  return { out: split(all.out)!, lse: split(all.lse), maxScore: split(all.maxScore) };
+async function dense(backend: Backend, shape: Shape, mods: Mods, data: Stored, form: Extract<Form, { kind: "dense" }>): Promise<Result> {
+  const { heads, kvHeads, dim, valueDim, sequences } = shape, transposed = form.transposed === true;
+  const { rows, kvLength } = sequences[0]!, count = sequences.length, kvCount = form.kvBatch ?? count;
+  const { queryFormat = "f32", keyFormat = "f32", valueFormat = "f32", ...options } = mods;
+  const scale = (format: KvFormat): Tensor | undefined => (format === "int8" || format === "fp8"
+    ? tensor(Float32Array.from({ length: kvCount * kvLength }, (_, i) => scaleOf(format, sequences[Math.floor(i / kvLength)]!.key(i % kvLength))), [kvCount, 1, kvLength]) : undefined);
+  const given = await flexAttention(
+    asTensor(data.queryCodes, queryFormat, [heads, rows, dim], transposed), asTensor(data.keyCodes.slice(0, kvCount), keyFormat, [kvHeads, kvLength, dim], transposed),
+    asTensor(data.valueCodes.slice(0, kvCount), valueFormat, [kvHeads, kvLength, valueDim], transposed),
+    { ...options, keyScale: scale(keyFormat), valueScale: scale(valueFormat), backend, aux: mods.weightMod ? [] : ["lse", "maxScore"] },
+  ) as Tensor | Partial<WithAux> & { readonly out: Tensor };
+  const all: Partial<WithAux> & { readonly out: Tensor } = "out" in given ? given : { out: given };
+  const split = (t: Tensor): Float32Array[] => {
+    const x = floats(t);
+    return sequences.map((_, b) => x.subarray((b * x.length) / count, ((b + 1) * x.length) / count));
+  };
+  return { out: split(all.out), lse: all.lse && split(all.lse), maxScore: all.maxScore && split(all.maxScore) };
 }
 
 /** Kernels by plan, for as long as the backend lives: as an engine keeps them. */
 const kernels = new WeakMap<Backend, Map<string, AttentionKernel>>();
 
-function pagedPlan(shape: Shape, mods: Mods, form: Extract<Form, { kind: "paged" }>): ReturnType<typeof planAttention> {
-  const { scoreMod, maskMod } = mods;
-  const { plan, bindings } = planAttention({
-    scoreMod, maskMod, numQueryHeads: shape.heads, numKvHeads: shape.kvHeads, headDimQk: shape.dim, headDimV: shape.valueDim, queryTile: form.queryTile, kvTile: form.kvTile,
-  });
-  const hooks = {
-    denominator: mods.sink ? ("sink" as const) : mods.softmax, weightMod: mods.weightMod?.expr(), outputMod: mods.outputMod?.expr(), keyFormat: mods.keyFormat, valueFormat: mods.valueFormat,
-  };
-  return { plan: { ...plan, ...hooks, key: `${plan.key}\n${JSON.stringify(hooks)}` }, bindings };
-}
-
 async function paged(backend: Backend, shape: Shape, mods: Mods, data: Stored, form: Extract<Form, { kind: "paged" }>): Promise<Result> {
   const { heads, kvHeads, dim, valueDim, sequences } = shape, { pageSize } = form;
-  const { plan, bindings } = pagedPlan(shape, mods, form);
+  const { sink, softmax, queryFormat: _, ...spec } = mods;
+  const { plan, bindings } = planAttention({
+    ...spec, denominator: sink ? "sink" : softmax, numQueryHeads: heads, numKvHeads: kvHeads, headDimQk: dim, headDimV: valueDim, queryTile: form.queryTile, kvTile: form.kvTile,
+  });
   const known = kernels.get(backend) ?? new Map<string, AttentionKernel>();
   kernels.set(backend, known);
   const kernel = known.get(plan.key) ?? (await backend.compile(plan));
@@ -109,19 +104,19 @@ async function paged(backend: Backend, shape: Shape, mods: Mods, data: Stored, f
   const { table, maxPages, numPages } = pages(shape, pageSize);
   const side = (format: KvFormat, codes: readonly Float64Array[], d: number): { readonly layout: Layout; readonly scale: Layout | undefined } => {
     const tokens = numPages * pageSize * kvHeads;
-    const stored = storage(format, tokens * d), scales = new Float32Array(tokens).fill(NaN);
+    const slots = stored[format].of(tokens * d).fill(stored[format].worst), scales = new Float32Array(tokens).fill(NaN);
     sequences.forEach((s, b) => {
       for (let t = 0; t < s.kvLength; t++) {
         const slot = table[b * maxPages + Math.floor(t / pageSize)]! * pageSize + (t % pageSize);
         for (let g = 0; g < kvHeads; g++) {
           scales[slot * kvHeads + g] = scaleOf(format, s.key(t));
-          for (let i = 0; i < d; i++) stored[(slot * kvHeads + g) * d + i] = codes[b]![(g * s.kvLength + t) * d + i]!;
+          for (let i = 0; i < d; i++) slots[(slot * kvHeads + g) * d + i] = codes[b]![(g * s.kvLength + t) * d + i]!;
         }
       }
     });
     const scaled = format === "int8" || format === "fp8";
     return {
-      layout: { data: upload(stored), sequenceStride: pageSize * kvHeads * d, rowStride: kvHeads * d, headStride: d },
+      layout: { data: upload(slots), sequenceStride: pageSize * kvHeads * d, rowStride: kvHeads * d, headStride: d },
       scale: scaled ? { data: upload(scales), sequenceStride: pageSize * kvHeads, rowStride: kvHeads, headStride: 1 } : undefined,
     };
   };
@@ -193,20 +188,4 @@ function pages(shape: Shape, pageSize: number): { readonly table: Int32Array; re
     [order[i], order[j]] = [order[j]!, order[i]!];
   }
   return { table: logical.map((page) => (page < 0 ? 0x7fffffff : order[page]!)), maxPages, numPages };
-}
-
-/** Memory for a format, every element the worst it can be. */
-function storage(format: KvFormat, elements: number): Float32Array | Uint16Array | Int8Array | Uint8Array {
-  switch (format) {
-    case "f32": return new Float32Array(elements).fill(NaN);
-    case "bf16": case "f16": return new Uint16Array(elements).fill(0x7fff);
-    case "int8": return new Int8Array(elements).fill(127);
-    case "fp8": return new Uint8Array(elements).fill(0x7f);
-    default: return format satisfies never;
-  }
-}
-
-/** Bytes that a launch's keys and values take, for choosing shapes. */
-export function kvBytes(shape: Shape, format: KvFormat): number {
-  return shape.sequences.reduce((n, s) => n + s.kvLength, 0) * shape.kvHeads * (shape.dim + shape.valueDim) * bytesPerKvElement[format];
 }

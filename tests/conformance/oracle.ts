@@ -3,6 +3,7 @@
  * every operation (what the type itself costs). No blocks, pages or tiles, and nothing of any backend.
  */
 import { fromBf16, fromF16, fromFp8, toBf16, toF16, toFp8 } from "../../src/core/dtype.ts";
+import type { Mod } from "../../src/attention/mod.ts";
 import { evaluator } from "../../src/ir/interpret.ts";
 import type { KvFormat } from "../../src/ir/plan.ts";
 import type { Mods, Shape } from "./case.ts";
@@ -54,8 +55,9 @@ function decode(format: KvFormat, code: number, scale: number): number {
   }
 }
 
-/** Codes by sequence, in the order of Data's key and value; and the data itself. */
+/** Codes by sequence, in the order of Data; and the data itself. */
 export interface Stored extends Data {
+  readonly queryCodes: readonly Float64Array[];
   readonly keyCodes: readonly Float64Array[];
   readonly valueCodes: readonly Float64Array[];
 }
@@ -79,15 +81,17 @@ export function makeData(shape: Shape, mods: Mods): Stored {
     return { codes, values };
   };
   const key = side(mods.keyFormat ?? "f32", dim, 0x10000000), value = side(mods.valueFormat ?? "f32", valueDim, 0x20000000);
-  const query = sequences.map((s) => {
-    const out = new Float32Array(heads * s.rows * dim);
+  const format = mods.queryFormat ?? "f32", queryCodes: Float64Array[] = [], query: Float32Array[] = [];
+  for (const s of sequences) {
+    const code = new Float64Array(heads * s.rows * dim);
     for (let h = 0, at = 0; h < heads; h++) for (let r = 0; r < s.rows; r++) {
       const next = noise(s.query(r) * 64 + h);
-      for (let i = 0; i < dim; i++, at++) out[at] = next();
+      for (let i = 0; i < dim; i++, at++) code[at] = encode(format, Math.fround(next()), 1);
     }
-    return out;
-  });
-  return { query, key: key.values, value: value.values, keyCodes: key.codes, valueCodes: value.codes };
+    queryCodes.push(code);
+    query.push(Float32Array.from(code, (x) => decode(format, x, 1)));
+  }
+  return { query, queryCodes, key: key.values, value: value.values, keyCodes: key.codes, valueCodes: value.codes };
 }
 
 /** One row's answer. `lse` and `max` are NaN under a weightMod. */
@@ -117,7 +121,7 @@ export function answers(shape: Shape, mods: Mods, data: Data, mostRows = Infinit
   const { scoreMod, maskMod, weightMod, outputMod } = mods;
   // One mutable environment for each mod: the loops below ask millions of times.
   const at: { b: number; h: number; q: number; kv: number; score: number } = { b: 0, h: 0, q: 0, kv: 0, score: 0 };
-  const prepared = (mod: typeof scoreMod | typeof maskMod) => {
+  const prepared = (mod: Mod | undefined) => {
     if (!mod) return undefined;
     const env = { ...at, ...mod.values() }, gold = evaluator(mod.expr(), "double"), single = evaluator(mod.expr());
     const ask = (f: typeof gold) => (score: number): number => {
@@ -164,7 +168,8 @@ export function answers(shape: Shape, mods: Mods, data: Data, mostRows = Infinit
       const extra = mods.softmax === "one" ? 0 : mods.sink ? mods.sink[h]! : -Infinity;
       const finish = (x: number, d: number, rounding: "gold" | "single"): number => {
         at.kv = d;
-        return output ? output[rounding](x) : x;
+        const y = output ? output[rounding](x) : x;
+        return rounding === "single" && mods.queryFormat ? decode(mods.queryFormat, encode(mods.queryFormat, y, 1), 1) : y;
       };
 
       const gold = new Float64Array(valueDim);

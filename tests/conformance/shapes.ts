@@ -8,25 +8,29 @@ export interface Launch {
 }
 
 const denseShape = (over: Partial<Shape> & { readonly batch?: number; readonly L?: number; readonly S?: number }): Shape => {
-  const { batch = 1, L = 45, S = 133, ...rest } = over;
+  const { batch = 1, L = 33, S = 101, ...rest } = over;
   return { heads: 4, kvHeads: 2, dim: 16, valueDim: 12, sequences: denseSequences(batch, L, S), ...rest };
 };
 const dense = (name: string, over: Parameters<typeof denseShape>[0]): Launch => ({ name, shape: denseShape(over), form: { kind: "dense" } });
 
-/** Prefill, decode, a chunk and a speculative run in one batch; the first two share their first 96 tokens. */
+/** Prefill, decode, a chunk and a speculative run in one batch; the first two share their first 80 tokens. */
 function ragged(over: Partial<Shape> = {}): Shape {
-  const first = sequence(0, 1, 141), second = sequence(1, 20, 115);
+  const first = sequence(0, 1, 141), second = sequence(1, 9, 100);
   return {
     heads: 4, kvHeads: 2, dim: 16, valueDim: 12, ...over,
-    sequences: [first, { ...second, key: (t) => (t < 96 ? first.key(t) : second.key(t)) }, sequence(2, 5, 69), sequence(3, 37, 37), sequence(4, 0, 9)],
+    sequences: [first, { ...second, key: (t) => (t < 80 ? first.key(t) : second.key(t)) }, sequence(2, 5, 69), sequence(3, 20, 20), sequence(4, 0, 9)],
   };
 }
 
 const pageSizes = [16, 1, 8, 32, 64, 128, 256, 7] as const;
 
 export function quickShapes(nth: number): readonly Launch[] {
+  return [dense("L 33, S 101", {}), ...pagedShapes(nth)];
+}
+
+export function pagedShapes(nth: number): readonly Launch[] {
   const pageSize = pageSizes[nth % pageSizes.length]!;
-  return [dense("L 45, S 133", {}), { name: `pages of ${pageSize}`, shape: ragged(), form: { kind: "paged", pageSize } }];
+  return [{ name: `pages of ${pageSize}`, shape: ragged(), form: { kind: "paged", pageSize } }];
 }
 
 /** List 6, one dimension walked at a time. */

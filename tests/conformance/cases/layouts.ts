@@ -14,7 +14,7 @@ const dense: Form = { kind: "dense" };
 const paged = (pageSize: number, more: { readonly queryTile?: number; readonly kvTile?: number } = {}): Form => ({ kind: "paged", pageSize, ...more });
 
 /** Documents of these lengths, each a sequence of its own. */
-const lengths = [37, 1, 64, 12];
+const lengths = [37, 1, 40, 12];
 const apart = lengths.map((n, of) => sequence(of, n, n));
 const cu = lengths.map((_, i) => lengths.slice(0, i).reduce((a, b) => a + b, 0));
 const total = lengths.reduce((a, b) => a + b, 0);
@@ -25,17 +25,17 @@ const seedAt = (i: number): number => apart[documents[i]!]!.key(i - starts[i]!);
 const together: Sequence = { rows: total, firstPosition: 0, kvLength: total, query: seedAt, key: seedAt };
 const byKey = floats(total, (i) => Math.sin(i));
 
-const whole = [sequence(0, 150, 150), sequence(1, 70, 70)];
-const chunks = [sequence(0, 17, 150), sequence(1, 5, 70)];
+const whole = [sequence(0, 80, 80), sequence(1, 40, 40)];
+const chunks = [sequence(0, 17, 80), sequence(1, 5, 40)];
 /** The same rows, counted from 0. */
 const recounted = chunks.map((s): Sequence => ({ ...s, firstPosition: 0 }));
-const mods: Mods = { scoreMod: softCap(5), maskMod: and(causal, slidingWindow(90)) };
+const mods: Mods = { scoreMod: softCap(5), maskMod: and(causal, slidingWindow(50)) };
 const edgeLess = (s: Shape): Mods => ({ scoreMod: alibi(alibiSlopes(geometryOf(s).heads)), maskMod: causal });
 
 export const layouts: readonly Agreement[] = [
   ...[1, 8, 16, 32, 64, 128, 256, 7].map((pageSize): Agreement => ({
     id: "W1", title: `pages of ${pageSize} tokens and one tensor`, bits: true,
-    sides: [{ mods, shape: shape(denseSequences(2, 100, 100)), form: dense }, { mods, shape: shape(denseSequences(2, 100, 100)), form: paged(pageSize) }],
+    sides: [{ mods, shape: shape(denseSequences(2, 40, 70)), form: dense }, { mods, shape: shape(denseSequences(2, 40, 70)), form: paged(pageSize) }],
   })),
   { id: "W1", title: "one page in two sequences, and pages of their own", bits: true, sides: [
     { mods, shape: shape([sequence(0, 40, 100), { ...sequence(1, 20, 90), key: (t) => (t < 64 ? sequence(0, 0, 100).key(t) : sequence(1, 0, 90).key(t)) }]), form: paged(16) },
@@ -43,10 +43,10 @@ export const layouts: readonly Agreement[] = [
   ] },
   { id: "W2", title: "the last rows of a prompt and the whole prompt", bits: true, sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(chunks), form: paged(16) }] },
   { id: "W2", title: "rows counted from 0 under a mask moved by off[b]", bits: true, sides: [
-    { mods: { maskMod: and(causal, slidingWindow(90)) }, shape: shape(chunks), form: paged(16) },
-    { mods: { maskMod: maskMod(({ off, inner }) => (b, h, q, kv) => inner(b, h, q + off[b]!, kv), { off: Int32Array.from(chunks, (s) => s.firstPosition), inner: and(causal, slidingWindow(90)) }) }, shape: shape(recounted), form: paged(16) },
+    { mods: { maskMod: and(causal, slidingWindow(50)) }, shape: shape(chunks), form: paged(16) },
+    { mods: { maskMod: maskMod(({ off, inner }) => (b, h, q, kv) => inner(b, h, q + off[b]!, kv), { off: Int32Array.from(chunks, (s) => s.firstPosition), inner: and(causal, slidingWindow(50)) }) }, shape: shape(recounted), form: paged(16) },
   ] },
-  { id: "W2", title: "one decoded row, and its row in the prompt", bits: true, sides: [{ mods, shape: shape([sequence(0, 150, 150)]), form: dense }, { mods, shape: shape([sequence(0, 1, 150)]), form: paged(32) }] },
+  { id: "W2", title: "one decoded row, and its row in the prompt", bits: true, sides: [{ mods, shape: shape([sequence(0, 80, 80)]), form: dense }, { mods, shape: shape([sequence(0, 1, 80)]), form: paged(32) }] },
   { id: "W3", title: "sequences of any length and the same packed: a bias by the global index", bits: false, sides: [
     { mods: { maskMod: causal, scoreMod: scoreMod(({ cu, t }) => (score, b, _h, q, kv) => score + t[cu[b]! + kv]! - 0.5 * t[cu[b]! + q]!, { cu: Int32Array.from(cu), t: byKey }) }, shape: shape(apart), form: paged(16) },
     { mods: { maskMod: packedDocuments(starts), scoreMod: scoreMod(({ t }) => (score, _b, _h, q, kv) => score + t[kv]! - 0.5 * t[q]!, { t: byKey }) }, shape: shape([together]), form: dense },
@@ -79,6 +79,9 @@ export const layouts: readonly Agreement[] = [
   { id: "6", title: "one batch of keys for all sequences, and a copy for each", bits: true, sides: [
     { mods, shape: shape([0, 1, 2].map((of): Sequence => ({ ...sequence(of, 40, 60, 0), key: sequence(9, 0, 60).key }))), form: { kind: "dense", kvBatch: 1 } },
     { mods, shape: shape([0, 1, 2].map((of): Sequence => ({ ...sequence(of, 40, 60, 0), key: sequence(9, 0, 60).key }))), form: dense },
+  ] },
+  { id: "6", title: "tensors stored [B, L, H, D], as views, and row-major", bits: true, sides: [
+    { mods, shape: shape(denseSequences(2, 40, 60)), form: { kind: "dense", transposed: true } }, { mods, shape: shape(denseSequences(2, 40, 60)), form: dense },
   ] },
   { id: "6", title: "a table longer than the positions, and one as long", bits: true, sides: [
     { mods: { maskMod: document(numbers(500, (i) => i >> 4)) }, shape: shape(denseSequences(1, 60, 60)), form: dense }, { mods: { maskMod: document(numbers(60, (i) => i >> 4)) }, shape: shape(denseSequences(1, 60, 60)), form: dense },
