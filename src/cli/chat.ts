@@ -8,7 +8,7 @@ import { LLM } from "../llm.ts";
 import type { GenerationResult } from "../llm/generation.ts";
 import type { GenerateParams } from "../llm/params.ts";
 import { describe } from "./describe.ts";
-import { loadOptions, samplingParams, type EngineFlags, type SamplingFlags } from "./options.ts";
+import { engineOptions, samplingParams, type EngineFlags, type SamplingFlags } from "./options.ts";
 import { createProgress } from "./progress.ts";
 import { speedLine } from "./speed.ts";
 
@@ -122,7 +122,7 @@ export async function runChat(model: string | undefined, flags: ChatFlags): Prom
   const progress = createProgress(process.stderr, seconds);
   // Here --seed is the answers', not the engine's.
   const { seed: _, ...engineFlags } = flags;
-  const options = { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) };
+  const options = { ...(await engineOptions(engineFlags)), ...(process.stderr.isTTY && { onProgress: progress.report }) };
   await using llm = await LLM.load(model, options).finally(progress.finish);
   const terminal = openTerminal();
   try {

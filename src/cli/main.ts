@@ -3,10 +3,10 @@
  *
  * Whoever can mend an error gets its message and exit code 1; an error of ours comes with its stack.
  */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { BadRequest, UsageError } from "../core/errors.ts";
 import { version } from "../core/version.ts";
-import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseNumber } from "./options.ts";
+import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parseNumber } from "./options.ts";
 
 const modelHelp = "a folder in Hugging Face layout or org/name of the hub (default: the built-in demo model)";
 
@@ -52,6 +52,19 @@ function createProgram(): Command {
       'tessera run --raw "Once upon a time"',
     ))
     .action(async (first: string, second: string | undefined, flags) => (await import("./run.ts")).runOnce(first, second, flags));
+
+  program.command("inspect").description("show what the compiler makes of the mods in a file: blocks, cost, time, code")
+    .argument("<file>", "a module that exports mods made with maskMod, scoreMod, weightMod or outputMod")
+    .option("--lengths <n>", "positions, or queries x keys such as 128x4096", parseLengths, [1024, 1024] as const)
+    .option("--block-size <n>", "queries and keys of the blocks that are counted and drawn", parseInteger, 64)
+    .option("--heads <n>", "query heads", parseInteger, 1)
+    .option("--head-dim <n>", "elements of a head", parseInteger, 64)
+    .option("--threads <n>", "threads to measure on", parseInteger, 1)
+    .option("--export <name>", "only this export of the file")
+    .option("--svg <file>", "draw the blocks into this file")
+    .addOption(new Option("--code <device>", "print the kernel compiled for this device, and measure there").choices(["wasm", "reference"]))
+    .addHelpText("after", examples("tessera inspect examples/my-mod.ts", "tessera inspect my-mod.ts --lengths 4096 --block-size 128 --svg my-mod.svg", "tessera inspect my-mod.ts --code wasm"))
+    .action(async (file: string, flags) => (await import("./inspect.ts")).runInspect(file, flags));
   return program;
 }
 

@@ -21,6 +21,13 @@ export function parseInteger(text: string): number {
   return Number(text);
 }
 
+/** "4096", or "128x4096": queries x keys. */
+export function parseLengths(text: string): readonly [queries: number, keys: number] {
+  const [, queries, keys] = /^(\d+)(?:x(\d+))?$/.exec(text) ?? [];
+  if (queries === undefined) throw new InvalidArgumentError("it must be a number of positions, such as 1024, or queries x keys, such as 128x4096.");
+  return [Number(queries), Number(keys ?? queries)];
+}
+
 export function parseNumber(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || Number.isNaN(value)) throw new InvalidArgumentError("it must be a number.");
@@ -33,7 +40,9 @@ export function collect(text: string, before: readonly string[] = []): readonly 
 }
 
 /** The library's options as flags; one has vLLM's longer name. */
-export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "hub" | "onProgress"> {
+export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "hub" | "onProgress" | "attention"> {
+  /** A file that exports mods. */
+  readonly attention?: string;
   readonly kvCacheMemoryBytes?: number;
   readonly hfToken?: string;
 }
@@ -49,6 +58,7 @@ export function addEngineFlags(command: Command): Command {
     .option("--max-num-batched-tokens <n>", "most tokens in one step", parseInteger)
     .option("--block-size <tokens>", "tokens in one page of the KV cache", parseInteger)
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
+    .option("--attention <file>", "a module with mods in place of the model's attention: export default { maskMod, scoreMod, layers }")
     .addOption(new Option("--hf-token <token>", "access token of the hub, for private and gated models").env("HF_TOKEN"))
     .addOption(new Option("--generation-config <source>", "sampling defaults: the model's own (auto) or none (vllm)")
       .choices(["auto", "vllm"]).default("auto"));
@@ -64,6 +74,12 @@ export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, str
     skipTokenizerInit, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+/** `loadOptions`, and the mods of --attention. */
+export async function engineOptions(flags: EngineFlags): Promise<LoadOptions> {
+  const options = loadOptions(flags);
+  return flags.attention === undefined ? options : { ...options, attention: await (await import("./mods.ts")).loadAttention(flags.attention) };
 }
 
 export type SamplingFlags = Pick<GenerateParams, "maxTokens" | "temperature" | "topP" | "topK" | "minP" | "stop" | "seed">;

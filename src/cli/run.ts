@@ -1,7 +1,7 @@
 /** `tessera run`: one prompt, one answer on stdout as it is made. Everything that is not the answer goes to stderr. */
 import { text as readAll } from "node:stream/consumers";
 import { LLM } from "../llm.ts";
-import { loadOptions, samplingParams, type EngineFlags, type SamplingFlags } from "./options.ts";
+import { engineOptions, samplingParams, type EngineFlags, type SamplingFlags } from "./options.ts";
 import { createProgress } from "./progress.ts";
 import { speedLine } from "./speed.ts";
 
@@ -19,7 +19,7 @@ export async function runOnce(first: string, second: string | undefined, flags: 
   const progress = createProgress(process.stderr, seconds);
   // Here --seed is the answer's, not the engine's.
   const { seed: _, ...engineFlags } = flags;
-  const options = { ...loadOptions(engineFlags), ...(process.stderr.isTTY && { onProgress: progress.report }) };
+  const options = { ...(await engineOptions(engineFlags)), ...(process.stderr.isTTY && { onProgress: progress.report }) };
   await using llm = await LLM.load(model, options).finally(progress.finish);
   const params = samplingParams(flags);
   const startedAt = seconds();

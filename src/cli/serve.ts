@@ -10,7 +10,7 @@ import type { Stats } from "../engine/messages.ts";
 import { LLM } from "../llm.ts";
 import { serve, type Serving } from "../server/node.ts";
 import { curlLine, describe } from "./describe.ts";
-import { loadOptions, type EngineFlags } from "./options.ts";
+import { engineOptions, type EngineFlags } from "./options.ts";
 import { createProgress } from "./progress.ts";
 
 export interface ServeFlags extends EngineFlags {
@@ -85,7 +85,7 @@ export async function runServe(model: string | undefined, flags: ServeFlags): Pr
   const stopped = stopSignal();
   const log = createLog();
   const progress = createProgress(process.stderr, seconds);
-  const llm = await LLM.load(model, { ...loadOptions(flags), onProgress: progress.report }).finally(progress.finish);
+  const llm = await LLM.load(model, { ...(await engineOptions(flags)), onProgress: progress.report }).finally(progress.finish);
   try {
     const apiKeys = flags.apiKey ?? [process.env["TESSERA_API_KEY"] ?? process.env["VLLM_API_KEY"] ?? ""].filter(Boolean);
     const server = await serve(llm, {
