@@ -26,7 +26,7 @@ export function fixed(n: number): Fixed {
 }
 
 /** Marks a callable that the compiler inlines. */
-export const inlineKey: unique symbol = Symbol("tessera.mod");
+export const inlineKey: unique symbol = Symbol.for("tessera.mod");
 
 export type Capture = number | boolean | readonly number[] | TypedArray | Tensor | Fixed | ((...args: never) => unknown);
 export type Captures = Readonly<Record<string, Capture>>;

@@ -5,13 +5,14 @@ export { type BlockLists, blockMaskFromDense, blockMaskFromLists, blockMaskOf, t
 export { BlockMask, type BlockMaskOptions, type BlockState, blockState, createBlockMask } from "./block-mask.ts";
 export { type Captures, type Cell, fixed, type Fixed, type Seen } from "./captures.ts";
 export { type AttentionSpec, compileAttention, type CompiledAttention, planAttention } from "./compile.ts";
-export { explain } from "./explain.ts";
+export { explain, type Explanation, type ExplainOptions, type ModExplanation, type Mods, type Timing } from "./explain.ts";
 export { clamp, floorDiv, floorMod } from "./language.ts";
 export { type AttentionState, mergeStates } from "./merge.ts";
 export {
   and, type MaskFunction, type MaskMod, maskMod, type Mod, not, offset, or, type OutputFunction, type OutputMod, outputMod, type ScoreFunction, type ScoreMod, scoreMod,
   type WeightFunction, type WeightMod, weightMod, xor,
 } from "./mod.ts";
+export { deserialiseMod, type ModData, serialiseMod } from "./mod-data.ts";
 export { type CallSite, ModError } from "./mod-error.ts";
 export { alibi, alibiSlopes } from "./mods/alibi.ts";
 export { bigBird } from "./mods/big-bird.ts";
@@ -40,5 +41,7 @@ export { type T5Options, t5Bias, t5Buckets } from "./mods/t5-bias.ts";
 export { imageEnds, transfusion } from "./mods/transfusion.ts";
 export { ancestorBits, tree } from "./mods/tree.ts";
 export { windowPerHead, windowPerToken } from "./mods/varying-window.ts";
+export type { AttentionOverride, LayerOverride, OwnAttention } from "./override.ts";
+export { openPagedKvCache, type PagedAttentionOptions, PagedKvCache, type PagedKvOptions, type PagedRows } from "./paged.ts";
 export { contiguous, type Tensor, tensor, type TensorDType, type TensorOptions, type TypedArray } from "./tensor.ts";
 export { maxWorkWords, planWork, type WorkBatch, type WorkShape } from "./work-list.ts";
