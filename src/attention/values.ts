@@ -43,19 +43,29 @@ export interface Variable {
   readonly assignable: boolean;
   /** Why not, for the error. */
   readonly is: string;
+  /** The call that it belongs to: what another call assigns to it, it does only if it has not returned before. */
+  readonly call?: object | undefined;
 }
 
 export class Scope {
   readonly #own = new Map<string, Variable>();
   readonly #parent: Scope | undefined;
-  constructor(parent?: Scope) {
+  /** Of a function's body: where a `var` belongs. */
+  readonly #isBody: boolean;
+  constructor(parent?: Scope, isBody = parent === undefined) {
     this.#parent = parent;
+    this.#isBody = isBody;
   }
   declare(name: string, variable: Variable): void {
     this.#own.set(name, variable);
   }
   find(name: string): Variable | undefined {
     return this.#own.get(name) ?? this.#parent?.find(name);
+  }
+  /** Declares what `var` does: once for the whole function, wherever it stands. */
+  declareVar(name: string, variable: Variable): void {
+    if (!this.#isBody) this.#parent!.declareVar(name, variable);
+    else if (!this.#own.has(name)) this.#own.set(name, variable);
   }
 }
 
