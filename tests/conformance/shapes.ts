@@ -51,7 +51,7 @@ export function allShapes(): readonly Launch[] {
   ];
 }
 
-/** Blocks that masks are classified in. In the first ones a tight mask leaves none open without need; in the others, whose edges fall anywhere, it may. */
+/** Blocks that masks are classified in; the small ones have a corner everywhere that an edge may be off by one. In the first ones a tight mask leaves none open without need; in the others, whose edges fall anywhere, it may. */
 export const blockSizes: { readonly tight: readonly (readonly [query: number, kv: number])[]; readonly any: readonly (readonly [query: number, kv: number])[] } = {
-  tight: [[32, 32], [16, 16], [64, 16]], any: [[20, 50], [128, 128], [16, 256]],
+  tight: [[32, 32], [16, 16], [64, 16]], any: [[20, 50], [128, 128], [16, 256], [3, 5], [1, 7]],
 };
