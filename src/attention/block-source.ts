@@ -123,9 +123,9 @@ export class DerivedBlocks implements BlockSource {
     };
     classifyBlocks(this.#analysis, b, h, this.#sizes, region, { add }, this.#point(b, h));
     for (let r = r0; r < r1; r++) {
-      const old = rows.row(r), runs = fresh.get(r);
-      const ends = old.length === 0 ? 0 : old.at(-2)! + (old.at(-1)! >> 1);
-      if (!runs && ends <= c0) continue;
+      const runs = fresh.get(r);
+      if (!runs && rows.end(r) <= c0) continue;
+      const old = rows.row(r);
       const next = spliceRuns(old, c0, c1, runs ?? []);
       if (next === old) continue;
       rows.set(r, next);

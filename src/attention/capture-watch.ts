@@ -74,8 +74,12 @@ function look(table: Table): Seen {
 }
 
 function hashesOf(data: ArrayLike<number>): Float64Array {
-  const part = ArrayBuffer.isView(data) ? (from: number) => (data as unknown as Int32Array).subarray(from, from + stretch) : (from: number) => Array.prototype.slice.call(data, from, from + stretch) as number[];
-  return Float64Array.from({ length: Math.ceil(data.length / stretch) }, (_, i) => contentHash(part(i * stretch)));
+  const hashes = new Float64Array(Math.ceil(data.length / stretch));
+  const isTyped = ArrayBuffer.isView(data);
+  for (let i = 0, at = 0; i < hashes.length; i++, at += stretch) {
+    hashes[i] = contentHash(isTyped ? (data as unknown as Int32Array).subarray(at, at + stretch) : Array.prototype.slice.call(data, at, at + stretch) as number[]);
+  }
+  return hashes;
 }
 
 function readsExtent(e: Expr, table: string): boolean {

@@ -82,6 +82,13 @@ export class RowRuns implements RunSink {
     return r + 1 < this.#start.length ? this.#runs.subarray(this.#start[r]!, this.#start[r + 1]!) : empty;
   }
 
+  /** The block after a row's last run: 0 of a row without runs. */
+  end(r: number): number {
+    const changed = this.#changed.size > 0 ? this.#changed.get(r) : undefined;
+    const runs = changed ?? this.#runs, from = changed ? 0 : this.#start[r] ?? 0, to = changed ? changed.length : this.#start[r + 1] ?? 0;
+    return to > from ? runs[to - 2]! + (runs[to - 1]! >> 1) : 0;
+  }
+
   /** Replaces a row. Once changed rows outnumber the others all are packed again, so that a change costs its own row on average. */
   set(r: number, runs: Int32Array): void {
     this.#numRows = Math.max(this.#numRows, r + 1);
