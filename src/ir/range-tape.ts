@@ -43,18 +43,21 @@ export function tape({ order, at, v, step, slot }: TapeParts): () => void {
   const users = new Map<Expr, Expr[]>();
   for (const node of order) for (const child of children(node)) if (varies.has(child)) users.set(child, [...(users.get(child) ?? []), node]);
   const done = new Set<Expr>();
+  const ends = (node: Expr): number => placeOf(node) ?? at.get(node)!;
 
   const put = (...instruction: readonly number[]): void => void words.push(...instruction, ...new Array<number>(instructionWords - instruction.length).fill(0));
   const write = (node: Expr): void => {
     done.add(node);
     const o = at.get(node)!;
-    if (node.kind === "index" && (node.name === "q" || node.name === "kv")) return put(INDEX, o, node.name === "q" ? 0 : 2, node.name === "q" ? AQ : AK);
-    if (node.kind === "load" && node.indices.length === 1) return put(LOAD, o, at.get(node.indices[0]!)!, slots.push(slot(node.table)) - 1, Number(node.type === "i32"));
+    const place = placeOf(node);
+    if (place !== undefined) return (users.get(node) ?? [node]).some((user) => !readsEnds(user)) ? put(INDEX, o, place, place === 0 ? AQ : AK) : undefined;
+    if (node.kind === "load" && node.indices.length === 1) return put(LOAD, o, ends(node.indices[0]!), slots.push(slot(node.table)) - 1, Number(node.type === "i32"));
     if (node.kind === "binary") {
       const { op } = node, a = at.get(node.a)!, b = at.get(node.b)!, isInt = node.a.type === "i32";
       if (op === "and" || op === "or") return put(op === "and" ? AND : OR, o, a, b);
       if (isInt && (op === "add" || op === "sub")) return put(op === "add" ? ADD : SUB, o, a, b);
       const compare = isInt ? compares[op] : undefined;
+      if (compare && readsEnds(node)) return put(compare[0], o, ...(compare[1] ? [ends(node.b), ends(node.a)] : [ends(node.a), ends(node.b)]), 1);
       if (compare) return put(compare[0], o, ...(compare[1] ? [b, a] : [a, b]));
     }
     put(CALL, o, calls.push(step(node)) - 1);
@@ -129,7 +132,7 @@ export function tape({ order, at, v, step, slot }: TapeParts): () => void {
         case NE: {
           // Bounds of a - b: by the two ranges, and by the two lines where that leaves the sign open.
           let lo = v[a + LO]! - v[b + HI]!, hi = v[a + HI]! - v[b + LO]!;
-          if (lo <= 0 && hi >= 0) {
+          if (lo <= 0 && hi >= 0 && code[pc + 4] === 0) {
             const aq = v[a + AQ]! - v[b + AQ]!, ak = v[a + AK]! - v[b + AK]!;
             lo = Math.max(lo, v[a + RLO]! - v[b + RHI]! + (aq > 0 ? aq * v[0]! : aq * v[1]!) + (ak > 0 ? ak * v[2]! : ak * v[3]!));
             hi = Math.min(hi, v[a + RHI]! - v[b + RLO]! + (aq > 0 ? aq * v[1]! : aq * v[0]!) + (ak > 0 ? ak * v[3]! : ak * v[2]!));
@@ -178,6 +181,17 @@ export function tape({ order, at, v, step, slot }: TapeParts): () => void {
       }
     }
   };
+}
+
+/** Where the ends of q and kv stand in the box, which is as in a cell; undefined for anything else. */
+function placeOf(node: Expr): 0 | 2 | undefined {
+  return node.kind !== "index" ? undefined : node.name === "q" ? 0 : node.name === "kv" ? 2 : undefined;
+}
+
+/** Whether of its operands that are q or kv a node needs no more than the ends: a load, and q against kv, whose line says nothing new. */
+function readsEnds(node: Expr): boolean {
+  if (node.kind === "load") return node.indices.length === 1;
+  return node.kind === "binary" && node.op in compares && placeOf(node.a) !== undefined && placeOf(node.b) !== undefined && placeOf(node.a) !== placeOf(node.b);
 }
 
 /** A bool's cell: of the line only the rest, which is the range. */
