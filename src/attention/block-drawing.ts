@@ -129,8 +129,8 @@ export function drawSvg(m: Drawable, { title, b = 0, h = 0, size = 320 }: SvgOpt
   };
   const { empty, partial, full } = m.counts(), total = Math.max(1, empty + partial + full);
   const entries = (["full", "partial", "empty"] as const).map((name, i) =>
-    `<rect x="${left + i * 84}" y="${top + height + 18}" width="10" height="10" rx="2" fill="${colours[name]}" stroke="#b9b2a0" stroke-width=".5"/><text x="${left + 15 + i * 84}" y="${top + height + 27}">${name} ${percent({ full, partial, empty }[name] / total)}</text>`);
-  const outer = Math.max(left + width + 24, left + 262);
+    `<rect x="${left + i * 92}" y="${top + height + 18}" width="10" height="10" rx="2" fill="${colours[name]}" stroke="#b9b2a0" stroke-width=".5"/><text x="${left + 15 + i * 92}" y="${top + height + 27}">${name} ${percent({ full, partial, empty }[name] / total)}</text>`);
+  const outer = Math.max(left + width + 24, left + 282);
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${outer} ${top + height + legend}" width="${outer}" height="${top + height + legend}" font-family="system-ui,sans-serif" font-size="11" fill="#4a4639">`,
     `<rect width="100%" height="100%" rx="8" fill="#fffdf8"/>`,
@@ -142,7 +142,7 @@ export function drawSvg(m: Drawable, { title, b = 0, h = 0, size = 320 }: SvgOpt
     grid === "" ? "" : `<path d="${grid}" stroke="#fffdf8" stroke-width="${round(Math.min(1, unit * across / 6) / unit)}" fill="none"/>`,
     `</g>`,
     ...entries,
-    `<text x="${left}" y="${top + height + 48}" fill="#8a836f">blocks of ${queries} x ${keys}${fine ? "; each square a query and a key" : step > 1 ? `; each square ${step} x ${step} blocks` : ""}</text>`,
+    `<text x="${left}" y="${top + height + 48}" fill="#8a836f">blocks of ${queries} x ${keys}${fine ? "; pale: masked in a partial block" : step > 1 ? `; each square ${step} x ${step} blocks` : ""}</text>`,
     `</svg>`,
   ].filter((part) => part !== "").join("\n");
 }
