@@ -342,6 +342,12 @@ export class Lowering {
     return this.#at(node, () => truthy(v));
   }
 
+  /** A number; what is none is refused where it stands. */
+  #operand(node: Expression, scope: Scope): Value {
+    const value = this.expression(node, scope);
+    return value.kind === "literal" ? value : expression(this.#at(node, () => asExpr(value)));
+  }
+
   /** The right side of `a && b` or `a || b`, which runs if the left one says so. */
   #further<T>(node: LogicalExpression, left: Expr, right: () => T): T {
     const [a, b] = node.operator === "&&" ? this.#either<T | undefined>(node, left, right, () => undefined) : this.#either<T | undefined>(node, left, () => undefined, right);
@@ -365,7 +371,7 @@ export class Lowering {
       case "UnaryExpression": return this.#unary(node, scope);
       case "BinaryExpression": {
         if (node.left.type === "PrivateIdentifier") return this.fail(node, "a private name is not in the language");
-        const a = this.expression(node.left, scope), b = this.expression(node.right, scope);
+        const a = this.#operand(node.left, scope), b = this.#operand(node.right, scope);
         return this.#at(node, () => comparisonOp(node.operator, a, b) ?? arithmeticOp(node.operator, a, b));
       }
       case "LogicalExpression": return this.#logical(node, scope);
