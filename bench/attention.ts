@@ -3,21 +3,23 @@
  * and the rate of the kernels against the project's own matmul. One CSV row a case.
  *
  * Rates are compared within a round, one right after the other, so that a busy machine slows both alike; a row is the median of
- * the rounds. A rate counts the operations of visited tiles (a partial tile wholly), and the first row beside it those of allowed pairs.
+ * the rounds. "Per visited FLOP" counts the operations of all tiles that are not empty; plain causal beside matmul those of allowed pairs alone.
  *
  *   npm run bench -- attention [--only TEXT] [--rounds N] [--threads N] [--length N]
  */
 import { parseArgs } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { readCaptures } from "../src/attention/captures.ts";
 import {
-  alibi, alibiSlopes, and, causal, compileAttention, createBlockMask, document, flexAttention, type MaskMod, maskMod, planWork, prefixLm, type ScoreMod, scoreMod, slidingWindow, softCap, tensor,
+  alibi, alibiSlopes, and, bigBird, blockCausal, blockDiffusion, causal, chunked, compileAttention, createBlockMask, dilatedCausal, document, flexAttention, imageEnds,
+  kerpleLog, longformer, type MaskMod, maskMod, type Mods, neighborhood1d, neighborhood2d, neighborhood3d, packedDocuments, packing, prefixLm, relativeBias, sandwich,
+  sandwichTable, type ScoreMod, scoreMod, sharedPrefix, sinkWindow, slidingTile2d, slidingWindow, softCap, strided, t5Bias, tensor, transfusion, windowPerHead,
 } from "../src/attention/index.ts";
-import type { Backend, Buffer, CaptureValue } from "../src/backend/backend.ts";
+import { prepare, type Prepared } from "../src/attention/measure.ts";
+import type { Backend, Buffer } from "../src/backend/backend.ts";
 import { openBackend } from "../src/backend/registry.ts";
 import { stream } from "../src/core/random.ts";
-import { runWords, workHeaderWords, workItem } from "../src/ir/plan.ts";
+import { runWords } from "../src/ir/plan.ts";
 import { median, report } from "./row.ts";
 
 const { values: flags } = parseArgs({
@@ -57,14 +59,14 @@ function classification(): void {
         times.push(performance.now() - start);
       }
       report(label, times, "ms", 1);
-      gc();
-      const before = process.memoryUsage();
-      const held = make();
-      gc();
-      const after = process.memoryUsage();
+      const memory = (): number => (gc(), process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers);
+      const before = memory();
+      const held = Array.from({ length: 20 }, make);
+      const bytes = (memory() - before) / held.length;
+      report(`${label}: memory`, [bytes / 2 ** 20], "MiB", 1);
       let runs = 0;
-      for (let r = 0; r < held.numRows; r++) runs += held.row(0, 0, r).length / runWords;
-      report(`${label}: bytes a run`, [(after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers) / runs], "bytes", 1);
+      for (let r = 0; r < held[0]!.numRows; r++) runs += held[0]!.row(0, 0, r).length / runWords;
+      report(`${label}: memory a run`, [bytes / runs], "bytes", 1);
     }
   }
 }
@@ -121,55 +123,20 @@ async function recompiling(backend: Backend): Promise<void> {
 }
 
 // --- Rates.
-interface Launch {
-  /** Operations of visited tiles. */
-  readonly flops: number;
+interface Launch extends Prepared {
   /** Seconds of one launch. */
-  run(): Promise<number>;
-  free(): void;
+  seconds(): Promise<number>;
 }
 
-/** A launch over random data: [1, heads, length, dim] for queries, keys and values. */
-async function launch(backend: Backend, mods: { readonly maskMod?: MaskMod | undefined; readonly scoreMod?: ScoreMod | undefined }, heads: number, length: number, dim: number): Promise<Launch> {
-  const { kernel, bindings, mask } = await compileAttention(backend, { ...mods, numQueryHeads: heads, numKvHeads: heads, headDimQk: dim, headDimV: dim });
-  const values = readCaptures(bindings);
-  const one = (n: number): Int32Array => Int32Array.of(n);
-  const list = planWork(mask?.bind(values), { numSequences: 1, firstRow: one(0), numRows: one(length), firstPosition: one(0), kvLength: one(length) }, { ...kernel.plan, numQueryHeads: heads });
-  const buffers: Buffer[] = [];
-  const upload = (data: ArrayBufferView): Buffer => {
-    const buffer = backend.alloc(data.byteLength);
-    buffers.push(buffer);
-    backend.write(buffer, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-    return buffer;
+async function launch(backend: Backend, mods: Mods, heads: number, length: number, dim: number): Promise<Launch> {
+  const prepared = await prepare(backend, { ...mods, numQueryHeads: heads, numKvHeads: heads, headDimQk: dim, headDimV: dim }, length);
+  await prepared.run();
+  const seconds = async (): Promise<number> => {
+    const start = performance.now();
+    await prepared.run();
+    return (performance.now() - start) / 1000;
   };
-  const rows = (): Buffer => upload(Float32Array.from({ length: heads * length * dim }, () => random() - 0.5));
-  const layout = () => ({ data: rows(), sequenceStride: 0, rowStride: heads * dim, headStride: dim });
-  const captures = kernel.plan.captures.map((slot): CaptureValue => {
-    if (slot.kind === "uniform") return { kind: "uniform", value: values.uniforms[slot.name]! };
-    const { data, shape } = values.tables[slot.name]!;
-    return { kind: "table", shape, data: upload(slot.type === "f32" ? Float32Array.from(data) : Int32Array.from(data)) };
-  });
-  const call = {
-    kernel, captures, query: layout(), key: layout(), value: layout(), out: layout(),
-    pageSize: length, blockTable: upload(one(0)), maxPagesPerSequence: 1, work: upload(list),
-  };
-  let pairs = 0;
-  for (let item = 0; item < list[0]!; item++) {
-    const at = workHeaderWords + item * workItem.words;
-    for (let r = 0; r < list[at + workItem.numRuns]!; r++) {
-      pairs += (list[list[1]! + (list[at + workItem.firstRun]! + r) * runWords + 1]! >> 1) * kernel.plan.kvTile * list[at + workItem.numRows]!;
-    }
-  }
-  return {
-    flops: 4 * dim * heads * pairs,
-    async run() {
-      const start = performance.now();
-      backend.ops.attention(call);
-      await backend.read(call.out.data, 0, 4);
-      return (performance.now() - start) / 1000;
-    },
-    free: () => buffers.forEach((buffer) => backend.free(buffer)),
-  };
+  return { ...prepared, seconds };
 }
 
 /** Operations per second of x [512, 1024] times weights [1024, 1024], f32. */
@@ -201,10 +168,10 @@ async function againstMatmul(backend: Backend): Promise<void> {
     const heads = 128 / dim;
     const of = await launch(backend, { maskMod: causal }, heads, length, dim);
     const unmasked = 4 * dim * heads * (length * (length + 1)) / 2;
-    await of.run(), await rate();
+    await rate();
     const rates: number[] = [], ratios: number[] = [], matmuls: number[] = [];
     for (let i = 0; i < rounds; i++) {
-      const before = await rate(), seconds = await of.run(), after = await rate();
+      const before = await rate(), seconds = await of.seconds(), after = await rate();
       matmuls.push((before + after) / 2e9);
       rates.push(unmasked / seconds / 1e9);
       ratios.push(unmasked / seconds / ((before + after) / 2));
@@ -216,15 +183,41 @@ async function againstMatmul(backend: Backend): Promise<void> {
   }
 }
 
-/** The mods, at `length` positions and `heads` heads. */
-function gallery(length: number, heads: number): Readonly<Record<string, { readonly maskMod?: MaskMod; readonly scoreMod?: ScoreMod }>> {
+/** Variants as people use them, at `length` positions and `heads` heads. */
+function gallery(length: number, heads: number): Readonly<Record<string, Mods>> {
+  const positive = (n: number): Float32Array => Float32Array.from({ length: n }, () => 0.1 + random());
+  const side = Math.floor(Math.sqrt(length)), cube = Math.round(Math.cbrt(length));
+  const { documents, starts } = packing(Array.from({ length: 16 }, () => length / 16));
+  const images = Int32Array.from({ length }, (_, i) => (i % 512 < 128 ? Math.floor(i / 512) : -1));
+  const picks = tensor(Uint8Array.from({ length: (length / 64) ** 2 }, () => Number(random() < 0.05)), [length / 64, length / 64]);
+  const globals = Uint8Array.from({ length }, (_, i) => Number(i < 64));
   return {
     "no mask": {},
     "window 1024": { maskMod: slidingWindow(1024) },
+    "sinks + window": { maskMod: sinkWindow(4, 1024) },
     "prefix-LM": { maskMod: prefixLm(Int32Array.of(length / 4)) },
-    "16 documents": { maskMod: and(document(packed(16, length)), causal) },
-    alibi: { maskMod: causal, scoreMod: alibi(alibiSlopes(heads)) },
+    "documents": { maskMod: and(document(documents), causal) },
+    "packed documents": { maskMod: packedDocuments(starts.slice(0, 16).reduce((all, start, i) => all.fill(start, start, starts[i + 1]), new Int32Array(length))) },
+    "chunked": { maskMod: chunked(512) },
+    "block-causal": { maskMod: blockCausal(64) },
+    "dilated": { maskMod: dilatedCausal(1024, 4) },
+    "strided": { maskMod: strided(128, 8) },
+    "Longformer": { maskMod: longformer(256, globals) },
+    "BigBird": { maskMod: bigBird(64, 2, 1, picks) },
+    "neighborhood 1-D": { maskMod: neighborhood1d({ length, size: 257 }) },
+    "neighborhood 2-D": { maskMod: neighborhood2d({ length: side, size: 13 }, { length: side, size: 13 }) },
+    "neighborhood 3-D": { maskMod: neighborhood3d({ length: cube, size: 5 }, { length: cube, size: 5 }, { length: cube, size: 5 }) },
+    "sliding tile 2-D": { maskMod: slidingTile2d(64, { tiles: side / 8, window: 3 }, { tiles: side / 8, window: 3 }) },
+    "block diffusion": { maskMod: blockDiffusion(length / 2, 32) },
+    "transfusion": { maskMod: transfusion(imageEnds(images)) },
+    "shared prefix": { maskMod: sharedPrefix(documents, Int32Array.from({ length: 16 }, (_, i) => (i < 4 ? i : i % 4)), starts) },
+    "window per head": { maskMod: windowPerHead(Int32Array.from({ length: heads }, (_, h) => 512 * (h + 1))) },
+    "alibi": { maskMod: causal, scoreMod: alibi(alibiSlopes(heads)) },
     "soft cap": { maskMod: causal, scoreMod: softCap(50) },
+    "relative bias": { maskMod: causal, scoreMod: relativeBias(tensor(positive(heads * 257), [heads, 257])) },
+    "T5 bias": { maskMod: causal, scoreMod: t5Bias(tensor(positive(heads * 32), [heads, 32]), { bidirectional: false }) },
+    "Kerple": { maskMod: causal, scoreMod: kerpleLog(positive(heads), positive(heads)) },
+    "Sandwich": { maskMod: causal, scoreMod: sandwich(sandwichTable(length, 64), heads) },
   };
 }
 
@@ -234,11 +227,11 @@ async function galleryRates(backend: Backend): Promise<void> {
     const label = `${name} / causal, per visited FLOP`;
     if (!wanted(label)) continue;
     const plain = await launch(backend, { maskMod: causal }, heads, length, dim), of = await launch(backend, mods, heads, length, dim);
-    await plain.run(), await of.run();
     const ratios: number[] = [];
     for (let i = 0; i < rounds; i++) {
-      const causalRate = plain.flops / (await plain.run()), rate = of.flops / (await of.run());
-      ratios.push(rate / causalRate);
+      // The neighbours of a measurement are what it is compared with: the machine's speed drifts.
+      const before = await plain.seconds(), seconds = await of.seconds(), after = await plain.seconds();
+      ratios.push((of.flops / seconds) / (plain.flops / ((before + after) / 2)));
     }
     report(label, ratios, "ratio", threads);
     plain.free(), of.free();
@@ -249,9 +242,8 @@ async function windowGain(backend: Backend): Promise<void> {
   const label = "window 1024 at 16384: times faster than causal";
   if (!wanted(label)) return;
   const [whole, window] = [await launch(backend, { maskMod: causal }, 1, 16_384, 64), await launch(backend, { maskMod: slidingWindow(1024) }, 1, 16_384, 64)];
-  await window.run();
   const gains: number[] = [];
-  for (let i = 0; i < Math.min(rounds, 3); i++) gains.push((await whole.run()) / median([await window.run(), await window.run(), await window.run()]));
+  for (let i = 0; i < Math.min(rounds, 3); i++) gains.push((await whole.seconds()) / median([await window.seconds(), await window.seconds(), await window.seconds()]));
   report(label, gains, "times", threads);
 }
 

@@ -1,7 +1,10 @@
-/** `npm run bench`: measures the demo model, one CSV row a case, appended to bench/results/<machine>.csv. Arguments go through (npm run bench -- --help). */
+/** `npm run bench [-- attention|matmul]`: measures the demo model (or what is named), one CSV row a case, appended to bench/results/<machine>.csv. Arguments go through (npm run bench -- --help). */
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { install, root } from "./install.js";
 import { findNode } from "./node.js";
 
 install();
-spawn(findNode(), [`${root}bench/main.ts`, ...process.argv.slice(2)], { stdio: "inherit" }).on("exit", (code) => process.exit(code ?? 1));
+const [first = "", ...rest] = process.argv.slice(2);
+const named = /^\w+$/.test(first) && existsSync(`${root}bench/${first}.ts`);
+spawn(findNode(), [`${root}bench/${named ? first : "main"}.ts`, ...(named ? rest : process.argv.slice(2))], { stdio: "inherit" }).on("exit", (code) => process.exit(code ?? 1));
