@@ -81,7 +81,7 @@ async function tryCase(place: Counted, c: Case, { shape, form }: Launch): Promis
 async function tryMods(place: Counted, mods: Mods, shape: Shape, form: Launch["form"]): Promise<Outcome> {
   const data = makeData(shape, mods);
   const result = await launch(place.backend, shape, mods, data, form);
-  return compare(answers(shape, mods, data, rowsAsked), result, shape, mods, mods.queryFormat ? factors.half : factors[form.kind]);
+  return compare(answers(shape, mods, data, rowsAsked), result, shape, mods, factors[form.kind]);
 }
 
 /** The launch against the oracle's rows. */
@@ -93,7 +93,7 @@ function compare(rows: readonly Row[], result: Result, shape: Shape, mods: Mods,
     for (const r of rows) for (let d = 0; r.empty && d < valueDim; d++) if (outAt(r, d) !== 0) return failed(`sequence ${r.sequence}, head ${r.head}, row ${r.row} sees nothing, and out is ${outAt(r, d)} there`);
   }
   const found = [
-    judge(rows.flatMap((r) => Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, outAt(r, d)] as const)), "out", factor),
+    judge(rows.flatMap((r) => Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, outAt(r, d)] as const)), "out", mods.queryFormat ? factors.half : factor),
     ...(mods.weightMod ? [] : (["lse", "maxScore"] as const).flatMap((what) => {
       const given = result[what];
       return given ? [judge(rows.map((r) => (what === "lse" ? [r.gold.lse, r.single.lse, given[r.sequence]![offset(r)]!] : [r.gold.max, r.single.max, given[r.sequence]![offset(r)]!])), what, factor)] : [];
