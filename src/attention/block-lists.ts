@@ -85,8 +85,10 @@ function given(options: GivenOptions, states: BlockStates, from: readonly Tensor
     states,
     isStale: () => from.some((t, i) => stampOf(t) !== stamps[i]),
     fill: () => {
-      stamps = from.map(stampOf);
+      // Only then, so that what was refused is refused again.
+      const now = from.map(stampOf);
       write();
+      stamps = now;
     },
   };
   return new BlockMask(new DerivedBlocks(mask, sizes), sizes, source);

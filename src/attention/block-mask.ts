@@ -60,6 +60,7 @@ export interface GivenStates {
 /** What the source says of a block, unless it is set: index 3 found + (0 not set, 1 empty, 2 full). */
 const overlay: StateTable = [0, 0, 2, 1, 0, 2, 2, 0, 2];
 
+/** The blocks of a mask at some lengths. Calls bring it up to date; what reads it otherwise finds it as it was last brought, see `current`. */
 export class BlockMask implements Classifier, BlockPart {
   readonly #source: BlockSource;
   #sizes: Sizes;

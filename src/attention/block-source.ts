@@ -73,9 +73,9 @@ export class DerivedBlocks implements BlockSource {
   update(sizes: Sizes): Touched {
     const change = this.#watch.change(), old = this.#sizes;
     this.#sizes = sizes;
-    if (change !== "none") this.#watch.renew();
     if (change === "all") {
       this.#derive();
+      this.#watch.renew();
       return "all";
     }
     if (change === "none" && sizes.queryLength === old.queryLength && sizes.kvLength === old.kvLength) return [];
@@ -90,6 +90,7 @@ export class DerivedBlocks implements BlockSource {
       this.#classify(rows, b, h, { r0: 0, r1: ra, c0: ca, c1: sizes.numColumns }, touched);
       this.#classify(rows, b, h, { r0: ra, r1: sizes.numRows, c0: 0, c1: sizes.numColumns }, touched);
     });
+    if (change !== "none") this.#watch.renew();
     return [...touched];
   }
 

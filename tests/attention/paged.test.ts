@@ -89,7 +89,7 @@ const mods: Readonly<Record<string, Mods>> = {
 };
 
 for (const [device, backend] of Object.entries(backends)) {
-  for (const pageSize of [1, 3, 16, 256]) {
+  for (const pageSize of [1, 3, 16, 128, 256]) {
     test(`${device}, pages of ${pageSize}: a prompt, a chunk, single tokens and a row with nothing to see, in one call over poisoned pages`, async () => {
       const cache = await poisoned(backend, pageSize, Math.ceil(240 / pageSize) + 6, pageSize);
       const lengths = [37, 20, 64, 1], keys = lengths.map((n, s) => random(s + 1, 1, G, n, D)), values = lengths.map((n, s) => random(s + 11, 1, G, n, Dv)), queries = lengths.map((n, s) => random(s + 21, 1, H, n, D));
