@@ -46,10 +46,11 @@ describe("the judge", () => {
   after(() => backend.close());
   const shape: Shape = { heads: 2, kvHeads: 1, dim: 8, valueDim: 8, sequences: [sequence(0, 20, 40)] };
 
-  test("finds an error of one part in 10,000, a NaN, and a row that should be empty", () => {
+  test("finds an error of one part in 10,000, one wrong element, a NaN, and a row that should be empty", () => {
     const pairs = Array.from({ length: 1000 }, (_, i) => [Math.sin(i), Math.fround(Math.sin(i)), Math.fround(Math.sin(i))] as [number, number, number]);
     assert.equal(judge(pairs, "out", 10).problem, undefined);
-    assert.match(judge(pairs.map(([g, s, x]) => [g, s, x * 1.0001] as const), "out", 10).problem!, /times what f32 costs/);
+    assert.match(judge(pairs.map(([g, s, x]) => [g, s, x * 1.0001] as const), "out", 10).problem!, /mean error .* times what the type costs/);
+    assert.match(judge([...pairs, [0.5, 0.5, 0.50001]], "out", 10).problem!, /largest error 1.00e-5 is over/);
     assert.match(judge([...pairs, [0.5, 0.5, NaN]], "out", 10).problem!, /out is NaN where it must be 0.5/);
     assert.match(judge([...pairs, [-Infinity, -Infinity, -1e30]], "lse", 10).problem!, /lse is -1e\+30 where it must be -Infinity/);
   });
