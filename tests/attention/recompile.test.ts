@@ -1,7 +1,7 @@
-/** What changes from call to call never asks for another kernel: captured numbers and tables, lengths, tensors, scale. Counted. */
+/** What changes from call to call never asks for another kernel: captured numbers and tables, lengths, tensors, scale, page tables, page sizes. Counted. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { compileAttention, flexAttention, maskMod, scoreMod, tensor } from "../../src/attention/index.ts";
+import { compileAttention, flexAttention, maskMod, openPagedKvCache, scoreMod, tensor } from "../../src/attention/index.ts";
 import type { Backend } from "../../src/backend/backend.ts";
 import { openBackend } from "../../src/backend/registry.ts";
 
@@ -58,6 +58,29 @@ test("a mod made anew for each of 1000 calls is the kernel that its text is", as
   try {
     const shape = { numQueryHeads: 1, numKvHeads: 1, headDimQk: 8, headDimV: 8 };
     for (let i = 0; i < 1000; i++) await compileAttention(counter.backend, { ...shape, maskMod: maskMod(({ size }) => (_b, _h, q, kv) => q - kv < size, { size: i }) });
+    assert.equal(counter.kernels, 1);
+  } finally {
+    await backend.close();
+  }
+});
+
+test("pages that come and go, of any size, compile one kernel", async () => {
+  const backend = await openBackend("cpu", { threads: 1 });
+  const counter = counting(backend);
+  try {
+    for (const pageSize of [1, 8, 16, 30]) {
+      const cache = await openPagedKvCache({ numPages: Math.ceil(360 / pageSize), pageSize, numKvHeads: 1, headDim: 8, maxSequences: 3, maxLength: 96, backend: counter.backend });
+      for (let i = 0; i < 60; i++) {
+        change(i);
+        const sequence = i % 3, position = cache.length(sequence);
+        const x = (n: number) => tensor(Float32Array.from({ length: n * 8 }, (_, j) => Math.sin(i + j)), [1, 1, n, 8]);
+        const rows = 1 + (i % 7);
+        await cache.assign(sequence, position, x(rows), x(rows));
+        await cache.attention(x(rows), [{ sequence, rows }], { maskMod: mask, scoreMod: score });
+        if (cache.length(sequence) > 60) cache.erase(sequence, i % 20);
+      }
+      cache.close();
+    }
     assert.equal(counter.kernels, 1);
   } finally {
     await backend.close();
