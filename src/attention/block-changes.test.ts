@@ -276,3 +276,43 @@ test("block sizes of 1, 127 and unequal ones hold, with lengths that they do not
 test("states of blocks given in another way than 0, 1 and 2 are refused by name", () => {
   assert.throws(() => blockMaskOf(tensor(Uint8Array.of(0, 3), [1, 1, 1, 2]), { batch: 1, heads: 1, queryLength: 4, kvLength: 8, blockSize: 4 }), /block \[0, 0, 0, 1\] is 3/);
 });
+
+test("random states of several sequences and heads, joined, cut, grown and set, are element by element what they say", () => {
+  fc.assert(fc.property(fc.integer(), (seed) => {
+    const random = stream(seed), below = (n: number): number => Math.floor(random() * n), pick = <T>(...list: readonly T[]): T => list[below(list.length)]!;
+    const sizes = { batch: 2, heads: 3, queryLength: 10 + below(20), kvLength: 10 + below(20), blockSize: [1 + below(9), 1 + below(9)] as const };
+    const rows = Math.ceil(sizes.queryLength / sizes.blockSize[0]), columns = Math.ceil(sizes.kvLength / sizes.blockSize[1]);
+    const one = (mask: MaskMod): { readonly blocks: BlockMask; readonly allows: Allows; readonly states: Map<string, BlockState> } => {
+      const shape = [pick(1, 2), pick(1, 3), rows, columns] as const, given = tensor(Uint8Array.from({ length: shape[0] * shape[1] * rows * columns }, () => below(3)), shape);
+      const states = new Map<string, BlockState>();
+      for (let b = 0; b < 2; b++) for (let h = 0; h < 3; h++) for (let i = 0; i < rows * columns; i++) {
+        states.set([b, h, Math.floor(i / columns), i % columns].join(), given.data[(Math.min(b, shape[0] - 1) * shape[1] + Math.min(h, shape[1] - 1)) * rows * columns + i]! as BlockState);
+      }
+      const allows: Allows = (b, h, q, kv) => {
+        const state = states.get([b, h, Math.floor(q / sizes.blockSize[0]), Math.floor(kv / sizes.blockSize[1])].join()) ?? blockState.empty;
+        return state === blockState.partial ? Boolean(mask(b, h, q, kv)) : state === blockState.full;
+      };
+      const blocks = blockMaskOf(given, { ...sizes, mask });
+      if (shape[0] === 2 && shape[1] === 3 && rows * columns > 0) {
+        const at = [below(2), below(3), below(rows), below(columns)] as const, state = below(3) as BlockState;
+        blocks.set(...at, state);
+        states.set(at.join(), state);
+      }
+      return { blocks, allows, states };
+    };
+    const a = one(slidingWindow(1 + below(12))), b = one(pick(causal, document(ids), prefixLm(Int32Array.of(9, 3))));
+    check(a.blocks, a.allows);
+    const [name, joined, allows] = pick<readonly [string, BlockMask, Allows]>(
+      ["and", a.blocks.and(b.blocks), (...at) => a.allows(...at) && b.allows(...at)], ["or", a.blocks.or(b.blocks), (...at) => a.allows(...at) || b.allows(...at)],
+      ["xor", a.blocks.xor(b.blocks), (...at) => a.allows(...at) !== b.allows(...at)], ["not", a.blocks.not(), (...at) => !a.allows(...at)],
+    );
+    check(joined, allows, name);
+    // Blocks of later growth are in no list: empty. Rows and columns that were cut short keep their state.
+    joined.append({ queries: below(6), keys: below(6) });
+    check(joined, allows, `${name}, grown`);
+    const from = below(joined.options.queryLength), to = from + below(joined.options.queryLength - from + 1), part = joined.slice(from, to);
+    check(part, (b, h, q, kv) => allows(b, h, q + from, kv), `${name}, grown, queries ${from} to ${to}`);
+    const again = blockMaskFromLists(toLists(joined), { ...joined.options, mask: joined.mask });
+    assert.deepEqual(again.toDense(), joined.toDense());
+  }), { numRuns: process.env["TESSERA_LONG"] ? 1000 : 50 });
+});
