@@ -161,65 +161,7 @@ test("what bundlers make of a mod means the same", () => {
   }
 });
 
-test("a free name that every object has is still free", () => {
-  assert.throws(() => maskMod(new Function("b", "h", "q", "return constructor > q") as never).expr(), /'constructor' is not a parameter/);
-  assert.throws(() => maskMod(new Function("b", "h", "q", "return Math.toString(q) > 1") as never).expr(), /Math\.toString is not in the language/);
-});
-
 const outside = 3;
-/** Source, made a mod when the test runs, and what the refusal must say. */
-const refused: readonly (readonly [string, () => MaskMod | ScoreMod, RegExp])[] = [
-  ["a free name", () => maskMod((_b, _h, q, kv) => q - kv < outside), /'outside' is not a parameter\. Pass it as a capture: maskMod\(\(\{ outside \}\) => \(_b, _h, q, kv\) => \.\.\., \{ outside \}\)/],
-  ["a free name in a score", () => scoreMod((score) => score * outside), /scoreMod\(\(\{ outside \}\) => \(score\) => \.\.\., \{ outside \}\)/],
-  ["a capture that was not passed", () => maskMod(({ size }: { size?: number }) => (_b, _h, q) => q < size!, {}), /'size' is not among the captures \(there are none\)/],
-  ["captures forgotten", () => maskMod((({ size }: { size: number }) => (_b: number, _h: number, q: number) => q < size) as never), /no captures were passed; pass them second/],
-  ["an async function", () => maskMod((async (_b: number, _h: number, q: number) => q > 1) as never), /async/],
-  ["a generator", () => maskMod(function* (_b: number, _h: number, q: number) { yield q; } as never), /generator/],
-  ["await", () => maskMod((async (_b: number) => await 1) as never), /async/],
-  ["a bound function", () => maskMod((function (this: unknown, _b: number) { return this !== undefined; }).bind(null)), /native or bound function/],
-  ["a native function", () => maskMod(Math.max as never), /native or bound function/],
-  ["a method", () => maskMod({ mask(_b: number, _h: number, q: number) { return q > 1; } }.mask), /method/],
-  ["a class", () => maskMod(ModError as never), /a class is not a mod/],
-  ["this", () => maskMod(function (this: { n: number }, _b: number, _h: number, q: number) { return q < this.n; } as never), /'this' is not in the language/],
-  ["a template string", () => maskMod((_b, _h, q) => Number(`${q}`) > 1), /template string/],
-  ["a string", () => maskMod((_b, _h, q) => String(q) === ("1" as string)), /'String' is not a function of the language/],
-  ["Date", () => maskMod((_b, _h, q) => q < Date.now()), /'Date' is not a parameter/],
-  ["console", () => maskMod((_b, _h, q) => { console.log(q); return true; }), /console is not in the language; call the mod as a plain function/],
-  ["an unknown Math function", () => maskMod((_b, _h, q) => Math.log10(q) > 1), /Math\.log10 is not in the language; write Math\.log\(x\) \/ Math\.LN10/],
-  ["randomness", () => maskMod(() => Math.random() > 0.5), /Math\.random is not in the language; write a captured table/],
-  ["assignment to a capture", () => maskMod(({ size }) => (_b, _h, q) => { (size as number) = 3; return q < size; }, { size: 1 }), /'size' is a capture and cannot be assigned/],
-  ["writing to a table", () => maskMod(({ t }) => (_b, _h, q) => { t[0] = 1; return q < 1; }, { t: new Int32Array(1) }), /cannot write to a capture or an array/],
-  ["a while loop of unknown length", () => maskMod((_b, _h, q) => { let i = 0; while (i < q) i++; return q > i; }), /bounds of a loop must be known/],
-  ["a loop bound not known", () => maskMod(({ n }) => (_b, _h, q) => { let s = 0; for (let i = 0; i < n; i++) s += i; return q < s; }, { n: 3 }), /bounds of a loop must be known.*fixed\(n\)/],
-  ["a loop too long", () => maskMod((_b, _h, q) => { let s = 0; for (let i = 0; i < 5000; i++) s += i; return q < s; }), /more than 1024 times/],
-  ["a chain too deep", () => scoreMod((score) => { let x = score; for (let i = 0; i < 1000; i++) x = Math.tanh(x) * 2; return x; }), /2001 operations deep.*1500 is the most/],
-  ["an endless loop", () => maskMod((_b, _h, q) => { for (;;) if (q < 0) return true; }), /more than 1024 times/],
-  ["recursion", () => maskMod((_b, _h, q) => { const f = (x: number): number => (x > 0 ? f(x - 1) : 0); return f(q) > 1; }), /calls itself/],
-  ["a path without a return", () => maskMod(new Function("b", "h", "q", "if (q > 1) return true;") as never), /not every path returns a value/],
-  ["a fractional index", () => maskMod(({ t }) => (_b, _h, q) => t[q / 2]! > 1, { t: new Int32Array(9) }), /may be a fraction; write Math\.floor/],
-  ["too few indices", () => maskMod(({ grid }) => (_b, _h, q) => grid[q]! > 1, { grid }), /'grid' is used as a number; it needs 1 more index/],
-  ["a method of an array", () => maskMod(({ ids }) => (_b, _h, q) => ids.includes(q), { ids }), /\.includes is not in the language/],
-  ["nested arrays", () => maskMod(({ t }) => (_b, _h, q) => (t as never)[q]![0]! > 1, { t: [[1], [2]] as never }), /array of arrays.*use tensor/],
-  ["a captured string", () => maskMod(({ s }) => (_b, _h, q) => q < (s as never), { s: "x" as never }), /'s' is a string; capture numbers/],
-  ["a plain function captured", () => maskMod(({ f }) => (_b, _h, q) => (f as (x: number) => number)(q) > 1, { f: (x: number) => x }), /'f' is a plain function; make it a mod/],
-  ["too many parameters", () => maskMod(((_s: number, _b: number, _h: number, q: number, kv: number) => q > kv) as never), /a mask mod has 4 parameters.*scoreMod/],
-  ["=== of a number and a boolean", () => maskMod(({ flags }) => (_b, _h, q) => (flags[q] as unknown) === (q > 1), { flags }), /always false; compare the number with 0/],
-  ["a score that is a condition", () => scoreMod(((_s: number, _b: number, _h: number, q: number, kv: number) => q > kv) as never), /returns true or false; return condition \? score : -Infinity/],
-  ["names kept by esbuild, minified", () => maskMod(new Function("b", "h", "q", "kv", "const f = n(() => 1, 'f'); return q > kv") as never), /'n' looks like a bundler's helper that keeps names/],
-  ["coverage counters of another kind", () => maskMod(new Function("b", "h", "q", "kv", "cov_1x(3); return q > kv") as never), /'cov_1x' counts coverage in a way that is not known here/],
-  ["destructuring inside", () => maskMod(({ t }) => (_b, _h, q) => { const [a] = t as unknown as number[]; return q > a!; }, { t: ids }), /one variable each/],
-  ["switch", () => maskMod((_b, h) => { switch (h) { case 0: return true; default: return false; } }), /'switch' is not in the language; write if and else/],
-  ["an effect without a value", () => maskMod(new Function("b", "h", "q", "q + 1; return q > 1;") as never), /this does nothing/],
-];
-for (const [name, make, message] of refused) {
-  test(`refused by name: ${name}`, () => {
-    assert.throws(() => make().expr(), (error: unknown) => {
-      assert.ok(error instanceof Error && error.message.match(message), `${String(error)} does not say ${message}`);
-      return true;
-    });
-  });
-}
-
 test("an error says the file, line and column of the construct in it", () => {
   const marker = new Error().stack!.split("\n")[1]!.match(/:(\d+):\d+\)?$/)!;
   const first = maskMod((_b, _h, q, kv) => q - kv < outside);
