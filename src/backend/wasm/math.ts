@@ -5,7 +5,8 @@
  *   exp       2 ulp, denormal results included; 0 below -104, Infinity above 88.73
  *   tanh      4 ulp; +-1 from |x| > 9.1
  *   sigmoid   4 ulp where the result is normal; 0 below -88.8
- *   log log2 log1p sin cos tan pow hypot   1 ulp: computed in double, rounded once. sin, cos and tan for every finite x
+ *   log log1p 1 ulp
+ *   log2 sin cos tan pow hypot   1 ulp: computed in double, rounded once. sin, cos and tan for every finite x
  *             (above 2^28 quarter turns: 1 ulp or 1e-15 absolute). Special values as JavaScript's Math has them.
  *   rem       exact
  *   gelu      x times the normal distribution's cumulative, relative error 1e-7 also in the negative tail
@@ -78,6 +79,70 @@ const tanh: Build = (library, local, x) => {
 
 const sigmoid: Build = (library, _, x) => [f32x4.div(splat.f32(1), f32x4.add(splat.f32(1), library.exp(f32x4.neg(x))))];
 
+/** Bits of sqrt 1/2 and of 1: added and taken away, an exponent's step is at sqrt 2. */
+const halfRoot = 0x3f3504f3, oneBits = 0x3f800000;
+
+/**
+ * log u + c for normal u > 0, u = 2^k (1 + f) with 1 + f in [sqrt 1/2, sqrt 2): f - f^2/2 + s (f^2/2 + R(s^2)) + k ln 2 + c, s = f / (2 + f).
+ * The coefficients are fdlibm's; ln 2 in two parts. `f` and `k` are set first, for `c` to be made of.
+ */
+function logOf(u: Operand, f: Local, k: Local, local: MakeLocal, adjust: readonly Node[], c: Operand): readonly Node[] {
+  const s = local("v128", "ratio"), z = local("v128", "ratio2"), w = local("v128", "ratio4"), halfSquare = local("v128", "halfSquare");
+  return [
+    k.set(i32x4.add(u, splat.i32(oneBits - halfRoot))),
+    f.set(f32x4.sub(i32x4.add(v128.and(k, splat.i32(0x7fffff)), splat.i32(halfRoot)), splat.f32(1))),
+    k.set(i32x4.sub(i32x4.shr_u(k, 23), splat.i32(127))),
+    ...adjust,
+    k.set(f32x4.convert_i32x4_s(k)),
+    s.set(f32x4.div(f, f32x4.add(f, splat.f32(2)))),
+    z.set(f32x4.mul(s, s)),
+    w.set(f32x4.mul(z, z)),
+    halfSquare.set(f32x4.mul(f32x4.mul(f, f), splat.f32(0.5))),
+    w.set(f32x4.add(
+      f32x4.mul(w, f32x4.relaxed_madd(w, splat.f32(0.24279078841), splat.f32(0.40000972152))),
+      f32x4.mul(z, f32x4.relaxed_madd(w, splat.f32(0.28498786688), splat.f32(0.66666662693))),
+    )),
+    s.set(f32x4.add(f32x4.mul(s, f32x4.add(halfSquare, w)), f32x4.add(f32x4.mul(k, splat.f32(9.0580006145e-6)), c))),
+    f32x4.add(f32x4.add(f32x4.sub(s, halfSquare), f), f32x4.mul(k, splat.f32(0.69313812256))),
+  ];
+}
+
+/** The special values of log: those of `x` where `u`, whose logarithm `log` is, has none. */
+const logEnds = (log: Operand, u: Operand, x: Operand): Vector => either(
+  f32x4.eq(u, splat.f32(0)), splat.f32(-Infinity),
+  either(f32x4.lt(u, splat.f32(0)), splat.f32(NaN), either(f32x4.lt(u, splat.f32(Infinity)), log, x)),
+);
+
+/** Denormal numbers are scaled by 2^25 first. */
+const log: Build = (_, local, x) => {
+  const u = local("v128", "u"), f = local("v128", "f"), k = local("v128", "k"), tiny = local("v128", "tiny"), result = local("v128", "log");
+  const steps = logOf(u, f, k, local, [k.set(i32x4.sub(k, v128.and(tiny, splat.i32(25))))], splat.f32(0));
+  return [
+    tiny.set(f32x4.lt(x, splat.f32(2 ** -126))),
+    u.set(either(tiny, f32x4.mul(x, splat.f32(2 ** 25)), x)),
+    ...steps.slice(0, -1),
+    result.set(steps.at(-1)!),
+    logEnds(result, x, x),
+  ];
+};
+
+/** log u + (what rounding took from u) / u, u = 1 + x; where u is near 1, f = x itself. */
+const log1p: Build = (_, local, x) => {
+  const u = local("v128", "u"), f = local("v128", "f"), k = local("v128", "k"), c = local("v128", "lost"), near = local("v128", "near"), result = local("v128", "log");
+  const steps = logOf(u, f, k, local, [
+    near.set(i32x4.eq(k, splat.i32(0))),
+    c.set(either(i32x4.gt_s(k, splat.i32(1)), f32x4.sub(splat.f32(1), f32x4.sub(u, x)), f32x4.sub(x, f32x4.sub(u, splat.f32(1))))),
+    c.set(v128.andnot(f32x4.div(c, u), near)),
+    f.set(either(near, x, f)),
+  ], c);
+  return [
+    u.set(f32x4.add(x, splat.f32(1))),
+    ...steps.slice(0, -1),
+    result.set(steps.at(-1)!),
+    either(f32x4.eq(x, splat.f32(0)), x, logEnds(result, u, x)), // -0 stays
+  ];
+};
+
 /** e^x in double for x that a float can hold the result of; beyond, something that rounds to 0 or Infinity in f32. */
 const expF64: Build = (_, local, x) => {
   const c = local("v128", "clamped"), n = local("v128", "n");
@@ -109,21 +174,6 @@ const logF64 = (scale: readonly [number, number]): Build => (_, local, x) => {
     m.set(either(f64x2.lt(x, splat.f64(Infinity)), m, x)),
     m.set(either(f64x2.lt(x, splat.f64(0)), splat.f64(NaN), m)),
     either(f64x2.eq(x, splat.f64(0)), splat.f64(-Infinity), m),
-  ];
-};
-
-/** log(u) + (x - (u - 1)) / u, u = 1 + x rounded: the second term gives back what the rounding lost. */
-const log1pF64: Build = (library, local, x) => {
-  const u = local("v128", "u"), log = local("v128", "log_u");
-  return [
-    u.set(f64x2.add(splat.f64(1), x)),
-    log.set(library.call("log_f64x2", u)),
-    log.set(either(
-      v128.and(f64x2.gt(u, splat.f64(0)), f64x2.lt(u, splat.f64(Infinity))),
-      f64x2.add(log, f64x2.div(f64x2.sub(x, f64x2.sub(u, splat.f64(1))), u)),
-      log,
-    )),
-    either(f64x2.eq(x, splat.f64(0)), x, log), // -0 stays
   ];
 };
 
@@ -270,7 +320,6 @@ const doubleFunctions = {
   exp_f64x2: { operands: 1, build: expF64 },
   log_f64x2: { operands: 1, build: logF64([Math.LN2, 1]) },
   log2_f64x2: { operands: 1, build: logF64([1, Math.LOG2E]) },
-  log1p_f64x2: { operands: 1, build: log1pF64 },
   quarterTurns_f64x2: { operands: 1, build: quarterTurns },
   sin_f64x2: { operands: 1, build: sinF64(0) },
   cos_f64x2: { operands: 1, build: sinF64(1) },
@@ -289,9 +338,9 @@ const functions = {
   sigmoid: { operands: 1, build: sigmoid },
   geluTanh: { operands: 1, build: geluTanh },
   gelu: { operands: 1, build: inHalves("gelu_f64x2") },
-  log: { operands: 1, build: inHalves("log_f64x2") },
+  log: { operands: 1, build: log },
   log2: { operands: 1, build: inHalves("log2_f64x2") },
-  log1p: { operands: 1, build: inHalves("log1p_f64x2") },
+  log1p: { operands: 1, build: log1p },
   sin: { operands: 1, build: inHalves("sin_f64x2") },
   cos: { operands: 1, build: inHalves("cos_f64x2") },
   tan: { operands: 1, build: inHalves("tan_f64x2") },
