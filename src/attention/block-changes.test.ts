@@ -313,6 +313,9 @@ test("random states of several sequences and heads, joined, cut, grown and set, 
     const from = below(joined.options.queryLength), to = from + below(joined.options.queryLength - from + 1), part = joined.slice(from, to);
     check(part, (b, h, q, kv) => allows(b, h, q + from, kv), `${name}, grown, queries ${from} to ${to}`);
     const again = blockMaskFromLists(toLists(joined), { ...joined.options, mask: joined.mask });
-    assert.deepEqual(again.toDense(), joined.toDense());
+    check(again, allows, `${name}, through lists`);
+    // What is partial may be found full or empty, as here the mask of both is looked at and not two lists of blocks.
+    const states = joined.toDense().data;
+    again.toDense().data.forEach((state, i) => assert.ok(state === states[i] || states[i] === blockState.partial));
   }), { numRuns: process.env["TESSERA_LONG"] ? 1000 : 50 });
 });
