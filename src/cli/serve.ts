@@ -71,11 +71,12 @@ function stopSignal(): Promise<string> {
   });
 }
 
-function announce(llm: LLM, server: Serving, keyed: boolean): void {
+function announce(llm: LLM, server: Serving, keyed: boolean, attention: string | undefined): void {
   const url = server.url.replace(/\/\/(0\.0\.0\.0|\[::\])/, "//127.0.0.1");
   console.log([
     `Tessera ${version} serves ${llm.name}`,
     ...describe(llm.info).map((line) => `  ${line}`),
+    ...(attention === undefined ? [] : [`  mods     ${attention} (tessera inspect shows them)`]),
     "", `  ${server.url}  (OpenAI's API under /v1; GET / lists the routes)`,
     "", `  ${curlLine(url, llm, keyed)}`, "",
   ].join("\n"));
@@ -92,7 +93,7 @@ export async function runServe(model: string | undefined, flags: ServeFlags): Pr
       host: flags.host, port: flags.port, apiKeys, log, logRequests: flags.enableLogRequests ?? false,
       ...(flags.servedModelName && { servedModelNames: flags.servedModelName }),
     });
-    announce(llm, server, apiKeys.length > 0);
+    announce(llm, server, apiKeys.length > 0, flags.attention);
     const unwatch = watch(llm, log, flags.disableLogStats ?? false);
     const signal = await stopped;
     unwatch();
