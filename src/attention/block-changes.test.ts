@@ -227,6 +227,21 @@ test("appending a token costs a few questions, however long the cache; a changed
   assert.deepEqual(packed.blocks.toDense(), createBlockMask(packed.blocks.mask, packed.blocks.options).toDense());
 });
 
+test("a table replaced by one of another shape is read as it is then: longer, wider, or the same elements in other rows", () => {
+  const sizes = { batch: 1, heads: 1, queryLength: 24, kvLength: 24, blockSize: 4 }, data = Int32Array.from({ length: 24 * 24 }, (_, i) => Number((i * 7) % 24 < 12));
+  const captures: { line: Int32Array; plane: Tensor } = { line: new Int32Array(300).fill(1), plane: { ...tensor(data, [24, 24]), version: 3 } as Tensor };
+  const mask = maskMod(({ line, plane }) => (_b, _h, q, kv) => (kv + line.length < 317 && line[kv] === 1) || plane[q % plane.length]![kv % 12] === 1, captures);
+  const blocks = createBlockMask(mask, sizes);
+  const steps: readonly (() => void)[] = [() => { captures.line = new Int32Array(311).fill(1); }, () => { captures.plane = { ...tensor(data, [48, 12]), version: 3 } as Tensor; }, () => { captures.line = new Int32Array(302); }];
+  for (const change of steps) {
+    check(blocks, mask as Allows);
+    change();
+    assert.ok(blocks.isStale());
+    assert.deepEqual(blocks.current().toDense(), createBlockMask(mask, sizes).toDense());
+  }
+  check(blocks, mask as Allows);
+});
+
 test("a version bumped by the writer stands for the content of a table", () => {
   const documents = { ...tensor(new Int32Array(64), [64]), version: 1 };
   const blocks = createBlockMask(maskMod(({ documents }) => (_b, _h, q, kv) => documents[q] === documents[kv], { documents }), { batch: 1, heads: 1, queryLength: 64, kvLength: 64, blockSize: 16 });
