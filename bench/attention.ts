@@ -234,7 +234,8 @@ async function galleryRates(backend: Backend): Promise<void> {
       ratios.push((of.flops / seconds) / (plain.flops / ((before + after) / 2)));
     }
     report(label, ratios, "ratio", threads);
-    plain.free(), of.free();
+    plain.free();
+    of.free();
   }
 }
 

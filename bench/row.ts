@@ -34,7 +34,7 @@ export function report(name: string, values: readonly number[], unit: string, th
   if (!existsSync(file)) writeFileSync(file, `${columns.join(",")}\n`);
   const round = (x: number): string => x.toPrecision(4);
   const row = [
-    new Date().toISOString().slice(0, 16), commit(), process.versions.node, threads, name,
+    new Date().toISOString().slice(0, 16), commit(), process.versions.node, threads, /[",]/.test(name) ? `"${name.replaceAll('"', '""')}"` : name,
     round(median(values)), unit, round(Math.min(...values)), round(Math.max(...values)), values.length,
   ];
   appendFileSync(file, `${row.join(",")}\n`);

@@ -21,18 +21,20 @@ function run(command, commandArgs, echo) {
     for (const stream of [child.stdout, child.stderr]) {
       stream.on("data", (data) => {
         text += data;
-        if (echo) process.stdout.write(data);
+        if (echo) process.stdout.write(String(data).replace(/^\n?counts \{.*\}\n/m, ""));
       });
     }
     child.on("exit", (code) => resolve({ code, text }));
   });
 }
 
-const counts = { pass: 0, fail: 0, skipped: 0 };
+const counts = { passed: 0, failed: 0, skipped: 0 };
+const broken = [];
 async function check(name, commandArgs) {
   const { code, text } = await run(node, commandArgs, false);
-  console.log(`${code === 0 ? "✔" : "✖"} ${name}${code === 0 ? "" : `\n${text}`}`);
-  counts[code === 0 ? "pass" : "fail"]++;
+  console.log(`${code === 0 ? "✔" : "✖"} ${name}`);
+  counts[code === 0 ? "passed" : "failed"]++;
+  if (code !== 0) broken.push(`\n✖ ${name}\n${text}`);
 }
 
 if (named.length === 0) {
@@ -40,15 +42,13 @@ if (named.length === 0) {
   await check("lint: oxlint", ["node_modules/oxlint/bin/oxlint"]);
 }
 const files = named.length > 0 ? named : ["src/**/*.test.ts", "tests/**/*.test.ts"];
-const { code, text } = await run(node, ["--test", `--test-concurrency=${availableParallelism()}`, "--test-timeout=240000", "--test-reporter=spec", ...files], true);
-const total = (word) => Number(new RegExp(`^ℹ ${word} (\\d+)`, "m").exec(text)?.[1] ?? NaN);
-counts.pass += total("pass");
-counts.fail += total("fail") + total("cancelled");
-counts.skipped += total("skipped");
-if (Number.isNaN(counts.pass + counts.fail)) {
-  console.log("the test runner did not finish");
-  counts.pass = Number.isNaN(counts.pass) ? 0 : counts.pass;
-  counts.fail = 1;
-} else if (code !== 0 && counts.fail === 0) counts.fail = 1;
-console.log(`\n${counts.pass} passed, ${counts.fail} failed${counts.skipped ? `, ${counts.skipped} skipped` : ""}`);
-process.exit(counts.fail === 0 ? 0 : 1);
+const { code, text } = await run(node, ["--test", `--test-concurrency=${availableParallelism()}`, "--test-timeout=240000", `--test-reporter=${root}scripts/reporter.js`, ...files], true);
+const found = /^counts (\{.*\})$/m.exec(text)?.[1];
+for (const [kind, n] of Object.entries(found ? JSON.parse(found) : {})) counts[kind] += n;
+if (!found || (code !== 0 && counts.failed === 0)) {
+  broken.push(`\n✖ the test runner ended with ${code} and without a result`);
+  counts.failed++;
+}
+for (const failure of broken) console.log(failure);
+console.log(`\n${counts.passed} passed, ${counts.failed} failed${counts.skipped ? `, ${counts.skipped} skipped` : ""}`);
+process.exit(counts.failed === 0 ? 0 : 1);
