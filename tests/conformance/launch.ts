@@ -176,7 +176,7 @@ function pages(shape: Shape, pageSize: number): { readonly table: Int32Array; re
   shape.sequences.forEach((s, b) => {
     for (let p = 0; p * pageSize < s.kvLength; p++) {
       const content = (p + 1) * pageSize <= s.kvLength ? Array.from({ length: pageSize }, (_, i) => s.key(p * pageSize + i)).join() : undefined;
-      const page = (content !== undefined && full.get(content)) || count++;
+      const page = (content === undefined ? undefined : full.get(content)) ?? count++;
       if (content !== undefined) full.set(content, page);
       logical[b * maxPages + p] = page;
     }
