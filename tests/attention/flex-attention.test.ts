@@ -9,7 +9,7 @@ import { flexAttention } from "../../src/attention/attention.ts";
 import { createBlockMask } from "../../src/attention/block-mask.ts";
 import { compileAttention, planAttention } from "../../src/attention/compile.ts";
 import { explain } from "../../src/attention/explain.ts";
-import { and, type MaskMod, maskMod, type ScoreMod, scoreMod } from "../../src/attention/mod.ts";
+import { and, type MaskMod, maskMod, outputMod, type ScoreMod, scoreMod, weightMod } from "../../src/attention/mod.ts";
 import { alibi, alibiSlopes } from "../../src/attention/mods/alibi.ts";
 import { causal } from "../../src/attention/mods/causal.ts";
 import { document } from "../../src/attention/mods/document.ts";
@@ -153,6 +153,20 @@ test("captures of the two mods do not meet under one name, and one thing capture
   assert.deepEqual(both.plan.captures, [{ kind: "table", name: "table", type: "i32", rank: 1 }]);
 });
 
+test("what a kernel depends on stands in its key, and what it does not stays out", () => {
+  const shape = { numQueryHeads: 2, numKvHeads: 2, headDimQk: 8, headDimV: 8 };
+  const itself = weightMod((score) => score), gate = outputMod((out) => out * 2);
+  const specs = [
+    {}, { denominator: "one" }, { denominator: "sink" }, { weightMod: itself }, { outputMod: gate }, { weightMod: itself, outputMod: gate }, { scoreMod: scoreMod((score) => score * 2) },
+    { keyFormat: "bf16" }, { valueFormat: "bf16" }, { keyFormat: "int8" }, { keyFormat: "fp8", valueFormat: "int8" }, { scale: 0.3 }, { scaleMayChange: true }, { headDimV: 9 },
+  ] as const;
+  const keys = specs.map((spec) => planAttention({ ...shape, ...spec }).plan.key);
+  assert.equal(new Set(keys).size, specs.length);
+  assert.equal(planAttention({ ...shape, scaleMayChange: true, scale: 0.7 }).plan.key, keys[12]);
+  assert.equal(planAttention({ ...shape, keyFormat: "f32" }).plan.key, keys[0]);
+  assert.throws(() => planAttention({ ...shape, weightMod: itself, denominator: "sink" }), /a weightMod replaces softmax, so there is no denominator/);
+});
+
 test("plans refuse head counts and sizes that are none", () => {
   const shape = { numQueryHeads: 6, numKvHeads: 2, headDimQk: 8, headDimV: 8 };
   assert.throws(() => planAttention({ ...shape, numKvHeads: 4 }), /6 query heads do not divide among 4/);
@@ -164,7 +178,7 @@ test("plans refuse head counts and sizes that are none", () => {
 test("explain notes where 32-bit arithmetic and JavaScript part", async () => {
   const mask = maskMod(({ stride }) => (_b, _h, q, kv) => q * stride > kv * 0.5, { stride: 100_000 });
   assert.deepEqual((await explain(mask, { queryLength: 1024 })).notes, ["q * stride:i32 may exceed 2^24, beyond which f32 does not hold every whole number"]);
-  assert.deepEqual((await explain(mask, { queryLength: 65536 })).notes, ["q * stride:i32 may leave 32 bits and wrap, where JavaScript's numbers would not"]);
+  assert.deepEqual((await explain(mask, { queryLength: 22_000, kvLength: 64 })).notes, ["q * stride:i32 may leave 32 bits and wrap, where JavaScript's numbers would not"]);
   assert.deepEqual((await explain(slidingWindow(200))).notes, []);
 });
 

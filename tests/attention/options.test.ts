@@ -47,9 +47,10 @@ function close(got: ArrayLike<number>, want: ArrayLike<number>, within: number, 
 
 async function compare(query: Tensor, key: Tensor, value: Tensor, options: FlexAttentionOptions, within = 2e-5): Promise<void> {
   const want = dense(query, key, value, options);
+  const place = options.device ? {} : { backend: wasm };
   const aux: readonly Aux[] = options.weightMod ? [] : ["lse", "maxScore"];
-  const got = await flexAttention(query, key, value, { ...options, backend: wasm, aux });
-  const where = `of query [${query.shape.join(", ")}], key [${key.shape.join(", ")}], value [${value.shape.join(", ")}]`;
+  const got = await flexAttention(query, key, value, { ...options, ...place, aux });
+  const where = `${options.device ?? "wasm"} of query [${query.shape.join(", ")}], key [${key.shape.join(", ")}], value [${value.shape.join(", ")}]`;
   close(floats(got.out), want.out, within, `out ${where}`);
   for (const name of aux) close(got[name]!.data, want[name], within, `${name} ${where}`);
 }
@@ -89,8 +90,36 @@ const options: Readonly<Record<string, (heads: number) => FlexAttentionOptions>>
 for (const [name, make] of Object.entries(options)) {
   test(`${name}: the formula, at odd shapes`, async () => {
     for (const [i, sizes] of odd.entries()) await compare(...tensors(sizes, 10 * i), make(sizes[1]), 4e-5);
+    const sizes: Sizes = [2, 6, 2, 9, 14, 5, 3];
+    await compare(...tensors(sizes), { ...make(sizes[1]), device: "reference" });
   });
 }
+
+test("every kind of head dim, from 1 to 256, for keys and values apart", async () => {
+  for (const [i, dim] of [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 31, 33, 63, 96, 100, 127, 130, 192, 253, 255, 256].entries()) {
+    await compare(...tensors([1, 2, 1, 3, 35, dim, 257 - dim], 90 + i), { maskMod: slidingWindow(20), outputMod: outputMod((out, _b, _h, _q, d) => out + d) });
+  }
+});
+
+test("queries in f16 and bf16 give results in theirs", async () => {
+  const [query, key, value] = tensors([1, 4, 2, 6, 11, 16, 10], 120);
+  for (const [dtype, within] of [["f16", 1e-3], ["bf16", 8e-3]] as const) {
+    assert.equal((await flexAttention(stored(query, dtype), key, value, { backend: wasm })).dtype, dtype);
+    await compare(stored(query, dtype), stored(key, dtype), stored(value, dtype), { maskMod: causal }, within);
+  }
+});
+
+test("a load of a hook that leaves its table fails the call by name; one that nothing asks for does not", async () => {
+  const [query, key, value] = tensors([1, 2, 1, 6, 9, 8, 8], 130);
+  const few = { few: new Float32Array(5) };
+  const call = (options: FlexAttentionOptions): Promise<unknown> => flexAttention(query, key, value, { backend: wasm, ...options, aux: undefined });
+  await assert.rejects(call({ outputMod: outputMod(({ few }) => (out, _b, _h, _q, d) => out * few[d]!, few) }), /index [5-7] is outside dimension 0 of the captured table 'few', which has 5 elements/);
+  await assert.rejects(call({ weightMod: weightMod(({ few }) => (s, _b, _h, _q, kv) => s * few[kv]!, few) }), /captured table 'few'/);
+  const early = maskMod((_b, _h, _q, kv) => kv < 5);
+  await call({ weightMod: weightMod(({ few }) => (s, _b, _h, _q, kv) => s * few[kv]!, few), maskMod: early });
+  await call({ scoreMod: scoreMod(({ few }) => (s, _b, _h, _q, kv) => s + few[kv]!, few), maskMod: early });
+  await call({ outputMod: outputMod(({ few }) => (out, _b, _h, _q, d) => (d < few.length ? out * few[d]! : out), few) });
+});
 
 test("rows with nothing to attend, and calls without keys or queries, give 0 and -Infinity", async () => {
   const [query, key, value] = tensors([2, 4, 2, 6, 9, 8, 5]);
@@ -182,21 +211,24 @@ test("a block mask, a sink and an output mod go together", async () => {
   await compare(query, key, value, { blockMask, sink: Float32Array.of(0, 1, -1, 0.5), outputMod: outputMod((out, _b, _h, q, d) => out * (q - d)) });
 });
 
-test("nothing that a call may vary is a new kernel: values, lengths, batch, scale, sinks, factors, numbers and tables captured", async () => {
+test("nothing that a call may vary is a new kernel: values, lengths, batch, scale, sinks, factors, numbers and tables captured, over 1,000 calls", async () => {
   const before = plans.length;
   const captures = { size: 4, slope: new Float32Array(4), gain: 1 };
-  for (let n = 0; n < 25; n++) {
-    captures.size = 3 + n;
-    captures.gain = 1 + n / 3;
-    captures.slope = Float32Array.from({ length: 4 + n }, (_, h) => h / (n + 1));
-    const sizes: Sizes = [1 + (n % 3), 4, 2, 1 + n, 2 + 2 * n, 8, 8], [B, , G, , S] = sizes;
+  for (let n = 0; n < 1000; n++) {
+    captures.size = 3 + (n % 40);
+    captures.gain = 1 + (n % 50) / 3;
+    captures.slope = Float32Array.from({ length: 4 + (n % 7) }, (_, h) => h / (n + 1));
+    const sizes: Sizes = [1 + (n % 3), 4, 2, 1 + (n % 25), 2 + 2 * (n % 30), 8, 8], [B, , G, , S] = sizes;
     const [query, key, value] = tensors(sizes, n);
-    await compare(query, stored(key, "i8", 0.01), stored(value, "bf16"), {
+    const options: FlexAttentionOptions = {
       // Made anew at each call, on purpose: kernels are known by what mods say.
       maskMod: maskMod(({ size }) => (_b, _h, q, kv) => Math.abs(q - kv) < size, captures), scoreMod: scoreMod(({ slope }) => (score, _b, h, q, kv) => score - slope[h]! * Math.abs(q - kv), captures),
-      outputMod: outputMod(({ gain }) => (out) => out * gain, captures), sink: Float32Array.from({ length: 4 }, (_, h) => h - n),
-      scale: n === 7 ? 3 : 0.1 * n, keyScale: n % 2 ? 0.01 : tensor(new Float32Array(B * G * S).fill(0.012), [B, G, S]),
-    }, 4e-5);
+      outputMod: outputMod(({ gain }) => (out) => out * gain, captures), sink: Float32Array.from({ length: 4 }, (_, h) => h - (n % 9)),
+      scale: n === 7 ? 3 : 0.1 * (n % 20), keyScale: n % 2 ? 0.01 : tensor(new Float32Array(B * G * S).fill(0.012), [B, G, S]),
+    };
+    const inputs = [query, stored(key, "i8", 0.01), stored(value, "bf16")] as const;
+    if (n % 50 === 0) await compare(...inputs, options, 4e-5);
+    else await flexAttention(...inputs, { ...options, backend: wasm, aux: ["lse", "maxScore"] });
   }
   assert.equal(plans.length - before, 1);
 });
