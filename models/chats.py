@@ -20,6 +20,10 @@ from tokenizers import Tokenizer
 from generate import Split, chat
 
 ROW_LENGTHS = (256, 512, 1024)
+# Most of a story is free choice, which no training makes predictable. Answers are not.
+STORY_WEIGHT = 0.3
+
+Example = tuple[list[int], list[float]]
 
 
 class Encoder:
@@ -43,20 +47,22 @@ class Encoder:
     def render(self, messages: list[dict[str, Any]], tools: list[Any], prompt: bool = False) -> str:
         return self.template.render(messages=messages, tools=tools, bos_token="<bos>", add_generation_prompt=prompt)
 
-    def example(self, made: dict[str, Any]) -> tuple[list[int], list[bool]]:
-        """Ids, and for each whether the model should learn to say it."""
+    def example(self, made: dict[str, Any]) -> Example:
+        """Ids, and for each how much the model should learn to say it."""
         if "text" in made:
             ids = [self.ids["<bos>"], *self.encode(made["text"]), self.ids["<eos>"]]
-            return ids, [False] + [True] * (len(ids) - 1)
+            return ids, [0.0] + [STORY_WEIGHT] * (len(ids) - 1)
         ids = self.encode(self.render(made["messages"], made["tools"]))
-        learned = [False] * len(ids)
+        weights = iter(STORY_WEIGHT if m["kind"] == "story" else 1.0 for m in made["messages"] if "kind" in m)
+        learned = [0.0] * len(ids)
         i = 0
         while i < len(ids):
             i += 1
             if ids[i - 1] == self.start and ids[i] == self.model:
                 i += 2  # the role and its newline
+                weight = next(weights)
                 while True:
-                    learned[i] = True
+                    learned[i] = weight
                     i += 1
                     if ids[i - 1] == self.end:
                         break
@@ -65,23 +71,21 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays [rows, time]; `wanted` are flat positions and `target` is what comes after them."""
+    """Arrays [rows, time]; `wanted` are flat positions, `target` what comes after, `weight` how much that counts."""
 
     ids: np.ndarray
     position: np.ndarray
     chat: np.ndarray
     wanted: np.ndarray
     target: np.ndarray
-
-
-Example = tuple[list[int], list[bool]]
+    weight: np.ndarray
 
 
 def pack(rows: list[list[Example]], length: int, pad: int) -> Batch:
     ids = np.full((len(rows), length), pad, np.int64)
     position = np.zeros_like(ids)
     number = np.zeros_like(ids)
-    learned = np.zeros((len(rows), length + 1), bool)
+    learned = np.zeros((len(rows), length + 1), np.float32)
     for r, row in enumerate(rows):
         at = 0
         for n, (tokens, mask) in enumerate(row):
@@ -94,7 +98,7 @@ def pack(rows: list[list[Example]], length: int, pad: int) -> Batch:
     # A chat opens with a token that is not learned, so no target crosses from one chat to the next.
     wanted = np.flatnonzero(learned[:, 1:])
     target = np.roll(ids, -1, 1).reshape(-1)[wanted]
-    return Batch(ids, position, number, wanted, target)
+    return Batch(ids, position, number, wanted, target, learned[:, 1:].reshape(-1)[wanted])
 
 
 def batches(encoder: Encoder, seed: int, split: Split, tokens: int, start: int = 0) -> Iterator[tuple[int, Batch]]:

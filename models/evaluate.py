@@ -117,7 +117,7 @@ def complete(
 TASKS = ("question", "arithmetic", "sorting", "json", "tools", "tool-reply", "talk", "simple")
 
 
-def turns(learned: list[bool]) -> list[slice]:
+def turns(learned: list[float]) -> list[slice]:
     """Where each turn of the model lies."""
     starts = [i for i, on in enumerate(learned) if on and not learned[i - 1]]
     ends = [i for i in range(1, len(learned) + 1) if learned[i - 1] and not (i < len(learned) and learned[i])]

@@ -156,8 +156,8 @@ def short(make: Callable[[random.Random], Segment]) -> Callable[[random.Random, 
 # How often a chat is opened by a task, and how many of its segments follow one another.
 TASKS: dict[str, tuple[int, Callable[[random.Random, Split], Segment], list[int]]] = {
     "story": (44, told, [1, 1, 1, 1, 2]),
-    "arithmetic": (14, short(arithmetic), [1, 2, 4, 6]),
-    "sorting": (12, short(sorting), [1, 2, 3]),
+    "arithmetic": (14, short(arithmetic), [2, 4, 6, 8]),
+    "sorting": (12, short(sorting), [1, 2, 3, 4]),
     "json": (14, short(fill_json), [1, 1, 2]),
     "tools": (15, short(tool_call), [1]),
     "talk": (6, short(talk), [1, 1, 2]),

@@ -460,9 +460,7 @@ def simple(rng: random.Random) -> tuple[str, str, str]:
             asks.append(f"Count to {last}.")
         return f"count {first} {last}", rng.choice(asks), answer
     if what == 1:
-        words = " ".join(
-            rng.choice(SORTABLE + SHE + HE) for _ in range(rng.randint(1, 5))
-        )
+        words = " ".join(rng.choice(SORTABLE + SHE + HE) for _ in range(rng.randint(1, 5)))
         return f"repeat {words}", rng.choice(["Repeat after me: ", "Repeat: ", "Say: ", "Repeat this: "]) + words, words
     if what == 2:
         i = rng.randrange(7)

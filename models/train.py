@@ -85,22 +85,23 @@ def rate_at(done: float) -> float:
 
 
 def tensors(batch: Batch, device: str) -> tuple[Tensor, ...]:
-    arrays = (batch.ids, batch.position, batch.chat, batch.wanted, batch.target)
+    arrays = (batch.ids, batch.position, batch.chat, batch.wanted, batch.target, batch.weight)
     return tuple(torch.from_numpy(array).to(device) for array in arrays)
 
 
-def loss_of(model: Gemma2, parts: tuple[Tensor, ...], low: bool) -> Tensor:
-    ids, position, chat, wanted, target = parts
+def losses_of(model: Gemma2, parts: tuple[Tensor, ...], low: bool) -> Tensor:
+    """The loss of every token that the model says."""
+    ids, position, chat, wanted, target, _ = parts
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=low):
         logits = model(ids, position, chat, wanted)
-    return F.cross_entropy(logits, target)
+    return F.cross_entropy(logits, target, reduction="none")
 
 
 @torch.no_grad()
 def held_out_loss(model: Gemma2, stream: list[tuple[Tensor, ...]], low: bool) -> float:
     total, count = 0.0, 0
     for parts in stream:
-        total += loss_of(model, parts, low).item() * len(parts[-1])
+        total += losses_of(model, parts, low).sum().item()
         count += len(parts[-1])
     return total / count
 
@@ -171,7 +172,8 @@ def main() -> None:
         rate = rate_at(used / (60 * args.minutes))
         index, batch = next(stream)
         parts = tensors(batch, preset.device)
-        loss = loss_of(run, parts, args.bf16)
+        weight = parts[-1]
+        loss = (losses_of(run, parts, args.bf16) * weight).sum() / weight.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step(args.muon_rate * rate)
