@@ -38,11 +38,18 @@ export interface RunOptions {
 /** Times what the type itself costs that a launch may err: f32 dense and paged, and 16-bit results. */
 const factors = { dense: 10, paged: 20, half: 1.1 } as const;
 
+/** Rows of a sequence that the oracle answers: all of a short one, else its ends, the edges of tiles and some between. */
+const rowsAsked = { all: 32, quick: 16, paged: 16 } as const;
+
+interface Place extends Counted {
+  readonly rows: number;
+}
+
 const shapesOf = { all: allShapes, quick: quickShapes, paged: pagedShapes } as const;
 
 export async function* run(backend: Backend, { shapes, only, host = true }: RunOptions): AsyncGenerator<Verdict> {
   const chosen = <T extends { readonly id: string }>(list: readonly T[]): readonly T[] => list.filter(({ id }) => !only || only.has(id));
-  const place = counting(backend);
+  const place: Place = { ...counting(backend), rows: rowsAsked[shapes] };
   let nth = 0;
   for (const c of chosen(cases)) {
     for (const l of shapesOf[shapes](nth)) {
@@ -70,18 +77,15 @@ async function caught(trial: () => Promise<Outcome>): Promise<Outcome> {
   }
 }
 
-/** Rows of a sequence that the oracle answers: all of a short one, else its ends, the edges of tiles and some between. */
-const rowsAsked = 24;
-
-async function tryCase(place: Counted, c: Case, { shape, form }: Launch): Promise<Outcome> {
+async function tryCase(place: Place, c: Case, { shape, form }: Launch): Promise<Outcome> {
   const mods = c.mods(geometryOf(shape));
   return tryMods(place, mods, shape, form);
 }
 
-async function tryMods(place: Counted, mods: Mods, shape: Shape, form: Launch["form"]): Promise<Outcome> {
+async function tryMods(place: Place, mods: Mods, shape: Shape, form: Launch["form"]): Promise<Outcome> {
   const data = makeData(shape, mods);
   const result = await launch(place.backend, shape, mods, data, form);
-  return compare(answers(shape, mods, data, rowsAsked), result, shape, mods, factors[form.kind]);
+  return compare(answers(shape, mods, data, place.rows), result, shape, mods, factors[form.kind]);
 }
 
 /** The launch against the oracle's rows. */
@@ -104,7 +108,7 @@ function compare(rows: readonly Row[], result: Result, shape: Shape, mods: Mods,
 }
 
 /** The same case with other captured values: right again, and nothing compiled. */
-async function tryChange(place: Counted, c: Case): Promise<Outcome> {
+async function tryChange(place: Place, c: Case): Promise<Outcome> {
   for (const { shape, form } of quickShapes(0)) {
     const mods = c.mods(geometryOf(shape));
     const before = await tryMods(place, mods, shape, form);
@@ -120,7 +124,7 @@ async function tryChange(place: Counted, c: Case): Promise<Outcome> {
   return passed("no kernel compiled");
 }
 
-const grid: Geometry = { batch: 2, heads: 3, kvHeads: 3, queries: 170, keys: 200, positions: 200 };
+const grid: Geometry = { batch: 2, heads: 3, kvHeads: 3, queries: 140, keys: 160, positions: 160 };
 
 function* hostOnly(c: Case): Generator<Verdict> {
   const { maskMod, scoreMod, weightMod, outputMod } = c.mods(grid);
@@ -150,11 +154,11 @@ function scoreDiffers(mod: Exclude<Mod, MaskMod>): string | undefined {
   return undefined;
 }
 
-async function tryComposite(place: Counted, c: Composite, { shape, form }: Launch): Promise<Outcome> {
+async function tryComposite(place: Place, c: Composite, { shape, form }: Launch): Promise<Outcome> {
   const parts = c.parts(geometryOf(shape)), data = makeData(shape, {});
   const results: Result[] = [];
   for (const mods of parts) results.push(await launch(place.backend, shape, mods, data, form));
-  const rows = parts.map((mods) => answers(shape, mods, data, rowsAsked));
+  const rows = parts.map((mods) => answers(shape, mods, data, place.rows));
   const { kvHeads, heads, valueDim } = shape;
   const pairs = rows[0]!.flatMap((first, i) => {
     const s = shape.sequences[first.sequence]!, value = data.value[first.sequence]!, g = Math.floor(first.head / (heads / kvHeads));
@@ -191,11 +195,11 @@ function byToken(side: Side, result: Result): Map<string, { readonly out: Float3
   return found;
 }
 
-async function tryAgreement(place: Counted, { sides, bits }: Agreement): Promise<Outcome> {
+async function tryAgreement(place: Place, { sides, bits }: Agreement): Promise<Outcome> {
   const [left, right] = sides;
   const data = makeData(left.shape, left.mods), first = await launch(place.backend, left.shape, left.mods, data, left.form);
   const second = await launch(place.backend, right.shape, right.mods, makeData(right.shape, right.mods), right.form);
-  const rows = answers(left.shape, left.mods, data, rowsAsked);
+  const rows = answers(left.shape, left.mods, data, place.rows);
   const true1 = compare(rows, first, left.shape, left.mods, factors[left.form.kind]);
   if (true1.status !== "passed") return true1;
   const a = byToken(left, first), b = byToken(right, second);
