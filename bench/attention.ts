@@ -59,14 +59,13 @@ function classification(): void {
         times.push(performance.now() - start);
       }
       report(label, times, "ms", 1);
-      const memory = (): number => (gc(), process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers);
+      const memory = (): number => (gc(), gc(), process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers);
       const before = memory();
       const held = Array.from({ length: 20 }, make);
-      const bytes = (memory() - before) / held.length;
-      report(`${label}: memory`, [bytes / 2 ** 20], "MiB", 1);
+      report(`${label}: memory`, [(memory() - before) / held.length / 2 ** 10], "KiB", 1);
       let runs = 0;
       for (let r = 0; r < held[0]!.numRows; r++) runs += held[0]!.row(0, 0, r).length / runWords;
-      report(`${label}: memory a run`, [bytes / runs], "bytes", 1);
+      report(`${label}: runs of blocks`, [runs], "runs", 1);
     }
   }
 }

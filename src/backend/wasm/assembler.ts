@@ -41,10 +41,10 @@ export class Local {
     return { op: "get", type: this.type, operands: [], local: this };
   }
   set(value: Operand): Node {
-    return { op: "set", type: "none", operands: [operand(value, this.type, `set ${this.name}`)], local: this };
+    return { op: "set", type: "none", operands: [operand(value, this.type, this.name)], local: this };
   }
   tee(value: Operand): Node {
-    return { op: "tee", type: this.type, operands: [operand(value, this.type, `tee ${this.name}`)], local: this };
+    return { op: "tee", type: this.type, operands: [operand(value, this.type, this.name)], local: this };
   }
 }
 
@@ -86,9 +86,12 @@ export function constant(type: ValueType, value: number): Node {
 
 function operand(x: Operand, type: ValueType, where: string): Node {
   const node = typeof x === "number" ? constant(type, x) : x instanceof Local ? x.get : x;
-  invariant(node.type === type, `${where}: an operand is ${node.type}, ${type} expected`);
+  // Messages are made only where something is wrong: there are thousands of operands in a kernel.
+  if (node.type !== type) invariant(false, `${where}: an operand is ${node.type}, ${type} expected`);
   return node;
 }
+
+const none: readonly number[] = [];
 
 /**
  * An instruction. After the operands come the immediates: a byte offset for memory instructions (default 0), a lane number,
@@ -97,6 +100,7 @@ function operand(x: Operand, type: ValueType, where: string): Node {
 export function instruction(op: Opcode, ...args: readonly (Operand | readonly number[])[]): Node {
   const shape = shapes.get(op)!;
   const operands = shape.params.map((type, i) => operand(args[i] as Operand, type, op));
+  if (shape.align < 0 && !shape.lane && !shape.shuffle && args.length === operands.length) return { op, type: shape.result, operands, numbers: none };
   let rest = args.slice(shape.params.length);
   const numbers: number[] = [];
   if (shape.shuffle) numbers.push(...(rest.shift() as readonly number[]));
@@ -107,7 +111,7 @@ export function instruction(op: Opcode, ...args: readonly (Operand | readonly nu
     if (shape.lane) numbers.push(rest[0] as number);
     rest = [];
   } else if (shape.lane) numbers.push(rest.shift() as number);
-  invariant(rest.length === 0 && numbers.every((n) => Number.isInteger(n) && n >= 0), `${op}: wrong immediates`);
+  if (rest.length > 0 || !numbers.every((n) => Number.isInteger(n) && n >= 0)) invariant(false, `${op}: wrong immediates`);
   return { op, type: shape.result, operands, numbers };
 }
 
