@@ -27,7 +27,7 @@ test("a mod that crossed a thread boundary is the same function, and the same ke
 
 test("numbers and ordinary arrays are copied as they are; a shared array stays the same memory", () => {
   const own = { n: 3, list: [1, 2, 3], big: new Int32Array(1000).subarray(4, 8), ids: shared };
-  const data = serialiseMod(maskMod(({ n, list, big, ids }) => (_b, _h, q, kv) => list[q]! < n && (big[kv] ?? 1) === 0 && ids[q]! > 0, own));
+  const data = serialiseMod(maskMod(({ n, list, big, ids }) => (_b, _h, q, kv) => list[q]! < n && big[kv] === 0 && ids[q]! > 0, own));
   const values = Object.fromEntries(data.captures.map(({ slot, value }) => [slot.name, typeof value === "number" ? value : value.data]));
   assert.equal(values["n"], 3);
   assert.deepEqual(values["list"], Int32Array.of(1, 2, 3));
