@@ -12,16 +12,19 @@ import { type AttentionOverride, resolveOverride } from "./attention/override.ts
 import { BadRequest, UsageError } from "./core/errors.ts";
 import { startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
-import { camelCase, tokenIds, type Raw } from "./llm/fields.ts";
+import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
-import { checkParams, fitMaxTokens, type CheckedParams, type GenerateParams } from "./llm/params.ts";
+import { checkMessages, checkOptions, unknownOption } from "./llm/known.ts";
+import { checkParams, fitMaxTokens, generateOptions, type CheckedParams, type GenerateParams } from "./llm/params.ts";
 import { readOwnAttention } from "./model/load.ts";
 import { defaultSampling } from "./sampling/params.ts";
 import { startText, textFileNames, type ChatMessage, type TextFiles, type TextService } from "./tokenizer/text.ts";
 import { resolveModel, type HubOptions } from "./weights/hub.ts";
 
 /** How a model is loaded. vLLM's names and meanings. */
-export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eosTokenIds" | "attention"> {
+export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eosTokenIds" | "attention" | "seed"> {
+  /** Where the seeds of requests without one come from: the same seed gives the same answers to the same requests in the same order. Default: drawn anew by each load. */
+  readonly seed?: number;
   /**
    * Mods in place of the model's own attention, for all layers or by layer: `{ maskMod: (own) => and(own.maskMod, mine) }`. Captured
    * numbers and arrays are read now; what lives in a SharedArrayBuffer may be written to while the model runs.
@@ -49,6 +52,18 @@ export interface ChatParams extends GenerateParams {
 
 export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continueFinalMessage" | "templateKwargs">;
 
+/** Every name there is, for callers whom no type checker helps. */
+const loadOptions = Object.keys({
+  dtype: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true,
+  attention: true, skipTokenizerInit: true, generationConfig: true, hub: true, onProgress: true,
+} satisfies Readonly<Record<keyof LoadOptions, true>>);
+const chatOptions = [...generateOptions, ...Object.keys({
+  addGenerationPrompt: true, continueFinalMessage: true, templateKwargs: true,
+} satisfies Readonly<Record<Exclude<keyof ChatParams, keyof GenerateParams>, true>>)];
+
+/** 32 bits: a person may have to type it. */
+const drawSeed = (): number => globalThis.crypto.getRandomValues(new Uint32Array(1))[0]!;
+
 export type Prompt = string | readonly number[] | Int32Array;
 
 /** The parts of an LLM, each already started. */
@@ -59,6 +74,8 @@ export interface Parts {
   readonly text: TextService | undefined;
   /** Used where a caller says nothing. */
   readonly defaults?: GenerateParams;
+  /** What the engine was given as its seed. */
+  readonly seed?: number;
 }
 
 /** The folder of the demo model that comes with this package. */
@@ -70,13 +87,16 @@ export class LLM implements AsyncDisposable {
   /** The model's name as it was asked for; "demo" for the built-in one. */
   readonly name: string;
   readonly info: EngineInfo;
+  /** Where the seeds of requests without one come from; undefined when whoever started the engine did not say. */
+  readonly seed: number | undefined;
   readonly #engine: EngineClient;
   readonly #text: TextService | undefined;
   readonly #defaults: Raw;
 
   /** Joins parts that are already started. Most callers want `LLM.load`. */
-  constructor({ name, engine, text, defaults = {} }: Parts) {
+  constructor({ name, engine, text, seed, defaults = {} }: Parts) {
     this.name = name;
+    this.seed = seed;
     this.info = engine.info;
     this.#engine = engine;
     this.#text = text;
@@ -85,19 +105,21 @@ export class LLM implements AsyncDisposable {
 
   /**
    * Loads `model`: a folder in Hugging Face layout or `org/name` of the hub; the built-in demo model when left out.
-   * Throws UsageError when it cannot be found, is of a kind not supported, or does not fit into memory.
+   * Throws UsageError when it cannot be found, is of a kind not supported, or does not fit into memory, and for an unknown option.
    */
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
-    const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, ...engineOptions } = options;
-    const folder = model === undefined ? demoModel() : await resolveModel(model, { ...hub, ...(onProgress && { onProgress }) });
+    const unknown = unknownOption(options, loadOptions, "LLM.load");
+    if (unknown) throw new UsageError(unknown.message);
+    const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
+    const folder = await findFolder(model, { ...hub, ...(onProgress && { onProgress }) });
     const override = attention && resolveOverride(attention, readOwnAttention(folder));
     const found = readTextFiles(folder);
     const text = skipTokenizerInit ? undefined : await startText(found);
     try {
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const engine = await startEngine({ device: "cpu", ...engineOptions, ...(override && { attention: override }), model: folder, eosTokenIds: text?.eosIds ?? [] }, onProgress);
+      const engine = await startEngine({ device: "cpu", ...engineOptions, seed, ...(override && { attention: override }), model: folder, eosTokenIds: text?.eosIds ?? [] }, onProgress);
       const defaults = generationConfig === "auto" ? generationDefaults(found["generation_config.json"]) : {};
-      return new LLM({ name: model ?? "demo", engine, text, defaults });
+      return new LLM({ name: model ?? "demo", engine, text, defaults, seed });
     } catch (error) {
       text?.close();
       throw error;
@@ -106,11 +128,14 @@ export class LLM implements AsyncDisposable {
 
   /** Continues `prompt`: text, or token ids that go to the model as they are. Throws BadRequest for a wrong parameter. */
   generate(prompt: Prompt, params: GenerateParams = {}): Generation {
+    checkOptions(params, generateOptions, "generate");
     return this.startPrompt(prompt, this.check(params), "prompt", params.signal);
   }
 
   /** Answers `messages` through the model's chat template. Throws BadRequest for a wrong parameter. */
   chat(messages: readonly ChatMessage[], params: ChatParams = {}): Generation {
+    checkOptions(params, chatOptions, "chat");
+    checkMessages(messages);
     return this.startChat(messages, this.check(params), params, params.signal);
   }
 
@@ -123,6 +148,7 @@ export class LLM implements AsyncDisposable {
 
   /** `generate` with parameters already checked; errors of the prompt name `field`. */
   startPrompt(prompt: Prompt, params: CheckedParams, field: string, signal?: AbortSignal): Generation {
+    if (typeof prompt !== "string" && !Array.isArray(prompt) && !(prompt instanceof Int32Array)) throw mustBe(field, prompt, "text or a list of token ids");
     const encode = async (): Promise<Int32Array> => {
       if (typeof prompt !== "string") return Int32Array.from(tokenIds(field, prompt, this.info.vocabSize, Infinity));
       if (!this.#text) throw new BadRequest(field, `${field} is text, but no tokenizer is loaded (--skip-tokenizer-init); send token ids`);
@@ -213,6 +239,15 @@ export class LLM implements AsyncDisposable {
     if (!this.#text) throw new UsageError("no tokenizer is loaded (skipTokenizerInit); load the model without that option");
     return this.#text;
   }
+}
+
+/** The folder of `model`, which has at least a config. */
+async function findFolder(model: string | undefined, options: HubOptions): Promise<string> {
+  if (model === undefined) return demoModel();
+  if (files.isFile(model)) throw new UsageError(`model ${JSON.stringify(model)} is a file, not a folder; give the folder that holds config.json and the weights`);
+  const folder = await resolveModel(model, options);
+  if (files.isFile(files.join(folder, "config.json"))) return folder;
+  throw new UsageError(`model ${JSON.stringify(model)} has no config.json; give a folder in Hugging Face layout, with config.json and the weights`);
 }
 
 function readTextFiles(folder: string): TextFiles {

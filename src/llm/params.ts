@@ -41,6 +41,12 @@ export interface GenerateParams {
   readonly signal?: AbortSignal;
 }
 
+/** Every name of `GenerateParams`, for callers whom no type checker helps. */
+export const generateOptions: readonly string[] = Object.keys({
+  temperature: true, topP: true, topK: true, minP: true, seed: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
+  ignoreEos: true, logprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, signal: true,
+} satisfies Readonly<Record<keyof GenerateParams, true>>);
+
 const maxInt32 = 2 ** 31 - 1;
 
 /** Bounds of every field, for the library and for all routes. */

@@ -71,6 +71,18 @@ suite("the demo model", { skip: demo ? false : "models/demo has no weights" }, (
     await nothingHeld();
   });
 
+  test("answers without a seed differ from one load to the next, unless the load is given the seed of another", async () => {
+    const answers: string[] = [];
+    let drawn: number | undefined;
+    for (const reuse of [false, false, true]) {
+      await using other = await LLM.load(undefined, { maxNumSeqs: 2, maxModelLen: 128, ...(reuse && { seed: drawn! }) });
+      drawn = other.seed;
+      answers.push((await other.chat(messages, { maxTokens: 24, temperature: 1 })).text);
+    }
+    assert.notEqual(answers[0], answers[1]);
+    assert.equal(answers[1], answers[2]);
+  });
+
   test("log-probabilities are of the chosen tokens, and the likeliest comes first", async () => {
     const { choices } = await openai.chat.completions.create({ model: "demo", messages, temperature: 0, max_tokens: 8, logprobs: true, top_logprobs: 3 });
     const content = choices[0]!.logprobs!.content!;

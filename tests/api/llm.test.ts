@@ -101,6 +101,44 @@ test("wrong parameters throw at once; a prompt that does not fit rejects", async
   assert.equal(engine.seen.length, 0);
 });
 
+test("an option nobody knows is refused with the nearest that is known, before anything starts", async () => {
+  const { llm, engine } = fakeLLM();
+  const untyped = llm as unknown as { generate(...given: readonly unknown[]): unknown; chat(...given: readonly unknown[]): unknown };
+  const messages = [{ role: "user", content: "hi" }];
+  for (const [call, field, message] of [
+    [() => untyped.generate("x", { max_tokens: 5 }), "max_tokens", "max_tokens is no option of generate; did you mean maxTokens?"],
+    [() => untyped.generate("x", { temprature: 0 }), "temprature", "temprature is no option of generate; did you mean temperature?"],
+    [() => untyped.chat(messages, { template_kwargs: {} }), "template_kwargs", "template_kwargs is no option of chat; did you mean templateKwargs?"],
+  ] as const) assert.throws(call, (error) => error instanceof BadRequest && error.param === field && error.message === message);
+  assert.throws(() => untyped.generate("x", { banana: 1 }), /banana is no option of generate; it takes temperature, topP, .*maxTokens/);
+  assert.throws(() => untyped.generate("x", 5), /params is 5; it must be an object/);
+  assert.equal((await llm.generate("x", { maxTokens: 2, ...({ max_tokens: undefined } as object) })).tokenIds.length, 2, "undefined is as good as absent");
+  await assert.rejects(LLM.load(undefined, { maxModelLength: 10 } as object),
+    (error) => error instanceof UsageError && error.message === "maxModelLength is no option of LLM.load; did you mean maxModelLen?");
+  assert.equal(engine.seen.length, 1);
+});
+
+test("prompts and messages of the wrong kind are refused by field", () => {
+  const { llm, engine } = fakeLLM();
+  const untyped = llm as unknown as { generate(...given: readonly unknown[]): unknown; chat(...given: readonly unknown[]): unknown };
+  for (const [call, field, message] of [
+    [() => untyped.generate(undefined), "prompt", /^prompt is undefined; it must be text or a list of token ids$/],
+    [() => untyped.generate({}), "prompt", /text or a list of token ids/],
+    [() => untyped.chat("hello"), "messages", /^messages is "hello"; it must be a list of messages/],
+    [() => untyped.chat(undefined), "messages", /^messages is undefined/],
+    [() => untyped.chat([]), "messages", /empty/],
+    [() => untyped.chat(["hello"]), "messages[0]", /an object with role and content/],
+    [() => untyped.chat([{ content: "hi" }]), "messages[0].role", /messages\[0\]\.role is undefined/],
+    [() => untyped.chat([{ role: "user", content: "hi" }, { role: "user" }]), "messages[1].content", /^messages\[1\]\.content is undefined; it must be a string or a list of text parts$/],
+  ] as const) assert.throws(call, (error) => error instanceof BadRequest && error.param === field && message.test(error.message));
+  assert.equal(engine.seen.length, 0);
+});
+
+test("a model that is a file, or a folder without a config, is told as that first", async () => {
+  await assert.rejects(LLM.load(import.meta.filename), (error) => error instanceof UsageError && /llm\.test\.ts" is a file, not a folder/.test(error.message));
+  await assert.rejects(LLM.load(import.meta.dirname), (error) => error instanceof UsageError && /api" has no config\.json; give a folder in Hugging Face layout/.test(error.message));
+});
+
 test("without a tokenizer token ids go in and come out, and text is refused by name", async () => {
   const { llm } = fakeLLM({ skipTokenizerInit: true });
   const result = await llm.generate([1, 2, 3], { maxTokens: 4 });
