@@ -16,18 +16,15 @@ import { imported, isCounter, keptFunction, namesFunction } from "./altered.ts";
 import { builtin } from "./builtins.ts";
 import { mathConstants, mathRemedies, otherFunctions, packageFunctions, realFunctions, roundingFunctions } from "./language.ts";
 import { ModError } from "./mod-error.ts";
+import { type Flow, joinFlows, never } from "./flow.ts";
 import { explainName, refusals } from "./refusals.ts";
 import {
-  and, arithmeticOp, asExpr, choose, comparisonOp, describe, expression, type FunctionNode, type Inlinable, literal, not, numeric, or, quotient, Scope, type Source,
+  and, arithmeticOp, asExpr, choose, comparisonOp, describe, expression, type FunctionNode, type Inlinable, isThere, literal, not, numeric, or, quotient, Scope, type Source,
   toI32, toIndex, truncDiv, truthy, type Value, type Variable,
 } from "./values.ts";
 
 /** Iterations of all loops of a mod together, helpers and inlined mods each counted for themselves. */
 const maxIterations = 1024;
-
-/** What a stretch of statements does: it returns never, always, or when a condition holds. */
-type Flow = { readonly returns: "never" } | { readonly returns: "always"; readonly value: Value } | { readonly returns: "maybe"; readonly when: Expr; readonly value: Value };
-const never: Flow = { returns: "never" };
 
 export class Lowering {
   readonly #source: Source;
@@ -222,7 +219,7 @@ export class Lowering {
   }
 
   #refuseNullish(node: { readonly start: number }): never {
-    return this.fail(node, "'??' is not in the language; numbers are always there");
+    return this.fail(node, "'??' is only for a load, t[i] ?? 0; other numbers are always there");
   }
 
   /** Assigns; returns the value that the assignment has as an expression. A coverage counter is nothing. */
@@ -418,10 +415,14 @@ export class Lowering {
     });
   }
 
-  /** && and || as values: one of the two operands. */
+  /** && and || as values: one of the two operands. t[i] ?? x: the element where there is one. */
   #logical(node: Extract<Expression, { type: "LogicalExpression" }>, scope: Scope): Value {
-    if (node.operator === "??") this.#refuseNullish(node);
     const a = this.expression(node.left, scope);
+    if (node.operator === "??") {
+      const inside = isThere(a) ?? this.#refuseNullish(node);
+      const [, b] = this.#either(node, inside, () => undefined, () => this.expression(node.right, scope));
+      return b ? this.#at(node, () => choose(inside, a, b)) : a;
+    }
     const c = this.#at(node.left, () => truthy(a));
     if (c.kind === "const") return Boolean(c.value) === (node.operator === "&&") ? this.expression(node.right, scope) : a;
     const b = this.#further(node, c, () => this.expression(node.right, scope));
@@ -484,15 +485,4 @@ export class Lowering {
     if (f.kind === "builtin") return this.#at(node, () => builtin(f.name, args));
     return this.fail(node, `${describe(f)} cannot be called`);
   }
-}
-
-/** The flow of `if (c) a else b`. */
-function joinFlows(c: Expr, a: Flow, b: Flow): Flow {
-  if (a.returns === "never" && b.returns === "never") return never;
-  if (a.returns === "always" && b.returns === "always") return { returns: "always", value: choose(c, a.value, b.value) };
-  const whenA = a.returns === "always" ? c : a.returns === "maybe" ? and(c, a.when) : undefined;
-  const whenB = b.returns === "always" ? not(c) : b.returns === "maybe" ? and(not(c), b.when) : undefined;
-  if (a.returns === "never") return { returns: "maybe", when: whenB!, value: (b as Exclude<Flow, { returns: "never" }>).value };
-  if (b.returns === "never") return { returns: "maybe", when: whenA!, value: a.value };
-  return { returns: "maybe", when: or(whenA!, whenB!), value: choose(c, a.value, b.value) };
 }

@@ -4,7 +4,8 @@ import { fromFloat32 } from "../core/dtype.ts";
 import { typeOf } from "./captures.ts";
 import { alibiSlopes } from "./mods/alibi.ts";
 import { slidingWindow, windowLeft } from "./mods/sliding-window.ts";
-import { floats, nested, tensor } from "./tensor.ts";
+import { operandOf } from "./operand.ts";
+import { contiguous, floats, nested, tensor } from "./tensor.ts";
 
 test("a tensor keeps the caller's memory and takes its dtype from the array", () => {
   const data = new Float32Array(6);
@@ -27,6 +28,29 @@ test("16-bit floats are widened, and nested views share memory", () => {
   assert.deepEqual(rows.map((row) => row.map((pair) => [...pair])), [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]);
   t.data[9] = 99;
   assert.equal(rows[1]![1]![1], 99);
+});
+
+test("a view reads its array through strides, and contiguous copies what it shows", () => {
+  const data = Int16Array.from({ length: 24 }, (_, i) => i);
+  const transposed = tensor(data, [3, 2], { strides: [1, 12], offset: 4 }), plain = tensor(data, [2, 12]);
+  assert.deepEqual([...contiguous(transposed).data], [4, 16, 5, 17, 6, 18]);
+  assert.equal(contiguous(transposed).data.constructor, Int16Array);
+  assert.equal(contiguous(plain), plain);
+  assert.deepEqual([...floats(tensor(data, [2, 3], { strides: [-3, 1], offset: 3 }))], [3, 4, 5, 0, 1, 2]);
+  assert.deepEqual([...floats(tensor(data, [2, 2], { strides: [0, 5] }))], [0, 5, 0, 5]);
+  assert.equal(tensor(data, [4, 0], { offset: 99 }).data, data, "a view of nothing may start anywhere");
+  assert.deepEqual([...floats(tensor(Uint8Array.of(0x38, 0xb8, 0x7e), [3], "fp8"))], [1, -1, 448]);
+});
+
+test("an operand is its tensor's own memory where that may be read by stride, else a copy", () => {
+  const data = new Uint16Array(2 * 3 * 5 * 4), own = (bytes: Uint8Array): boolean => bytes.buffer === data.buffer;
+  const swapped = operandOf(tensor(data, [2, 5, 3, 4], { dtype: "bf16", strides: [60, 4, 20, 1] }));
+  assert.deepEqual([own(swapped.bytes), swapped.bytes.length, swapped.sequenceStride, swapped.headStride, swapped.rowStride], [true, 240, 60, 4, 20]);
+  const part = operandOf(tensor(data, [1, 2, 5, 4], { dtype: "f16", strides: [60, 20, 4, 1], offset: 20 }));
+  assert.deepEqual([own(part.bytes), part.bytes.byteOffset, part.bytes.length], [true, 40, 80]);
+  const scattered = operandOf(tensor(data, [1, 1, 5, 2], { dtype: "f16", strides: [60, 20, 4, 2] })), sparse = operandOf(tensor(data, [2, 1, 1, 4], { dtype: "f16", strides: [60, 20, 4, 1] }));
+  assert.deepEqual([own(scattered.bytes), scattered.bytes.length, scattered.rowStride], [false, 20, 2]);
+  assert.deepEqual([own(sparse.bytes), sparse.bytes.length, sparse.sequenceStride], [false, 16, 4]);
 });
 
 const typed: readonly (readonly [name: string, value: unknown, type: object])[] = [

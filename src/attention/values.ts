@@ -5,7 +5,7 @@
  * Literals among themselves are computed in doubles, as JavaScript does, and become f32 or i32 only when they meet a value.
  */
 import { UsageError } from "../core/errors.ts";
-import { binary, type BinaryOp, coerce, constant, type Expr, select, unary } from "../ir/expr.ts";
+import { binary, type BinaryOp, coerce, constant, type Expr, extent, select, unary } from "../ir/expr.ts";
 import type { ArrowFunctionExpression, FunctionDeclaration, FunctionExpression } from "acorn";
 import type { Captures, CaptureSlots } from "./captures.ts";
 import type { CallSite } from "./mod-error.ts";
@@ -135,6 +135,13 @@ export function toI32(v: Value): Expr {
   const e = numeric(v);
   if (e.type === "i32") return e;
   return e.kind === "unary" && e.op === "toF32" ? e.x : e.kind === "const" ? constant("i32", Math.trunc(e.value)) : unary("toI32", e);
+}
+
+/** Whether the element that a load asks for exists in its row, as `t[i] ?? x` asks; undefined for what is no load. */
+export function isThere(v: Value): Expr | undefined {
+  if (v.kind !== "expr" || v.expr.kind !== "load") return undefined;
+  const { table, indices } = v.expr, last = indices.length - 1, i = indices[last]!;
+  return binary("and", binary("ge", i, constant("i32", 0)), binary("lt", i, extent(table, last)));
 }
 
 /** An index into a table. @throws UsageError for a fraction: JavaScript would read `undefined`. */

@@ -91,6 +91,7 @@ const masks: Readonly<Record<string, MaskMod>> = {
   "an index computed": maskMod(({ ids }) => (_b, _h, q, kv) => ids[Math.floor(Math.sqrt(q * kv))]! > ids[clamp(q - kv, 0, 30)]! - 1, { ids }),
   "a load of a load": maskMod(({ ids, grid }) => (_b, h, q, kv) => grid[ids[q]! % 4]![ids[kv]!]! > h, { ids, grid }),
   "guarded loads": maskMod(({ few }) => (_b, _h, q, kv) => (q < 4 && few[q] === 1) || (kv >= 27 ? few[kv - 27]! > 0 : !(q >= 4 || few[q]! > 0)), { few: Int32Array.of(0, 1, 1, 0) }),
+  "what stands for an element that is not there": maskMod(({ few, grid }) => (_b, h, q, kv) => (few[kv - 2] ?? q & 1) === 1 || (grid[h]![q - kv] ?? -1) > 2, { few: Int32Array.of(0, 1, 1, 0), grid }),
   "a load guarded by an early return": maskMod(({ few }) => (_b, _h, q, kv) => { if (kv > 3) return kv < q; const x = few[kv]!; return x === 1 && q > 2; }, { few: Int32Array.of(0, 1, 1, 0) }),
   "mods inside mods": maskMod(({ inner, other, s }) => (b, h, q, kv) => inner(b, h, q + 1, kv) && (other(b, h, q, kv) || s(q - kv, b, h, q, kv) > 1), { inner: causal, other: near, s: capped }),
   "and, or, not, offset": or(and(causal, not(near)), offset(causal, { query: -3, kv: 20 })),

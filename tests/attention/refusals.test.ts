@@ -129,7 +129,7 @@ const refused: Readonly<Record<string, readonly (readonly [line: string, says: R
     ["maskMod((b, h, q) => («class {}) > q)", /a class is not in the language/],
     ["maskMod(({ t }) => (b, h, q) => «t?.[q] > 1, { t: new Int32Array(1) })", /'\?\.' is not in the language; captures are always there/],
     ["maskMod((b, h, q) => «import('x') > q)", /import\(\) is not in the language/],
-    ["maskMod((b, h, q) => («q ?? 1) > 0)", /'\?\?' is not in the language; numbers are always there/],
+    ["maskMod((b, h, q) => («q ?? 1) > 0)", /'\?\?' is only for a load, t\[i\] \?\? 0; other numbers are always there/],
     ["maskMod((b, h, q) => «typeof q === 1)", /'typeof' is not in the language/],
     ["maskMod((b, h, q) => «void 0 > q)", /'void' is not in the language/],
     ["maskMod((b, h, q) => «q in b)", /the operator in is not in the language/],
