@@ -98,7 +98,7 @@ test("the event loop turns between steps: a timer is not starved by a long gener
   const before = client.stats.numSteps;
   let ticks = 0;
   const timer = setInterval(() => ticks++, 1);
-  await sleep(60);
+  for (let waited = 0; ticks < 10 && waited < 200; waited++) await sleep(10); // a busy machine gives both few turns
   clearInterval(timer);
   assert.ok(ticks >= 10, `${ticks} ticks`);
   assert.ok(client.stats.numSteps > before, "and the engine went on");

@@ -65,14 +65,14 @@ test("encoding a long run without a break takes about linear time", () => {
     return performance.now() - start;
   };
   for (const unit of ["x", "ab ", " ", "_", "日本", "😀"]) {
-    const short = unit.repeat(10_000), long = unit.repeat(80_000);
+    const short = unit.repeat(5_000), long = unit.repeat(80_000);
     let least = Infinity, most = Infinity;
-    // Eight times the text takes about 8 to 18 times as long, the more where it outgrows a cache; a quadratic encoder takes 64 times.
-    for (let round = 0; round < 8 && !(round > 1 && most < 32 * least); round++) {
+    // Sixteen times the text takes about 16 to 40 times as long, the more where it outgrows a cache; a quadratic encoder takes 256 times.
+    for (let round = 0; round < 8 && !(round > 1 && most < 100 * least); round++) {
       least = Math.min(least, time(short));
       most = Math.min(most, time(long));
     }
-    assert.ok(most < 32 * least, `${JSON.stringify(unit)}: ${least.toFixed(1)} ms, then ${most.toFixed(1)} ms`);
+    assert.ok(most < 100 * least, `${JSON.stringify(unit)}: ${least.toFixed(1)} ms, then ${most.toFixed(1)} ms`);
   }
 });
 
