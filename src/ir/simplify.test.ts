@@ -79,3 +79,14 @@ test("equal text means equal expressions: types and shared parts show", () => {
   const shared = binary("sub", q, kv);
   assert.equal(print(binary("mul", shared, shared)), "let t0 = q - kv; t0 * t0");
 });
+
+test("what the left side of && and || has settled is known on the right", () => {
+  const q = index("q"), kv = index("kv"), causal = binary("ge", q, kv), near = binary("lt", binary("sub", q, kv), uniform("i32", "w"));
+  const and = (a: Expr, b: Expr): Expr => binary("and", a, b), or = (a: Expr, b: Expr): Expr => binary("or", a, b), not = (a: Expr): Expr => unary("not", a);
+  assert.equal(print(simplify(and(causal, binary("lt", q, kv)))), "false");
+  assert.equal(print(simplify(and(causal, not(and(causal, near))))), print(simplify(and(causal, not(near)))));
+  assert.equal(print(simplify(or(causal, and(not(causal), near)))), print(simplify(or(causal, near))));
+  // NaN: neither x < c nor x >= c, so one is not the other's opposite.
+  const below = binary("lt", score, constant("f32", 1)), above = binary("ge", score, constant("f32", 1));
+  assert.notEqual(print(simplify(or(below, above))), "true");
+});

@@ -88,6 +88,11 @@ function rewrite(e: Expr): Expr {
 const opposite = { eq: "ne", ne: "eq" } as const;
 const oppositeI32 = { lt: "ge", ge: "lt", le: "gt", gt: "le", ...opposite } as const;
 
+function oppositeOf(x: Extract<Expr, { kind: "binary" }>): (typeof oppositeI32)[keyof typeof oppositeI32] | undefined {
+  const table: Readonly<Partial<Record<string, (typeof oppositeI32)[keyof typeof oppositeI32]>>> = x.a.type === "f32" ? opposite : oppositeI32;
+  return table[x.op];
+}
+
 function rewriteUnary(e: Extract<Expr, { kind: "unary" }>): Expr {
   const { op, x } = e;
   if (isConst(x)) return constant(e.type, unaryOps[op].eval(x.value));
@@ -95,8 +100,7 @@ function rewriteUnary(e: Extract<Expr, { kind: "unary" }>): Expr {
     case "neg": case "bitNot": case "not":
       if (x.kind === "unary" && x.op === op) return x.x;
       if (op === "not" && x.kind === "binary") {
-        const table: Readonly<Partial<Record<string, (typeof oppositeI32)[keyof typeof oppositeI32]>>> = x.a.type === "f32" ? opposite : oppositeI32;
-        const other = table[x.op];
+        const other = oppositeOf(x);
         if (other) return binary(other, x.a, x.b);
       }
       return e;
@@ -120,10 +124,48 @@ function rewriteBinary(e: Extract<Expr, { kind: "binary" }>): Expr {
   return e.type === "i32" ? rewriteI32(e) : rewriteF32(e);
 }
 
+/** Most facts that are followed, so that long chains of conditions stay cheap. */
+const maxFacts = 32;
+
+/** What surely holds where `e` is `truth`: conditions and their values. */
+function factsOf(e: Expr, truth: boolean, facts: Map<Expr, boolean> = new Map()): ReadonlyMap<Expr, boolean> {
+  if (facts.size >= maxFacts || facts.has(e)) return facts;
+  facts.set(e, truth);
+  if (e.kind === "unary" && e.op === "not") return factsOf(e.x, !truth, facts);
+  if (e.kind === "binary" && e.op === (truth ? "and" : "or")) return factsOf(e.b, truth, factsOf(e.a, truth, facts) as Map<Expr, boolean>);
+  return facts;
+}
+
+/** `e` where the facts hold: a && !(a && b) is a && !b, and the right side of q >= kv && q < kv is false. */
+function assuming(e: Expr, facts: ReadonlyMap<Expr, boolean>): Expr {
+  const done = new Map<Expr, Expr>();
+  const visit = (x: Expr): Expr => {
+    const known = done.get(x);
+    if (known) return known;
+    const result = decided(x, facts) ?? ((x.kind === "binary" && (x.op === "and" || x.op === "or")) || (x.kind === "unary" && x.op === "not") ? rebuild(x, visit) : x);
+    done.set(x, result);
+    return result;
+  };
+  return visit(e);
+}
+
+/** The condition's value by a fact: it or its opposite is one. */
+function decided(e: Expr, facts: ReadonlyMap<Expr, boolean>): Expr | undefined {
+  const same = facts.get(e);
+  if (same !== undefined) return same ? yes : no;
+  if (e.kind !== "binary") return undefined;
+  for (const [fact, truth] of facts) if (fact.kind === "binary" && fact.a === e.a && fact.b === e.b && oppositeOf(fact) === e.op) return truth ? no : yes;
+  return undefined;
+}
+
 function rewriteTruth(e: Extract<Expr, { kind: "binary" }>): Expr {
   const { op, a, b } = e;
   // a && (a && x), a || (a || x)
   if ((op === "and" || op === "or") && b.kind === "binary" && b.op === op && b.a === a) return b;
+  if ((op === "and" || op === "or") && !isConst(a) && !isConst(b)) {
+    const rest = assuming(b, factsOf(a, op === "and"));
+    if (rest !== b) return binary(op, a, rest);
+  }
   switch (op) {
     case "and": return isConst(a) ? (a.value ? b : no) : is(b, 1) || a === b ? a : is(b, 0) ? no : e;
     case "or": return isConst(a) ? (a.value ? yes : b) : is(b, 0) || a === b ? a : is(b, 1) ? yes : e;
