@@ -4,8 +4,10 @@
  * It runs wherever Fetch's types exist; sockets, ports and signals of a process are somebody else's (node.ts).
  */
 import { Hono } from "hono";
+import { UsageError } from "../core/errors.ts";
 import { silent, type Logger } from "../core/log.ts";
 import { version } from "../core/version.ts";
+import { GenerationFailed } from "../llm/generation.ts";
 import type { LLM } from "../llm.ts";
 import { keyCheck } from "./auth.ts";
 import { readJson } from "./body.ts";
@@ -59,7 +61,10 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
     load: { inFlight: 0 },
   };
   const report = (error: unknown): void => {
-    if (toHttpError(error).status === 500) log.error(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    if (toHttpError(error).status !== 500) return;
+    // Where in our code an error of theirs was found helps nobody: a mod that left its table, a model that gave no number.
+    const theirs = error instanceof UsageError || error instanceof GenerationFailed;
+    log.error(error instanceof Error ? (theirs ? error.message : error.stack ?? error.message) : String(error));
   };
 
   const app = new Hono({ strict: false });

@@ -392,3 +392,13 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.match(text, /vllm:cache_config_info\{[^}]*block_size="16"[^}]*num_gpu_blocks="64"/);
   assert.match(text, /vllm:inter_token_latency_seconds_bucket\{le="0.0025"/);
 });
+
+test("a request that fails by somebody's mod is logged by its message, without where in our code that was found", async () => {
+  const logged: string[] = [];
+  const app = createApp(fakeLLM({ failAtToken: 2 }).llm, { log: { info() {}, warn() {}, error: (message) => logged.push(message) } });
+  const response = await complete(app, {});
+  assert.equal(response.status, 500);
+  assert.equal((await json(response)).error.message, "index 3 is outside the table 't'");
+  await (await complete(app, { stream: true })).text();
+  assert.deepEqual(logged, ["index 3 is outside the table 't'", "index 3 is outside the table 't'"]);
+});

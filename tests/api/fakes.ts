@@ -23,6 +23,8 @@ export interface FakeEngineOptions {
   readonly maxModelLen?: number;
   /** Dies in this step of any request. */
   readonly dieAtToken?: number;
+  /** Fails the request in this step, and lives on: what a mod that leaves its table does. */
+  readonly failAtToken?: number;
 }
 
 export class FakeEngine implements EngineClient {
@@ -50,7 +52,7 @@ export class FakeEngine implements EngineClient {
   }
 
   async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncGenerator<Delta, void, void> {
-    const { reply, tokensPerStep = 1, stepMs, dieAtToken = Infinity } = this.#options;
+    const { reply, tokensPerStep = 1, stepMs, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
     const script = reply === undefined ? undefined : [...new TextEncoder().encode(reply), eos];
     this.seen.push({ prompt: Array.from(prompt), params });
     this.#running++;
@@ -60,6 +62,7 @@ export class FakeEngine implements EngineClient {
       for (let made = 0; ; ) {
         if (signal?.aborted) return yield { id: "fake", tokens: [], finish: "abort" };
         await (stepMs === undefined ? nextTurn() : sleep(stepMs));
+        if (made >= failAtToken) return yield { id: "fake", tokens: [], finish: "error", message: "index 3 is outside the table 't'" };
         const tokens: number[] = [];
         let finish: "stop" | "length" | undefined;
         while (tokens.length < tokensPerStep && !finish) {
