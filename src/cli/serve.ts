@@ -1,5 +1,5 @@
 /**
- * `tessera serve`: loads a model, listens, says what is running, and stops in order.
+ * `tessera serve`: takes the address, loads a model, says what is running, and stops in order.
  *
  * The first SIGINT or SIGTERM lets running requests finish for --shutdown-timeout seconds; the second stops at once.
  */
@@ -8,10 +8,11 @@ import type { Logger } from "../core/log.ts";
 import { version } from "../core/version.ts";
 import type { Stats } from "../engine/messages.ts";
 import { LLM } from "../llm.ts";
-import { serve, type Serving } from "../server/node.ts";
+import { bind, type Serving } from "../server/node.ts";
 import { curlLine, describe } from "./describe.ts";
 import { engineOptions, type EngineFlags } from "./options.ts";
 import { createProgress } from "./progress.ts";
+import { isRepeat, type Heard } from "./signals.ts";
 
 export interface ServeFlags extends EngineFlags {
   readonly host: string;
@@ -25,8 +26,6 @@ export interface ServeFlags extends EngineFlags {
 
 const seconds = () => performance.now() / 1000;
 const statsEverySeconds = 10;
-/** A terminal's Ctrl-C reaches this process and its launcher, which passes it on: that is one signal, not two. */
-const sameSignalSeconds = 0.5;
 
 /** Plain lines on a terminal, pino's JSON elsewhere; both to stderr. */
 function createLog(): Logger {
@@ -61,43 +60,69 @@ function watch(llm: LLM, log: Logger, quiet: boolean): () => void {
 /** Resolves when somebody wants the server to stop; further signals end the process at once. */
 function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
-    let firstAt: number | undefined;
+    let first: Heard | undefined;
     const onSignal = (signal: string) => {
-      if (firstAt !== undefined && seconds() - firstAt > sameSignalSeconds) process.exit(130);
-      firstAt ??= seconds();
+      const heard = { signal, at: seconds() };
+      if (first !== undefined && !isRepeat(first, heard)) process.exit(130);
+      first ??= heard;
       resolve(signal);
     };
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal);
   });
 }
 
-function announce(llm: LLM, server: Serving, keyed: boolean, attention: string | undefined): void {
+interface Banner {
+  readonly name: string;
+  /** undefined: no key is needed. */
+  readonly key: "flag" | "environment" | undefined;
+  readonly attention: string | undefined;
+}
+
+function announce(llm: LLM, server: Serving, { name, key, attention }: Banner): void {
   const url = server.url.replace(/\/\/(0\.0\.0\.0|\[::\])/, "//127.0.0.1");
   console.log([
-    `Tessera ${version} serves ${llm.name}`,
+    `Tessera ${version} serves ${name}`,
     ...describe(llm.info).map((line) => `  ${line}`),
+    ...(llm.seed === undefined ? [] : [`  seed     ${llm.seed}, of requests that bring none`]),
     ...(attention === undefined ? [] : [`  mods     ${attention} (tessera inspect shows them)`]),
     "", `  ${server.url}  (OpenAI's API under /v1; GET / lists the routes)`,
-    "", `  ${curlLine(url, llm, keyed)}`, "",
+    "", ...(key === "flag" ? ["  With your key in the shell's variable (TESSERA_API_KEY=...):"] : []), `  ${curlLine(url, llm, key !== undefined)}`, "",
   ].join("\n"));
+}
+
+/** The keys requests may bring, and where they came from: --api-key, or a variable of the environment. */
+function findKeys(flags: ServeFlags, env: Readonly<Record<string, string | undefined>>): readonly [keys: readonly string[], from: Banner["key"]] {
+  if (flags.apiKey) return [flags.apiKey, flags.apiKey.includes(env["TESSERA_API_KEY"] ?? "") ? "environment" : "flag"];
+  const key = env["TESSERA_API_KEY"] || env["VLLM_API_KEY"];
+  return key ? [[key], env["TESSERA_API_KEY"] ? "environment" : "flag"] : [[], undefined];
 }
 
 export async function runServe(model: string | undefined, flags: ServeFlags): Promise<void> {
   const stopped = stopSignal();
   const log = createLog();
+  const options = await engineOptions(flags);
+  const [apiKeys, key] = findKeys(flags, process.env);
+  // Before the model: that the address is taken must not be found out after minutes of loading.
+  const bound = await bind(flags);
   const progress = createProgress(process.stderr, seconds);
-  const llm = await LLM.load(model, { ...(await engineOptions(flags)), onProgress: progress.report }).finally(progress.finish);
+  const loading = LLM.load(model, { ...options, onProgress: progress.report }).finally(progress.finish);
+  const llm = await Promise.race([loading, stopped]);
+  if (typeof llm === "string") {
+    log.info(`${llm}: stopping before the model is loaded`);
+    bound.close();
+    return;
+  }
   try {
-    const apiKeys = flags.apiKey ?? [process.env["TESSERA_API_KEY"] ?? process.env["VLLM_API_KEY"] ?? ""].filter(Boolean);
-    const server = await serve(llm, {
-      host: flags.host, port: flags.port, apiKeys, log, logRequests: flags.enableLogRequests ?? false,
-      ...(flags.servedModelName && { servedModelNames: flags.servedModelName }),
+    const server = bound.serve(llm, {
+      apiKeys, log, logRequests: flags.enableLogRequests ?? false, ...(flags.servedModelName && { servedModelNames: flags.servedModelName }),
     });
-    announce(llm, server, apiKeys.length > 0, flags.attention);
+    announce(llm, server, { name: flags.servedModelName?.[0] ?? llm.name, key, attention: flags.attention });
     const unwatch = watch(llm, log, flags.disableLogStats ?? false);
     const signal = await stopped;
     unwatch();
-    log.info(`${signal}: running requests may finish within ${flags.shutdownTimeout} s; send it again to stop at once`);
+    const running = server.numRunning;
+    log.info(running === 0 ? `${signal}: stopping`
+      : `${signal}: ${running === 1 ? "the running request" : `${running} running requests`} may finish within ${flags.shutdownTimeout} s; send it again to stop at once`);
     await server.close(flags.shutdownTimeout);
   } finally {
     await llm.close();

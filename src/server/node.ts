@@ -1,24 +1,42 @@
 /**
- * The app on a port: the only file that knows node:http. Listens, bounds how long a client may take to send its request, and
- * stops in order: no new connections, what runs may finish until the deadline, then it is ended.
+ * The app on a port: the only file that knows node:http. Listens (before there is a model, where wanted: requests are then answered
+ * 503), bounds how long a client may take to send its request, and stops in order: no new connections, what runs may finish until
+ * the deadline, then it is ended.
  */
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { getRequestListener } from "@hono/node-server";
 import { UsageError } from "../core/errors.ts";
-import { createApp, type AppOptions } from "./app.ts";
 import type { LLM } from "../llm.ts";
+import { createApp, type App, type AppOptions } from "./app.ts";
+import { errorResponse, HttpError } from "./errors.ts";
 
-export interface ServeOptions extends Omit<AppOptions, "shutdown"> {
+export interface Address {
   /** Default 127.0.0.1: this machine only. */
   readonly host?: string;
   /** Default 8000; 0 takes any free port. */
   readonly port?: number;
 }
 
+export type ServingOptions = Omit<AppOptions, "shutdown">;
+
+export interface ServeOptions extends Address, ServingOptions {}
+
+/** An address that is taken, while what will answer there is still being loaded: requests get 503. */
+export interface Bound {
+  readonly url: string;
+  readonly port: number;
+  /** Serves `llm` there from now on. */
+  serve(llm: LLM, options?: ServingOptions): Serving;
+  /** Gives the address back, where nothing is served. */
+  close(): void;
+}
+
 export interface Serving {
   readonly url: string;
   readonly port: number;
+  /** Requests that are not yet answered to the end. */
+  readonly numRunning: number;
   /** Stops: requests under way may finish for `drainSeconds` (default 0), then they end with an error. The LLM stays open. */
   close(drainSeconds?: number): Promise<void>;
 }
@@ -40,30 +58,58 @@ function listen(server: Server, host: string, port: number): Promise<void> {
   });
 }
 
-/** Serves `llm`. Throws UsageError when the address cannot be had. */
-export async function serve(llm: LLM, { host = "127.0.0.1", port = 8000, ...options }: ServeOptions = {}): Promise<Serving> {
-  const shutdown = new AbortController();
-  const app = createApp(llm, { ...options, shutdown: shutdown.signal });
-  const listener = getRequestListener(app, { overrideGlobalObjects: false });
+const loading: App = async () => errorResponse(new HttpError(503, "the model is still being loaded; try again soon", null, { "retry-after": "1" }));
+
+/** Takes an address. Throws UsageError when it cannot be had. */
+export async function bind({ host = "127.0.0.1", port = 8000 }: Address = {}): Promise<Bound> {
+  let app = loading;
+  let numRunning = 0;
+  const listener = getRequestListener((request) => app(request), { overrideGlobalObjects: false });
   const patience = { headersTimeout: 10_000, requestTimeout: 60_000, connectionsCheckingInterval: 5_000 };
-  const server = createServer(patience, (incoming, outgoing) => void listener(incoming, outgoing));
+  const server = createServer(patience, (incoming, outgoing) => {
+    numRunning++;
+    outgoing.once("close", () => numRunning--);
+    void listener(incoming, outgoing);
+  });
   await listen(server, host, port);
   const address = server.address() as AddressInfo;
   const shown = address.family === "IPv6" ? `[${address.address}]` : address.address;
+  const place = { url: `http://${shown}:${address.port}`, port: address.port };
   return {
-    url: `http://${shown}:${address.port}`,
-    port: address.port,
-    async close(drainSeconds = 0) {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      // A kept-alive connection becomes idle when its last answer is out; only then may it be closed.
-      const sweep = setInterval(() => server.closeIdleConnections(), 50);
-      const abort = setTimeout(() => shutdown.abort(), drainSeconds * 1000);
-      const force = setTimeout(() => server.closeAllConnections(), drainSeconds * 1000 + 1000);
-      await closed;
-      clearInterval(sweep);
-      clearTimeout(abort);
-      clearTimeout(force);
-      shutdown.abort();
+    ...place,
+    serve(llm, options = {}) {
+      const shutdown = new AbortController();
+      app = createApp(llm, { ...options, shutdown: shutdown.signal });
+      return {
+        ...place,
+        get numRunning() {
+          return numRunning;
+        },
+        close: (drainSeconds = 0) => drain(server, shutdown, drainSeconds),
+      };
+    },
+    close() {
+      server.close();
+      server.closeAllConnections();
     },
   };
+}
+
+async function drain(server: Server, shutdown: AbortController, drainSeconds: number): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  // A kept-alive connection becomes idle when its last answer is out; only then may it be closed.
+  const sweep = setInterval(() => server.closeIdleConnections(), 50);
+  const abort = setTimeout(() => shutdown.abort(), drainSeconds * 1000);
+  const force = setTimeout(() => server.closeAllConnections(), drainSeconds * 1000 + 1000);
+  await closed;
+  clearInterval(sweep);
+  clearTimeout(abort);
+  clearTimeout(force);
+  shutdown.abort();
+}
+
+/** Serves `llm`. Throws UsageError when the address cannot be had. */
+export async function serve(llm: LLM, { host, port, ...options }: ServeOptions = {}): Promise<Serving> {
+  const bound = await bind({ ...(host !== undefined && { host }), ...(port !== undefined && { port }) });
+  return bound.serve(llm, options);
 }

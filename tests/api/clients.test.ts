@@ -7,7 +7,7 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, streamText } from "ai";
 import OpenAI, { APIConnectionError, APIUserAbortError, AuthenticationError, BadRequestError, NotFoundError } from "openai";
 import { UsageError } from "../../src/core/errors.ts";
-import { serve, type Serving } from "../../src/server/node.ts";
+import { bind, serve, type Serving } from "../../src/server/node.ts";
 import { fakeLLM, type FakeEngine } from "./fakes.ts";
 
 let server: Serving;
@@ -170,4 +170,19 @@ test("closing lets what runs finish within its time, and ends it after", async (
     assert.equal(text.length === 100, whole);
     assert.equal(fake.engine.stats.numRunning, 0);
   }
+});
+
+test("an address is held before there is a model: requests get 503, and answers from then on", async () => {
+  const bound = await bind({ port: 0 });
+  await assert.rejects(bind({ port: bound.port }), UsageError);
+  const early = await fetch(`${bound.url}/health`);
+  assert.deepEqual([early.status, early.headers.get("retry-after")], [503, "1"]);
+  assert.match(((await early.json()) as { error: { message: string } }).error.message, /still being loaded/);
+  const serving = bound.serve(fakeLLM().llm);
+  assert.equal((await fetch(`${bound.url}/health`)).status, 200);
+  assert.equal(serving.url, bound.url);
+  await serving.close();
+  const unused = await bind({ port: 0 });
+  unused.close();
+  await assert.rejects(fetch(unused.url));
 });
