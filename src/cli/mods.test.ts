@@ -29,10 +29,21 @@ test("a file's mods are this package's, wherever it lies, by default export or b
 
 test("what is not there, cannot run or exports no mods is refused by name", async () => {
   await assert.rejects(loadAttention(join(folder, "no.ts")), /no\.ts is not there/);
-  await assert.rejects(loadAttention(file("broken.ts", "const = 1;")), /broken\.ts cannot be loaded: .*SyntaxError/s);
+  await assert.rejects(loadAttention(file("broken.ts", "const = 1;")), /broken\.ts:1 cannot be loaded: SyntaxError/);
   await assert.rejects(loadAttention(file("other.ts", "export const a = 1;")), /other\.ts exports no attention \(a\); write export default/);
   await assert.rejects(loadMods(file("other2.ts", "export const a = 1;")), /exports no mods \(it exports a\)/);
   await assert.rejects(loadMods(file("two.ts", `${imports}export const a = ${near};`), "b"), /exports no mod called b \(it exports a\)/);
+});
+
+test("a file that cannot be loaded says what and where, and nothing of Node's own modules", async () => {
+  for (const [name, text, said] of [
+    ["syntax.js", "const a = 1;\nconst = 1;", /syntax\.js:2 cannot be loaded: SyntaxError: Unexpected token '='\nconst = 1;\n +\^$/],
+    ["syntax.ts", "const a = 1;\nconst x: = 1;", /syntax\.ts:2 cannot be loaded: SyntaxError: .*`=`[^]*const x: = 1;\n +\^$/],
+    ["throws.ts", "export const a = 1;\nexport const b = nope();", /throws\.ts:2:18 cannot be loaded: ReferenceError: nope is not defined$/],
+    ["README.md", "# mods", /README\.md is no module; give a \.ts, \.mts, \.js or \.mjs file that exports mods$/],
+  ] as const) {
+    await assert.rejects(loadAttention(file(name, text)), (error: Error) => said.test(error.message) && !/node:internal|\n    at /.test(error.message) || assert.fail(error.message));
+  }
 });
 
 test("inspect is told of each mod once, and of each layer of an override", async () => {

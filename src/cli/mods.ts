@@ -33,8 +33,23 @@ async function importFile(path: string): Promise<Readonly<Record<string, unknown
     return (await import(pathToFileURL(file).href)) as Readonly<Record<string, unknown>>;
   } catch (error) {
     if (error instanceof UsageError) throw error;
-    throw new UsageError(`${path} cannot be loaded: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    throw new UsageError(whyNot(path, file, error));
   }
+}
+
+/** What its writer can use of `error`: what is wrong and where in the file; nothing of how Node loads modules. */
+function whyNot(path: string, file: string, error: unknown): string {
+  if (!(error instanceof Error)) return `${path} cannot be loaded: it throws ${String(error)}`;
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "ERR_UNKNOWN_FILE_EXTENSION") return `${path} is no module; give a .ts, .mts, .js or .mjs file that exports mods`;
+  const lines = (error.stack ?? "").split("\n");
+  // A syntax error's stack begins with file:line, the line, and a mark under the place; any other error's frames name the file.
+  const end = lines.findIndex((line) => line.startsWith(error.name));
+  const frame = lines.find((line) => line.startsWith("    at ") && line.includes(file));
+  const [, line, column] = (frame === undefined ? /:(\d+)$/ : /:(\d+):(\d+)\)?$/).exec(frame ?? lines[0]!) ?? [];
+  const where = line === undefined ? path : `${path}:${line}${column === undefined ? "" : `:${column}`}`;
+  const shown = end > 1 ? `\n${lines.slice(1, end).join("\n").trimEnd()}` : "";
+  return `${where} cannot be loaded: ${error.name}: ${error.message}${shown}`;
 }
 
 const parts = ["maskMod", "scoreMod", "layers"] as const;
