@@ -25,10 +25,17 @@ test("elsewhere each stage starts and ends with a plain line, and more come at m
   const { progress, at, written } = record(false);
   for (let i = 0; i <= 50; i++) {
     at(i / 10);
-    progress.report(i < 45 ? "load" : "compile", i, 50);
+    progress.report(i < 45 ? "load" : "compile", i * 2 ** 20, 50 * 2 ** 20);
   }
   progress.finish();
-  assert.equal(written(), "load: 0 of 50\nload: 20 of 50\nload: 40 of 50\ncompile: 45 of 50\ncompile: 50 of 50\n");
-  progress.report("compile", 50, 50);
-  assert.ok(written().endsWith("45 of 50\ncompile: 50 of 50\n"), "the end is told once");
+  assert.equal(written(), "load: 0.0 of 50.0 MiB\nload: 20.0 of 50.0 MiB\nload: 40.0 of 50.0 MiB\ncompile: 45.0 of 50.0 MiB\ncompile: 50.0 of 50.0 MiB\n");
+  progress.report("compile", 50 * 2 ** 20, 50 * 2 ** 20);
+  assert.ok(written().endsWith("45.0 of 50.0 MiB\ncompile: 50.0 of 50.0 MiB\n"), "the end is told once");
+});
+
+test("few bytes and many have the same unit", () => {
+  const { progress, written } = record(false);
+  progress.report("config.json", 300, 300);
+  progress.report("weights", 2 ** 21, 2 ** 22);
+  assert.equal(written(), "config.json: 0.001 of 0.001 MiB\nweights: 2.0 of 4.0 MiB\n");
 });

@@ -20,9 +20,11 @@ const barWidth = 24;
 const secondsBetweenLines = 2;
 const secondsBetweenDraws = 0.05;
 
-/** "12.5 of 25.0 MiB" for large counts, which are bytes; "3 of 8" for small ones. */
+/** "12.5 of 25.0 MiB"; one unit for all bytes, with more digits where there are few: 300 bytes are "0.001 of 0.001 MiB". */
 function amount(done: number, total: number): string {
-  return total >= mebi ? `${(done / mebi).toFixed(1)} of ${(total / mebi).toFixed(1)} MiB` : `${done} of ${total}`;
+  const digits = total >= mebi ? 1 : 3;
+  const inMebi = (bytes: number) => (Math.ceil(bytes / mebi * 10 ** digits) / 10 ** digits).toFixed(digits);
+  return `${inMebi(done)} of ${inMebi(total)} MiB`;
 }
 
 /** Progress on `screen`. `now` gives seconds. */
