@@ -6,7 +6,9 @@
 import { Command, CommanderError, Option } from "commander";
 import { BadRequest, UsageError } from "../core/errors.ts";
 import { version } from "../core/version.ts";
-import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parseNumber } from "./options.ts";
+import { GenerationFailed } from "../llm/generation.ts";
+import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parsePort, parseSeconds } from "./options.ts";
+import { flagNames, sentence } from "./sentence.ts";
 
 const modelHelp = "a folder in Hugging Face layout or org/name of the hub (default: the built-in demo model)";
 
@@ -16,7 +18,9 @@ function createProgram(): Command {
   const program = new Command("tessera")
     .description("LLM inference and serving in TypeScript, with attention you program as ordinary functions.")
     .version(version)
-    .showHelpAfterError("(tessera --help shows the commands and their flags)")
+    // Commands made from here on inherit it.
+    .configureOutput({ outputError: (text, write) => write(`tessera: ${sentence(text)} `) })
+    .showHelpAfterError("(tessera --help shows the commands)")
     .addHelpText("after", examples(
       "tessera serve", "tessera serve org/name --port 9000 --max-model-len 4096", "tessera chat",
       'tessera run "Tell me a story about a fox who finds a lantern."',
@@ -24,12 +28,12 @@ function createProgram(): Command {
 
   addEngineFlags(program.command("serve").description("serve a model over OpenAI's API").argument("[model]", modelHelp)
     .option("--host <host>", "address to listen on; 0.0.0.0 lets other machines in", "127.0.0.1")
-    .option("--port <port>", "port to listen on; 0 takes a free one", parseInteger, 8000)
-    .option("--api-key <key>", "a key that requests need; may be repeated (default: TESSERA_API_KEY, if set)", collect)
+    .option("--port <port>", "port to listen on; 0 takes a free one", parsePort, 8000)
+    .option("--api-key <key>", "a key that requests to every route but /health need; may be repeated (default: TESSERA_API_KEY, if set)", collect)
     .option("--served-model-name <name>", "a name by which requests may ask for the model; may be repeated", collect)
     .option("--skip-tokenizer-init", "load no tokenizer: prompts and answers are token ids")
-    .option("--seed <n>", "seed for requests that bring none", parseInteger)
-    .option("--shutdown-timeout <seconds>", "how long running requests may finish after SIGTERM", parseNumber, 10)
+    .option("--seed <n>", "where the seeds of requests without one come from (default: drawn anew at each start)", parseInteger)
+    .option("--shutdown-timeout <seconds>", "how long running requests may finish after SIGTERM", parseSeconds, 10)
     .option("--enable-log-requests", "a log line for each request, without its text")
     .option("--disable-log-stats", "no log lines of throughput"))
     .addHelpText("after", examples(
@@ -65,6 +69,7 @@ function createProgram(): Command {
     .addOption(new Option("--code <device>", "print the kernel compiled for this device, and measure there").choices(["wasm", "reference"]))
     .addHelpText("after", examples("tessera inspect examples/my-mod.ts", "tessera inspect my-mod.ts --lengths 4096 --block-size 128 --svg my-mod.svg", "tessera inspect my-mod.ts --code wasm"))
     .action(async (file: string, flags) => (await import("./inspect.ts")).runInspect(file, flags));
+  for (const command of program.commands) command.showHelpAfterError(`(tessera ${command.name()} --help shows its flags)`);
   return program;
 }
 
@@ -82,8 +87,8 @@ followLauncher();
 try {
   await createProgram().parseAsync();
 } catch (error) {
-  const theirs = error instanceof UsageError || error instanceof BadRequest || error instanceof CommanderError;
-  console.error(theirs ? `tessera: ${error.message}` : error);
+  const theirs = [UsageError, BadRequest, GenerationFailed, CommanderError].some((kind) => error instanceof kind);
+  console.error(theirs ? `tessera: ${flagNames((error as Error).message)}` : error);
   process.exitCode = 1;
 }
 // What is left open now (a socket kept alive by a download) is nobody's business any more.

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { loadOptions, parseBytes, parseInteger, parseNumber, samplingParams } from "./options.ts";
+import { BadRequest } from "../core/errors.ts";
+import { flagOf, loadOptions, parseBytes, parseInteger, parseNumber, parsePort, parseSeconds, samplingParams, spelledParams } from "./options.ts";
 
 test("sizes read as vLLM reads them: capital units are binary, small ones decimal", () => {
   for (const [text, bytes] of [["0", 0], ["1000", 1000], ["64M", 64 * 2 ** 20], ["64m", 64e6], ["1.5G", 1.5 * 2 ** 30], ["1GiB", 2 ** 30], ["2k", 2000]] as const) assert.equal(parseBytes(text), bytes);
@@ -19,4 +20,16 @@ test("flags that were not given set nothing, so that the library's own defaults 
   assert.deepEqual(loadOptions({ kvCacheMemoryBytes: 5, maxModelLen: 7 }, {}), { kvCacheBytes: 5, maxModelLen: 7 });
   assert.deepEqual(loadOptions({ hfToken: "hf_x" }, { HF_ENDPOINT: "http://hub" }), { hub: { token: "hf_x", hubUrl: "http://hub" } });
   assert.deepEqual(samplingParams({ temperature: 0, stop: ["x"] }), { temperature: 0, stop: ["x"] });
+});
+
+test("ports and deadlines are refused beyond their bounds", () => {
+  assert.deepEqual([parsePort("0"), parsePort("65535"), parseSeconds("0"), parseSeconds("0.5")], [0, 65535, 0, 0.5]);
+  for (const text of ["-1", "99999", "x"]) assert.throws(() => parsePort(text), /port|integer/);
+  for (const text of ["-1", "1e9", "Infinity", ""]) assert.throws(() => parseSeconds(text), /seconds|number/);
+});
+
+test("a wrong value for a choice of tokens names the flag, before any model is loaded", () => {
+  assert.deepEqual(spelledParams({ topP: 0.5, stop: ["x"] }), { "--top-p": 0.5, "--stop": ["x"] });
+  assert.equal(flagOf("maxTokens"), "--max-tokens");
+  assert.throws(() => spelledParams({ maxTokens: -1 }), (error) => error instanceof BadRequest && /^--max-tokens is -1; it must be an integer from 1/.test(error.message));
 });

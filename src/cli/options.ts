@@ -4,8 +4,9 @@
  */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { devices } from "../backend/registry.ts";
+import { snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
+import { checkParams, type GenerateParams } from "../llm/params.ts";
 import type { LoadOptions } from "../llm.ts";
-import type { GenerateParams } from "../llm/params.ts";
 
 const units: Readonly<Record<string, number>> = { "": 1, k: 1e3, m: 1e6, g: 1e9, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
@@ -19,6 +20,19 @@ export function parseBytes(text: string): number {
 export function parseInteger(text: string): number {
   if (!/^-?\d+$/.test(text)) throw new InvalidArgumentError("it must be an integer.");
   return Number(text);
+}
+
+export function parsePort(text: string): number {
+  const port = parseInteger(text);
+  if (port < 0 || port > 65_535) throw new InvalidArgumentError("it must be a port, from 0 (any free one) to 65535.");
+  return port;
+}
+
+/** At most a day: a timer that is set to more than 2^31 ms fires at once. */
+export function parseSeconds(text: string): number {
+  const value = parseNumber(text);
+  if (!(value >= 0 && value <= 86_400)) throw new InvalidArgumentError("it must be a number of seconds from 0 to 86400.");
+  return value;
 }
 
 /** "4096", or "128x4096": queries x keys. */
@@ -93,7 +107,18 @@ export function addSamplingFlags(command: Command): Command {
     .option("--top-k <k>", "keep the k likeliest tokens", parseInteger)
     .option("--min-p <p>", "keep tokens at least p times as likely as the likeliest", parseNumber)
     .option("--stop <text>", "end the answer before this text; may be repeated", collect)
-    .option("--seed <n>", "same seed, same answer", parseInteger);
+    .option("--seed <n>", "same seed, same answer (default: drawn anew each time)", parseInteger);
+}
+
+/** "maxTokens" as a person types it. */
+export const flagOf: Spelling = (field) => `--${snakeCase(field).replaceAll("_", "-")}`;
+
+/** The flags by their names on the command line, as `LLM.check` takes them with `flagOf`. @throws BadRequest naming the flag */
+export function spelledParams(flags: SamplingFlags): Raw {
+  const spelled = Object.fromEntries(Object.entries(samplingParams(flags)).map(([field, value]) => [flagOf(field), value]));
+  // Before any model is loaded; no flag speaks of the vocabulary.
+  checkParams(spelled, Infinity, flagOf);
+  return spelled;
 }
 
 /** The flags as a generation takes them. */

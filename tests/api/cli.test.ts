@@ -1,7 +1,10 @@
 /** The command as users start it: in processes of its own, over the demo model that comes with the package. */
 import assert from "node:assert/strict";
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
@@ -30,7 +33,7 @@ interface Ended {
 }
 
 async function run(args: readonly string[], input = "", node = process.execPath): Promise<Ended> {
-  const child = spawn(node, [launcher, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+  const child = spawn(node, [launcher, ...args], { cwd: root, stdio: ["pipe", "pipe", "pipe"] });
   child.stdin.end(input);
   const exit = new Promise<number | null>((resolve) => child.on("exit", resolve));
   const [out, err, code] = await Promise.all([text(child.stdout), text(child.stderr), exit]);
@@ -78,11 +81,18 @@ test("help shows the commands, their flags and examples", async () => {
 test("wrong flags and models are told in one line, with exit code 1", async () => {
   for (const [args, message] of [
     [["serve", "--port", "x"], /--port.*integer/], [["serve", "--dtype", "int3"], /float32/], [["serve", "no-such-folder"], /no-such-folder/],
-    [["serve", "--max-model-len", "0"], /max-model-len/], [["dance"], /dance/],
+    [["serve", "--max-model-len", "0"], /^tessera: --max-model-len is 0; /], [["dance"], /there is no command dance\. \(tessera --help/],
+    [["serve", "--port", "99999"], /^tessera: --port is 99999; it must be a port, from 0 .* to 65535\. \(tessera serve --help shows its flags\)$/],
+    [["serve", "--port", "-1"], /^tessera: --port is -1; /], [["serve", "--shutdown-timeout", "-1"], /^tessera: --shutdown-timeout is -1; /],
+    [["serve", "--prt", "1"], /^tessera: there is no flag --prt\. Did you mean --port\? \(tessera serve --help/],
+    [["run", "hi", "--max-tokens", "-1"], /^tessera: --max-tokens is -1; it must be an integer/],
+    [["serve", "src"], /^tessera: model "src" has no config\.json/], [["serve", "README.md"], /^tessera: model "README\.md" is a file, not a folder/],
+    [["inspect", "README.md"], /^tessera: README\.md is no module/],
   ] as const) {
     const { code, err } = await run(args);
     assert.equal(code, 1);
-    assert.match(err, message);
+    assert.match(err.trimEnd(), message);
+    assert.equal(err.trimEnd().split("\n").length, 1, err);
     assert.ok(!err.includes("    at "), err);
   }
 });
@@ -98,6 +108,67 @@ test("serve prints a curl line that works, answers, and ends in order at SIGTERM
     await gone(url);
   } finally {
     child.kill("SIGKILL");
+  }
+});
+
+test("a port in use is told before the model is looked at", async () => {
+  const other = createServer();
+  await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+  try {
+    const { port } = other.address() as AddressInfo;
+    const { code, err } = await run(["serve", "no-such-folder", "--port", String(port)]);
+    assert.equal(code, 1);
+    assert.match(err, new RegExp(`^tessera: 127\\.0\\.0\\.1:${port} is in use already`));
+  } finally {
+    other.close();
+  }
+});
+
+test("the banner says the name that is served, and with a key from a flag the curl line works once the shell has it", { skip }, async () => {
+  const { child, curl, banner } = await start(process.execPath, "--served-model-name", "fox", "--api-key", "secret", "--max-model-len", "128", "--seed", "5");
+  try {
+    assert.match(banner, /serves fox\n[^]*seed +5,[^]*With your key .*TESSERA_API_KEY=[^]*curl/);
+    assert.ok(!banner.includes("secret"));
+    const ask = (key: string) => execFileSync("sh", ["-c", curl.replace("curl ", "curl -s ").replace('"max_tokens":200', '"max_tokens":2')], { encoding: "utf8", env: { ...process.env, TESSERA_API_KEY: key } });
+    assert.match(ask("secret"), /"model":"fox"/);
+    assert.match(ask("wrong"), /AuthenticationError/);
+  } finally {
+    child.kill("SIGKILL");
+  }
+});
+
+test("two quick Ctrl-C stop the server at once while a request runs; one says how long it may run", { skip }, async () => {
+  const { child, url } = await start(process.execPath, "--shutdown-timeout", "60");
+  try {
+    let log = "";
+    child.stderr!.on("data", (data) => (log += String(data)));
+    const body = JSON.stringify({ prompt: "Once", max_tokens: 900, ignore_eos: true, stream: true });
+    const answer = await fetch(`${url}/v1/completions`, { method: "POST", headers: { "content-type": "application/json" }, body });
+    const broken = answer.text().then(() => assert.fail("the answer ended before the server"), () => {});
+    child.kill("SIGINT");
+    child.kill("SIGINT");
+    await sleep(300);
+    assert.equal(child.exitCode, null, "two at one time are one");
+    child.kill("SIGINT");
+    assert.equal(await ended(child, 2), 130);
+    await broken;
+    assert.match(log, /SIGINT: the running request may finish within 60 s/);
+  } finally {
+    child.kill("SIGKILL");
+  }
+});
+
+test("a mod that fails while it runs ends the answer and is told on a line of its own", { skip }, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "tessera-cli-"));
+  try {
+    const file = join(folder, "short.ts");
+    writeFileSync(file, 'import { scoreMod } from "tessera-llm/attention";\nexport default scoreMod(({ t }) => (s, b, h, q, kv) => s + t[q], { t: new Float32Array(32) });\n');
+    const { code, out, err } = await run(["run", "hi", "--attention", file, "--raw", "--max-tokens", "60", "--temperature", "0"]);
+    assert.equal(code, 1);
+    assert.ok(out.endsWith("\n"));
+    assert.match(err.trimEnd(), /^tessera: index 32 is outside dimension 0 of the captured table 't'.*$/);
+  } finally {
+    rmSync(folder, { recursive: true });
   }
 });
 
