@@ -22,7 +22,7 @@ import {
   block, branch, branchIf, call, comment, constant, f32, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, Module, splat, v128, when,
   type Func, type Local, type Node, type Operand,
 } from "./assembler.ts";
-import { addReport, captureWords, ExprEmitter, type EmitContext } from "./expr.ts";
+import { addReport, captureWords, type Columns, ExprEmitter, type EmitContext } from "./expr.ts";
 import { argument, forEachClaimed, kernel, scratchAddress, type MakeLocal } from "./kernel.ts";
 import { expOfNonPositive, MathLibrary } from "./math.ts";
 import { least } from "./rows.ts";
@@ -311,23 +311,26 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
     const context: EmitContext = { local, math, report, args: p.args, captures: plan.captures, captureAt: captureWords(plan.captures, attentionArgs.captures).at };
 
     const keyCode: Node[] = [], hoisted: Node[] = [];
+    const columns = (): Columns | undefined => rows === 1 ? undefined
+      : { emitter: new ExprEmitter(context, { b, h: h[0]!, q: q[0]! }, kv, score[0]!), live: valid, oneHead: group === 1 };
+    const maskColumns = columns(), scoreColumns = columns();
     for (const r of each) {
       const indices = { b, h: h[r]!, q: q[r]! };
       keyCode.push(live[r]!.set(valid));
       if (plan.maskMod) {
-        const mask = new ExprEmitter(context, indices, kv, score[r]!);
+        const mask = new ExprEmitter(context, indices, kv, score[r]!, maskColumns);
         const allowed = mask.value(plan.maskMod, valid);
         keyCode.push(when(p.partial, [...mask.take(), live[r]!.set(v128.and(valid, allowed))]));
         hoisted.push(...mask.hoisted);
       }
       if (plan.scoreMod.kind !== "score") {
-        const mod = new ExprEmitter(context, indices, kv, score[r]!);
+        const mod = new ExprEmitter(context, indices, kv, score[r]!, scoreColumns);
         const value = mod.value(plan.scoreMod, live[r]!);
         keyCode.push(...mod.take(), score[r]!.set(value));
         hoisted.push(...mod.hoisted);
       }
       if (plan.weightMod) {
-        const mod = new ExprEmitter(context, indices, kv, score[r]!);
+        const mod = new ExprEmitter(context, indices, kv, score[r]!, scoreColumns);
         const weight = mod.value(plan.weightMod, live[r]!);
         keyCode.push(...mod.take(), score[r]!.set(v128.and(weight, live[r]!)));
         hoisted.push(...mod.hoisted);
@@ -336,6 +339,9 @@ function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: nu
       }
       keyCode.push(v128.store(at, score[r]!, layout.scores + 4 * plan.kvTile * r));
     }
+    const ofColumns = maskColumns?.emitter.take() ?? [];
+    keyCode.unshift(...(ofColumns.length > 0 ? [when(p.partial, ofColumns)] : []), ...(scoreColumns?.emitter.take() ?? []));
+    hoisted.unshift(...(maskColumns?.emitter.hoisted ?? []), ...(scoreColumns?.emitter.hoisted ?? []));
     return [
       ...each.flatMap((r) => [
         query[r]!.set(i32.load(i32.add(p.scratch, i32.shl(i32.add(p.row, r), 2)), layout.queryAddress)),

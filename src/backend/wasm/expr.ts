@@ -53,6 +53,15 @@ export interface EmitContext {
   readonly captureAt: readonly number[];
 }
 
+/** What the rows of a tile share: parts that depend on the keys alone are written once, by `emitter`, whose code comes before the rows'. */
+export interface Columns {
+  readonly emitter: ExprEmitter;
+  /** The live lanes that all rows start from: loads under them are shared too. */
+  readonly live: Local;
+  /** All rows of the tile belong to one query head. */
+  readonly oneHead: boolean;
+}
+
 /** Emits the mods of one row. `hoisted` goes before the loop over keys, what `take` returns into it. */
 export class ExprEmitter {
   readonly hoisted: Node[] = [];
@@ -69,8 +78,11 @@ export class ExprEmitter {
   readonly #perKey = new Map<Expr, boolean>();
   readonly #loads = new Map<Expr, boolean>();
   readonly #demands = new Map<Expr, ReadonlySet<Expr>>();
+  readonly #perRow = new Map<Expr, boolean>();
+  readonly #columns: Columns | undefined;
 
-  constructor(context: EmitContext, row: RowIndices, kv: Local, score: Local) {
+  constructor(context: EmitContext, row: RowIndices, kv: Local, score: Local, columns?: Columns) {
+    this.#columns = columns;
     this.#context = context;
     this.#row = row;
     this.#kv = kv;
@@ -92,6 +104,8 @@ export class ExprEmitter {
   #value(e: Expr, live: Local): Vector {
     if (e.kind === "const") return constantVector(e.type, e.value);
     const holdsLoad = this.#holdsLoad(e);
+    const columns = this.#columns;
+    if (columns && this.#dependsOnKey(e) && !this.#dependsOnRow(e, columns) && (!holdsLoad || live === columns.live)) return columns.emitter.value(e, live);
     let memo = this.#done;
     if (holdsLoad) {
       memo = this.#doneFor.get(live) ?? new Map<Expr, Vector>();
@@ -225,6 +239,11 @@ export class ExprEmitter {
 
   #dependsOnKey(e: Expr): boolean {
     return memoised(this.#perKey, e, () => e.kind === "score" || (e.kind === "index" && e.name === "kv") || children(e).some((c) => this.#dependsOnKey(c)));
+  }
+
+  #dependsOnRow(e: Expr, columns: Columns): boolean {
+    return memoised(this.#perRow, e, () => e.kind === "score" || (e.kind === "index" && (e.name === "q" || (e.name === "h" && !columns.oneHead))) ||
+      children(e).some((c) => this.#dependsOnRow(c, columns)));
   }
 
   /** The parts holding loads that are asked for wherever `e` is. */
