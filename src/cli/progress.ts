@@ -22,8 +22,7 @@ const secondsBetweenDraws = 0.05;
 
 /** "12.5 of 25.0 MiB"; one unit for all bytes, with more digits where there are few: 300 bytes are "0.001 of 0.001 MiB". */
 function amount(done: number, total: number): string {
-  const digits = total >= mebi ? 1 : 3;
-  const inMebi = (bytes: number) => (Math.ceil(bytes / mebi * 10 ** digits) / 10 ** digits).toFixed(digits);
+  const inMebi = (bytes: number) => (total >= mebi ? (bytes / mebi).toFixed(1) : (Math.ceil(bytes / mebi * 1000) / 1000).toFixed(3));
   return `${inMebi(done)} of ${inMebi(total)} MiB`;
 }
 

@@ -73,12 +73,12 @@ function stopSignal(): Promise<string> {
 
 interface Banner {
   readonly name: string;
-  /** undefined: no key is needed. */
-  readonly key: "flag" | "environment" | undefined;
+  /** Whether the shell has the key in TESSERA_API_KEY already; undefined: no key is needed. */
+  readonly keyInShell: boolean | undefined;
   readonly attention: string | undefined;
 }
 
-function announce(llm: LLM, server: Serving, { name, key, attention }: Banner): void {
+function announce(llm: LLM, server: Serving, { name, keyInShell, attention }: Banner): void {
   const url = server.url.replace(/\/\/(0\.0\.0\.0|\[::\])/, "//127.0.0.1");
   console.log([
     `Tessera ${version} serves ${name}`,
@@ -86,22 +86,22 @@ function announce(llm: LLM, server: Serving, { name, key, attention }: Banner): 
     ...(llm.seed === undefined ? [] : [`  seed     ${llm.seed}, of requests that bring none`]),
     ...(attention === undefined ? [] : [`  mods     ${attention} (tessera inspect shows them)`]),
     "", `  ${server.url}  (OpenAI's API under /v1; GET / lists the routes)`,
-    "", ...(key === "flag" ? ["  With your key in the shell's variable (TESSERA_API_KEY=...):"] : []), `  ${curlLine(url, llm, key !== undefined)}`, "",
+    "", ...(keyInShell === false ? ["  With your key in the shell's variable (TESSERA_API_KEY=...):"] : []), `  ${curlLine(url, llm, keyInShell !== undefined)}`, "",
   ].join("\n"));
 }
 
-/** The keys requests may bring, and where they came from: --api-key, or a variable of the environment. */
-function findKeys(flags: ServeFlags, env: Readonly<Record<string, string | undefined>>): readonly [keys: readonly string[], from: Banner["key"]] {
-  if (flags.apiKey) return [flags.apiKey, flags.apiKey.includes(env["TESSERA_API_KEY"] ?? "") ? "environment" : "flag"];
-  const key = env["TESSERA_API_KEY"] || env["VLLM_API_KEY"];
-  return key ? [[key], env["TESSERA_API_KEY"] ? "environment" : "flag"] : [[], undefined];
+/** The keys requests may bring: --api-key's, or the one in the environment; and whether TESSERA_API_KEY is among them. */
+function findKeys(flags: ServeFlags, env: Readonly<Record<string, string | undefined>>): Pick<Banner, "keyInShell"> & { readonly apiKeys: readonly string[] } {
+  const own = env["TESSERA_API_KEY"];
+  const apiKeys = flags.apiKey ?? [own || env["VLLM_API_KEY"] || ""].filter(Boolean);
+  return { apiKeys, keyInShell: apiKeys.length === 0 ? undefined : own !== undefined && apiKeys.includes(own) };
 }
 
 export async function runServe(model: string | undefined, flags: ServeFlags): Promise<void> {
   const stopped = stopSignal();
   const log = createLog();
   const options = await engineOptions(flags);
-  const [apiKeys, key] = findKeys(flags, process.env);
+  const { apiKeys, keyInShell } = findKeys(flags, process.env);
   // Before the model: that the address is taken must not be found out after minutes of loading.
   const bound = await bind(flags);
   const progress = createProgress(process.stderr, seconds);
@@ -116,7 +116,7 @@ export async function runServe(model: string | undefined, flags: ServeFlags): Pr
     const server = bound.serve(llm, {
       apiKeys, log, logRequests: flags.enableLogRequests ?? false, ...(flags.servedModelName && { servedModelNames: flags.servedModelName }),
     });
-    announce(llm, server, { name: flags.servedModelName?.[0] ?? llm.name, key, attention: flags.attention });
+    announce(llm, server, { name: flags.servedModelName?.[0] ?? llm.name, keyInShell, attention: flags.attention });
     const unwatch = watch(llm, log, flags.disableLogStats ?? false);
     const signal = await stopped;
     unwatch();
