@@ -334,3 +334,18 @@ test("random states of several sequences and heads, joined, cut, grown and set, 
     again.toDense().data.forEach((state, i) => assert.ok(state === states[i] || states[i] === blockState.partial));
   }), { numRuns: process.env["TESSERA_LONG"] ? 1000 : 50 });
 });
+
+test("no value changes unseen: infinities, the smallest fractions of plain arrays, a table that lost its end", () => {
+  const sizes = { batch: 1, heads: 1, queryLength: 600, kvLength: 60, blockSize: 20 };
+  const follows = <C extends object>(captures: C, make: (captures: C) => MaskMod, change: (captures: C) => void): void => {
+    const blocks = createBlockMask(make(captures), sizes), inverted = blocks.not().slice(3, 600);
+    change(captures);
+    assert.ok(blocks.isStale() && inverted.isStale());
+    assert.deepEqual(blocks.current().toDense(), createBlockMask(make(captures), sizes).toDense());
+    assert.deepEqual(inverted.current().toDense(), createBlockMask(make(captures), sizes).not().slice(3, 600).toDense());
+  };
+  follows({ size: Infinity }, (c) => maskMod(({ size }) => (_b, _h, q, kv) => q - kv < size, c), (c) => void (c.size = -Infinity));
+  follows({ weights: new Array<number>(600).fill(1e-6) }, (c) => maskMod(({ weights }) => (_b, _h, q) => weights[q]! > 1.5e-6, c), (c) => void c.weights.fill(2e-6));
+  follows({ weights: new Array<number>(600).fill(0) }, (c) => maskMod(({ weights }) => (_b, _h, q) => weights[q]! > 1, c), (c) => void c.weights.fill(Infinity));
+  follows({ ids: new Int32Array(600).fill(1) }, (c) => maskMod(({ ids }) => (_b, _h, q) => ids[q] === 1, c), (c) => void (c.ids = c.ids.slice(0, 256)));
+});

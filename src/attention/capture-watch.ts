@@ -27,21 +27,21 @@ interface Seen {
 export class CaptureWatch {
   readonly #mask: MaskMod;
   #expr: Expr;
-  #uniforms: string;
+  #uniforms: Readonly<Record<string, number>>;
   #tables: ReadonlyMap<string, Seen>;
 
   constructor(mask: MaskMod) {
     this.#mask = mask;
     const { uniforms, tables } = mask.values();
     this.#expr = mask.expr();
-    this.#uniforms = JSON.stringify(uniforms);
+    this.#uniforms = uniforms;
     this.#tables = new Map(Object.entries(tables).map(([name, table]) => [name, look(table)]));
   }
 
   /** What changed since the last `renew`. */
   change(): Change {
     const { uniforms, tables } = this.#mask.values();
-    if (this.#mask.expr() !== this.#expr || JSON.stringify(uniforms) !== this.#uniforms) return "all";
+    if (this.#mask.expr() !== this.#expr || Object.entries(uniforms).some(([name, value]) => !Object.is(value, this.#uniforms[name]))) return "all";
     const stretches = new Map<string, readonly [number, number]>();
     for (const [name, table] of Object.entries(tables)) {
       const old = this.#tables.get(name)!;
@@ -64,7 +64,7 @@ export class CaptureWatch {
   renew(): void {
     const { uniforms, tables } = this.#mask.values();
     this.#expr = this.#mask.expr();
-    this.#uniforms = JSON.stringify(uniforms);
+    this.#uniforms = uniforms;
     this.#tables = new Map(Object.entries(tables).map(([name, table]) => [name, look(table)]));
   }
 }
@@ -98,7 +98,8 @@ export function mayRead(ranges: ReadonlyMap<Expr, Range>, tables: Readonly<Recor
     const { shape } = tables[node.table]!;
     let first = 0, last = 0;
     node.indices.forEach((index, d) => {
-      const { lo, hi } = ranges.get(index)!, top = shape[d]! - 1;
+      // Beyond the end of the first dimension a table may have had elements, which are gone.
+      const { lo, hi } = ranges.get(index)!, top = d === 0 ? Infinity : shape[d]! - 1;
       first = first * shape[d]! + Math.min(Math.max(lo, 0), top);
       last = last * shape[d]! + Math.min(Math.max(hi, 0), top);
     });
