@@ -6,7 +6,7 @@ import { openBackend, type Device } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { children, type Expr } from "../ir/expr.ts";
 import { print } from "../ir/print.ts";
-import { analyse, type Box } from "../ir/range.ts";
+import { analyse, type Box, indicesOf, verdict } from "../ir/range.ts";
 import { type BlockMask, createBlockMask } from "./block-mask.ts";
 import { type AttentionSpec, compileAttention, defaultTiles } from "./compile.ts";
 import { prepare } from "./measure.ts";
@@ -20,7 +20,7 @@ export interface ExplainOptions {
   readonly queryLength?: number | undefined;
   /** As many as queries when left out. */
   readonly kvLength?: number | undefined;
-  /** Of the blocks counted and drawn, 64 when left out. The kernel's own tiles are smaller. */
+  /** Of the blocks counted and drawn; when left out 64, or more where that would be over 256 blocks a side. The kernel's own tiles are smaller. */
   readonly blockSize?: number | undefined;
   readonly heads?: number | undefined;
   readonly headDim?: number | undefined;
@@ -79,7 +79,8 @@ export interface Timing {
  */
 export async function explain(given: Mod | Mods, options: ExplainOptions = {}): Promise<Explanation> {
   const mods: Mods = typeof given === "function" ? { [`${given.kind}Mod`]: given } : given;
-  const { queryLength = 1024, kvLength = queryLength, blockSize = 64, heads = 1, headDim = 64 } = options;
+  const { queryLength = 1024, kvLength = queryLength, heads = 1, headDim = 64 } = options;
+  const blockSize = options.blockSize ?? 2 ** Math.max(6, Math.ceil(Math.log2(Math.max(1, queryLength, kvLength) / 256)));
   const list = [mods.maskMod, mods.scoreMod, mods.weightMod, mods.outputMod].filter((mod) => mod !== undefined);
   if (list.length === 0) throw new UsageError("there is no mod to explain; give one, or { maskMod, scoreMod }");
   const spec = { ...mods, numQueryHeads: heads, numKvHeads: heads, headDimQk: headDim, headDimV: headDim };
@@ -134,10 +135,37 @@ function notesOn(mod: Mod, box: Box): string[] {
   });
 }
 
-/** Pairs in the kernel's tiles that are not empty, over all heads. */
+/** Most boxes that are asked about to find the tiles a kernel visits: some tenths of a second. */
+const mostBoxes = 200_000;
+
+/**
+ * Pairs in the kernel's tiles that are not empty, over all heads. Boxes are cut in four, all of one size before any smaller one; a mask of
+ * which little can be proved runs out of questions before tiles are reached, and what is open then counts whole, as its tiles mostly would.
+ */
 function visitedPairs(mask: MaskMod, heads: number, queryLength: number, kvLength: number): number {
-  const tiles = createBlockMask(mask, { batch: 1, heads, queryLength, kvLength, blockSize: [defaultTiles.queryTile, defaultTiles.kvTile] });
-  return heads * queryLength * kvLength * (1 - tiles.sparsity());
+  const analysis = analyse(mask.expr()).bind(mask.values()), { queryTile, kvTile } = defaultTiles;
+  const rows = Math.ceil(queryLength / queryTile), columns = Math.ceil(kvLength / kvTile);
+  const pairs = (r0: number, r1: number, c0: number, c1: number): number => (Math.min(r1 * queryTile, queryLength) - r0 * queryTile) * (Math.min(c1 * kvTile, kvLength) - c0 * kvTile);
+  let visited = 0, asked = 0, open: (readonly [h: number, r0: number, r1: number, c0: number, c1: number])[] = [];
+  // Heads whose mask is the same are asked about once.
+  const distinct = indicesOf(mask.expr()).has("h") ? heads : 1;
+  if (rows > 0 && columns > 0) open = Array.from({ length: distinct }, (_, h) => [h, 0, rows, 0, columns] as const);
+  while (open.length > 0) {
+    const next: typeof open = [], isLast = asked + open.length > mostBoxes;
+    for (const [h, r0, r1, c0, c1] of open) {
+      const is = isLast ? verdict.sometimes : analysis.classify(0, 0, h, h, r0 * queryTile, Math.min(r1 * queryTile, queryLength) - 1, c0 * kvTile, Math.min(c1 * kvTile, kvLength) - 1);
+      if (is === verdict.never) continue;
+      if (is === verdict.always || isLast || (r1 - r0 === 1 && c1 - c0 === 1)) {
+        visited += pairs(r0, r1, c0, c1);
+        continue;
+      }
+      const r = r1 - r0 > 1 ? (r0 + r1) >>> 1 : r1, c = c1 - c0 > 1 ? (c0 + c1) >>> 1 : c1;
+      for (const [p0, p1] of [[r0, r], [r, r1]] as const) for (const [k0, k1] of [[c0, c], [c, c1]] as const) if (p0 < p1 && k0 < k1) next.push([h, p0, p1, k0, k1]);
+    }
+    asked += open.length;
+    open = next;
+  }
+  return (visited * heads) / distinct;
 }
 
 /** Time for measuring, and the most launches that go into it. */

@@ -7,7 +7,7 @@ import { loadMods } from "./mods.ts";
 
 export interface InspectFlags {
   readonly lengths: readonly [queries: number, keys: number];
-  readonly blockSize: number;
+  readonly blockSize?: number;
   readonly heads: number;
   readonly headDim: number;
   readonly threads?: number;

@@ -60,7 +60,7 @@ function createProgram(): Command {
   program.command("inspect").description("show what the compiler makes of the mods in a file: blocks, cost, time, code")
     .argument("<file>", "a module that exports mods made with maskMod, scoreMod, weightMod or outputMod")
     .option("--lengths <n>", "positions, or queries x keys such as 128x4096", parseLengths, [1024, 1024] as const)
-    .option("--block-size <n>", "queries and keys of the blocks that are counted and drawn", parseInteger, 64)
+    .option("--block-size <n>", "queries and keys of the blocks that are counted and drawn; 64 unless that makes too many", parseInteger)
     .option("--heads <n>", "query heads", parseInteger, 1)
     .option("--head-dim <n>", "elements of a head", parseInteger, 64)
     .option("--threads <n>", "threads to measure on", parseInteger, 1)

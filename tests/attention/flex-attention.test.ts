@@ -186,3 +186,14 @@ test("explain shows source, expression, captures, blocks, cost and the generated
   const text = String(await explain(slidingWindow(200), { device: "cpu" }));
   for (const part of [/^MASK MOD: which keys/, /source\n  \(\{ size \}\) => /, /expression .*\n  \(q >= kv\) && \(\(q - kv\) < size:i32\)/, /captures .*\n  size: i32 = 200\n/, /full +29 .*\n.*partial +41 /, /cost .*\n  \d+\.\d MFLOP in the tiles that are visited, \d+% of the 268 MFLOP/, /code .*\n  .+/]) assert.match(text, part);
 });
+
+test("what explain costs does not follow the area: a mask of which nothing can be proved, at 65,536 positions", async () => {
+  const scattered = maskMod((_b, _h, q, kv) => (q * 7919 + kv * 104729) % 13 === 3);
+  const large = await explain(scattered, { queryLength: 65536 });
+  assert.equal(large.flops, large.denseFlops, "open boxes count whole");
+  assert.ok(large.blocks!.numRows <= 256 && large.blocks!.numColumns <= 256);
+  const edge = await explain(causal, { queryLength: 1000, kvLength: 1500, heads: 3, headDim: 8 });
+  let pairs = 0;
+  for (let q = 0; q < 1000; q += 16) for (let kv = 0; kv < 1500; kv += 32) if (Math.min(q + 16, 1000) > kv) pairs += (Math.min(q + 16, 1000) - q) * (Math.min(kv + 32, 1500) - kv);
+  assert.equal(edge.flops, 4 * 8 * 3 * pairs, "and where a mask is proved, its tiles are counted one by one");
+});
