@@ -158,6 +158,32 @@ test("two quick Ctrl-C stop the server at once while a request runs; one says ho
   }
 });
 
+test("serve --attention serves the model under the file's mods, and says so", { skip }, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "tessera-cli-"));
+  const file = join(folder, "near.ts");
+  writeFileSync(file, 'import { and, maskMod } from "tessera-llm/attention";\nconst near = maskMod(({ size }) => (b, h, q, kv) => q - kv < size, { size: 3 });\nexport default { maskMod: (own) => and(own.maskMod, near) };\n');
+  const told = async (...flags: readonly string[]): Promise<{ readonly banner: string; readonly text: string }> => {
+    const { child, url, banner } = await start(process.execPath, ...flags);
+    try {
+      const { data } = await (await fetch(`${url}/v1/models`)).json() as { data: { id: string }[] };
+      const response = await fetch(`${url}/v1/completions`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ model: data[0]!.id, prompt: "Once upon a time there was", max_tokens: 24, temperature: 0 }) });
+      return { banner, text: (await response.json() as { choices: { text: string }[] }).choices[0]!.text };
+    } finally {
+      child.kill("SIGTERM");
+      await ended(child, 10);
+    }
+  };
+  try {
+    const plain = await told(), modded = await told("--attention", file), again = await told("--attention", file);
+    assert.match(modded.banner, /near\.ts/);
+    assert.ok(modded.text.length > 0);
+    assert.notEqual(modded.text, plain.text, "three tokens of context are not all of them");
+    assert.equal(modded.text, again.text);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 test("a mod that fails while it runs ends the answer and is told on a line of its own", { skip }, async () => {
   const folder = mkdtempSync(join(tmpdir(), "tessera-cli-"));
   try {
