@@ -9,9 +9,11 @@
  */
 import type { AttentionCall, Backend, Buffer, CaptureValue } from "../backend/backend.ts";
 import { type Device, openBackend } from "../backend/registry.ts";
+import type { CaptureEnv } from "../ir/interpret.ts";
+import type { CaptureSlot } from "../ir/plan.ts";
 import { type Aux, checkMask, checkOptions, checkScale, checkShapes, type FlexAttentionOptions, type ScaleOperand } from "./arguments.ts";
-import { type Binding, readCaptures } from "./captures.ts";
-import { compileAttention } from "./compile.ts";
+import { copyCaptures } from "./captures.ts";
+import { compilePlanned, planAttention } from "./compile.ts";
 import { inDType } from "./merge.ts";
 import { kvFormats, type Operand, operandOf } from "./operand.ts";
 import { floats, type Tensor, tensor } from "./tensor.ts";
@@ -36,14 +38,17 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
   const { maskMod, blockMask } = checkMask(options, shape);
   const keyFormat = kvFormats[key.dtype]!, valueFormat = kvFormats[value.dtype]!;
   const keyScale = checkScale("key", keyFormat, options.keyScale, shape), valueScale = checkScale("value", valueFormat, options.valueScale, shape);
-  const backend = options.backend ?? (await sharedBackend(options.device ?? "cpu"));
-  const { kernel, bindings, mask } = await compileAttention(backend, {
+  const planned = planAttention({
     scoreMod: options.scoreMod, maskMod, weightMod: options.weightMod, outputMod: options.outputMod, denominator: options.sink ? "sink" : options.softmax,
     scale: options.scale, scaleMayChange: options.scale !== undefined, keyFormat, valueFormat,
     numQueryHeads: shape.queryHeads, numKvHeads: shape.kvHeads, headDimQk: shape.dim, headDimV: shape.valueDim,
   });
+  // The values of now: another call may be under way, and captures change, before this one has its turn.
+  const values = copyCaptures(planned.bindings), blocksVersion = blockMask?.version;
+  const backend = options.backend ?? (await sharedBackend(options.device ?? "cpu"));
+  const { kernel, mask } = await compilePlanned(backend, planned);
   return inTurn(backend, async () => {
-    const classifier = mask && (blockMask?.current() ?? mask.bind(readCaptures(bindings)));
+    const classifier = mask && (blockMask && blockMask.version === blocksVersion ? blockMask : mask.bind(values));
     const { batch, queryLength, kvLength, queryHeads, valueDim } = shape;
     const full = (n: number): Int32Array => new Int32Array(batch).fill(n);
     const work = planWork(classifier, { numSequences: batch, firstRow: full(0), numRows: full(queryLength), firstPosition: full(0), kvLength: full(kvLength) }, { ...kernel.plan, numQueryHeads: queryHeads });
@@ -67,7 +72,7 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
       const statistics = [...new Set(options.aux)].map((name) => ({ name, data: alloc(statisticBytes) }));
       const { sink } = options;
       backend.ops.attention({
-        kernel, captures: captureValues(bindings, upload),
+        kernel, captures: captureValues(kernel.plan.captures, values, upload),
         query: placed(operandOf(query.dtype === "f32" ? query : tensor(floats(query), query.shape))), key: placed(operandOf(key)), value: placed(operandOf(value)),
         out: { data: out, sequenceStride: queryHeads * queryLength * valueDim, headStride: queryLength * valueDim, rowStride: valueDim },
         pageSize: Math.max(1, kvLength), blockTable: upload(full(0).map((_, b) => (shape.kvBatch === 1 ? 0 : b))), maxPagesPerSequence: 1, work: upload(work),
@@ -87,9 +92,8 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
 }
 
 /** The captured values as the kernel takes them: numbers as they are, tables as i32 or f32 in the backend's memory. */
-export function captureValues(bindings: readonly Binding[], upload: (data: Float32Array | Int32Array) => Buffer): CaptureValue[] {
-  const { uniforms, tables } = readCaptures(bindings);
-  return bindings.map(({ slot }): CaptureValue => {
+export function captureValues(slots: readonly CaptureSlot[], { uniforms, tables }: CaptureEnv, upload: (data: Float32Array | Int32Array) => Buffer): CaptureValue[] {
+  return slots.map((slot): CaptureValue => {
     if (slot.kind === "uniform") return { kind: "uniform", value: uniforms[slot.name]! };
     const { data, shape } = tables[slot.name]!;
     const elements = slot.type === "f32" ? (data instanceof Float32Array ? data : Float32Array.from(data)) : data instanceof Int32Array ? data : Int32Array.from(data);

@@ -140,6 +140,13 @@ export function readCaptures(bindings: readonly Binding[]): CaptureEnv {
   return { uniforms, tables };
 }
 
+/** As `readCaptures`, with tables copied: what a call goes by that is not waited for, whatever is written meanwhile. */
+export function copyCaptures(bindings: readonly Binding[]): CaptureEnv {
+  const { uniforms, tables } = readCaptures(bindings);
+  const copied = Object.entries(tables).map(([name, { data, shape }]) => [name, { data: ArrayBuffer.isView(data) ? (data as TypedArray).slice() : data, shape: [...shape] }]);
+  return { uniforms, tables: Object.fromEntries(copied) as Record<string, Table> };
+}
+
 function readTable(value: unknown): Table {
   if (isTensor(value)) return value;
   if (Array.isArray(value)) return { data: value.map(Number), shape: [value.length] };

@@ -169,7 +169,11 @@ const kernels = new WeakMap<Backend, Map<string, Promise<AttentionKernel>>>();
 
 /** The kernel of an attention on a backend; compiled once for each plan text. */
 export async function compileAttention(backend: Backend, spec: AttentionSpec): Promise<CompiledAttention> {
-  const planned = planAttention(spec);
+  return compilePlanned(backend, planAttention(spec));
+}
+
+/** As `compileAttention`, of an attention that is planned. */
+export async function compilePlanned(backend: Backend, planned: PlannedAttention): Promise<CompiledAttention> {
   const { plan } = planned;
   const compiled = kernels.get(backend) ?? new Map<string, Promise<AttentionKernel>>();
   kernels.set(backend, compiled);

@@ -13,8 +13,8 @@ import { indicesOf } from "../ir/range.ts";
 import type { Aux } from "./arguments.ts";
 import { captureValues, inTurn, sharedBackend, type WithAux } from "./attention.ts";
 import type { BlockMask } from "./block-mask.ts";
-import { readCaptures } from "./captures.ts";
-import { compileAttention } from "./compile.ts";
+import { copyCaptures } from "./captures.ts";
+import { compilePlanned, planAttention } from "./compile.ts";
 import type { MaskMod, OutputMod, ScoreMod } from "./mod.ts";
 import { floats, type Tensor, tensor } from "./tensor.ts";
 import { planWork } from "./work-list.ts";
@@ -208,14 +208,17 @@ export class PagedKvCache {
       row += rows;
     }
     const table = this.#table.slice();
+    const blockMask = options.blockMask?.current(), blocksVersion = blockMask?.version;
+    if (blockMask) checkBlocks(blockMask, options.maskMod, batch, heads);
+    const planned = planAttention({
+      scoreMod: options.scoreMod, maskMod: blockMask?.mask ?? options.maskMod, outputMod: options.outputMod, scale: options.scale,
+      numQueryHeads: heads, numKvHeads, headDimQk: dim, headDimV: dimV, ...(format && { keyFormat: format, valueFormat: format }),
+    });
+    // The values of now, as of the table: both may change before this call has its turn.
+    const values = copyCaptures(planned.bindings);
     return inTurn(this.#backend, async () => {
-      const blockMask = options.blockMask?.current();
-      if (blockMask) checkBlocks(blockMask, options.maskMod, batch, heads);
-      const { kernel, bindings, mask } = await compileAttention(this.#backend, {
-        scoreMod: options.scoreMod, maskMod: blockMask?.mask ?? options.maskMod, outputMod: options.outputMod, scale: options.scale,
-        numQueryHeads: heads, numKvHeads, headDimQk: dim, headDimV: dimV, ...(format && { keyFormat: format, valueFormat: format }),
-      });
-      const work = planWork(mask && (blockMask ?? mask.bind(readCaptures(bindings))), batch, { ...kernel.plan, numQueryHeads: heads });
+      const { kernel, mask } = await compilePlanned(this.#backend, planned);
+      const work = planWork(mask && (blockMask && blockMask.version === blocksVersion ? blockMask : mask.bind(values)), batch, { ...kernel.plan, numQueryHeads: heads });
       const backend = this.#backend, buffers: Buffer[] = [];
       const upload = (data: Float32Array | Int32Array): Buffer => {
         const buffer = backend.alloc(Math.max(4, data.byteLength));
@@ -229,7 +232,7 @@ export class PagedKvCache {
         const pool = (data: Buffer, d: number): Layout => ({ data, sequenceStride: pageSize * numKvHeads * d, rowStride: numKvHeads * d, headStride: d });
         const packed = (data: Buffer, d: number): Layout => ({ data, sequenceStride: 0, headStride: numRows * d, rowStride: d });
         backend.ops.attention({
-          kernel, captures: captureValues(bindings, upload), query: packed(upload(floats(query)), dim), out: packed(out, dimV), key: pool(this.#key, dim), value: pool(this.#value, dimV),
+          kernel, captures: captureValues(kernel.plan.captures, values, upload), query: packed(upload(floats(query)), dim), out: packed(out, dimV), key: pool(this.#key, dim), value: pool(this.#value, dimV),
           pageSize, blockTable: upload(table), maxPagesPerSequence: this.#maxPages, work: upload(work),
           ...Object.fromEntries(statistics.map(({ name, data }) => [name, { data, sequenceStride: 0 }])),
         });

@@ -197,3 +197,25 @@ test("what explain costs does not follow the area: a mask of which nothing can b
   for (let q = 0; q < 1000; q += 16) for (let kv = 0; kv < 1500; kv += 32) if (Math.min(q + 16, 1000) > kv) pairs += (Math.min(q + 16, 1000) - q) * (Math.min(kv + 32, 1500) - kv);
   assert.equal(edge.flops, 4 * 8 * 3 * pairs, "and where a mask is proved, its tiles are counted one by one");
 });
+
+test("a call goes by what was captured when it was made, whatever is written before its turn", async () => {
+  const [q, kv] = [random(1, 1, 2, 40, 8), random(2, 1, 2, 40, 8)], captures = { size: 3, ids: new Int32Array(40) };
+  const mask = maskMod(({ size, ids }) => (_b, _h, q, kv) => q - kv < size && ids[q] === ids[kv], captures);
+  const blocks = createBlockMask(mask, { batch: 1, heads: 1, queryLength: 40, kvLength: 40, blockSize: 8 });
+  const calls = (): Promise<Tensor>[] => [flexAttention(q, kv, kv, { maskMod: mask }), flexAttention(q, kv, kv, { blockMask: blocks })];
+  const steps = [
+    () => {},
+    () => void (captures.size = 20),
+    () => void captures.ids.fill(1, 10),
+    () => void (captures.size = 2.5),
+    () => void (captures.ids = Int32Array.from({ length: 40 }, (_, i) => i >> 2)),
+  ];
+  const reset = (): void => void Object.assign(captures, { size: 3, ids: new Int32Array(40) });
+  const together = steps.flatMap((step) => (step(), calls()));
+  reset();
+  const flight = await Promise.all(together);
+  for (const [i, step] of steps.entries()) {
+    step();
+    for (const [j, call] of calls().entries()) assert.deepEqual((await call).data, flight[2 * i + j]!.data, `step ${i}, call ${j}`);
+  }
+});
