@@ -42,7 +42,7 @@ if (named.length === 0) {
   await check("lint: oxlint", ["node_modules/oxlint/bin/oxlint"]);
 }
 const files = named.length > 0 ? named : ["src/**/*.test.ts", "tests/**/*.test.ts"];
-const { code, text } = await run(node, ["--test", `--test-concurrency=${availableParallelism()}`, "--test-timeout=240000", `--test-reporter=${root}scripts/reporter.js`, ...files], true);
+const { code, text } = await run(node, ["--test", `--test-concurrency=${availableParallelism()}`, `--test-timeout=${long ? 1_200_000 : 240_000}`, `--test-reporter=${root}scripts/reporter.js`, ...files], true);
 const found = /^counts (\{.*\})$/m.exec(text)?.[1];
 for (const [kind, n] of Object.entries(found ? JSON.parse(found) : {})) counts[kind] += n;
 if (!found || (code !== 0 && counts.failed === 0)) {

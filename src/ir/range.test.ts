@@ -32,7 +32,7 @@ test("the range of a random program holds every value that the interpreter gives
         assert.ok(inside, `${print(e)} is ${is} at b ${b} h ${h} q ${y} kv ${x}, outside ${JSON.stringify(range)} of ${JSON.stringify(box)} with ${JSON.stringify(captures.uniforms)}`);
       }
     }
-  }), { numRuns: 700 });
+  }), { numRuns: process.env["TESSERA_LONG"] ? 10_000 : 700 });
 });
 
 test("far from zero too, where integers wrap, ranges stay sound", () => {
@@ -48,7 +48,7 @@ test("far from zero too, where integers wrap, ranges stay sound", () => {
       const is = value({ b: 0, h: 0, q: y, kv: x, score: 0, ...captures });
       assert.ok(is >= range.lo && is <= range.hi, `${print(e)} is ${is} at q ${y} kv ${x}, outside ${JSON.stringify(range)}`);
     }
-  }), { numRuns: 400 });
+  }), { numRuns: process.env["TESSERA_LONG"] ? 10_000 : 400 });
 });
 
 test("what q and kv have in common cancels: q - (q - kv) is kv", () => {
@@ -134,6 +134,6 @@ test("the tape that classifies boxes says of random masks what the plain steps s
       assert.equal(is, lo === 1 ? verdict.always : hi === 0 ? verdict.never : verdict.sometimes, `${print(e)} in ${JSON.stringify(box)} with ${JSON.stringify(captures.uniforms)}`);
       seen.add(is);
     }
-  }), { numRuns: 1000 });
+  }), { numRuns: process.env["TESSERA_LONG"] ? 10_000 : 1000 });
   assert.equal(seen.size, 3);
 });

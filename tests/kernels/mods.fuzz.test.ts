@@ -19,7 +19,7 @@ import { print } from "../../src/ir/print.ts";
 import { verdict } from "../../src/ir/range.ts";
 import { judge, partsOf, randomMod } from "./random-mod.ts";
 
-const programs = process.env["TESSERA_LONG"] ? 2000 : 240;
+const programs = process.env["TESSERA_LONG"] ? 10_000 : 240;
 const numHeads = 3, headDimQk = 4, numKeys = 37, numRows = 18, firstPosition = 9, sequence = 1, kvTile = 16, pageSize = 5;
 
 let wasm: Backend;
