@@ -188,11 +188,11 @@ test("a mod that fails while it runs ends the answer and is told on a line of it
   const folder = mkdtempSync(join(tmpdir(), "tessera-cli-"));
   try {
     const file = join(folder, "short.ts");
-    writeFileSync(file, 'import { scoreMod } from "tessera-llm/attention";\nexport default scoreMod(({ t }) => (s, b, h, q, kv) => s + t[q], { t: new Float32Array(32) });\n');
-    const { code, out, err } = await run(["run", "hi", "--attention", file, "--raw", "--max-tokens", "60", "--temperature", "0"]);
+    writeFileSync(file, 'import { scoreMod } from "tessera-llm/attention";\nexport default scoreMod(({ t }) => (s, b, h, q, kv) => s + t[q], { t: new Float32Array(9) });\n');
+    const { code, out, err } = await run(["run", "Once upon a time", "--attention", file, "--raw", "--max-tokens", "60", "--temperature", "0"]);
     assert.equal(code, 1);
     assert.ok(out.endsWith("\n"));
-    assert.match(err.trimEnd(), /^tessera: index 32 is outside dimension 0 of the captured table 't'.*$/);
+    assert.match(err.trimEnd(), /^tessera: index 9 is outside dimension 0 of the captured table 't'.*$/);
   } finally {
     rmSync(folder, { recursive: true });
   }
