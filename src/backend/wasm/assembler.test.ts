@@ -60,3 +60,27 @@ test("the text of a module reads like code and is the same each time", () => {
   assert.equal(build(), "func clampToZero(x: i32): i32 {\n  if i32.lt_s(x, 0) {\n    return(0)\n  }\n  x\n}\n");
   assert.equal(build(), build());
 });
+
+test("a load names its memory, which is the first one where it is not imported apart", () => {
+  const m = new Module();
+  const weights = m.memory("weights");
+  m.func("sum", { p: "i32" }, "i32", ({ p }) => [i32.add(i32.add(i32.load(p, 4), i32.load(weights.at(p), 4)), i32x4.extract_lane(v128.load32_lane(weights.at(p), splat.i32(0), 2, 8), 2))]);
+  m.func("write", { p: "i32" }, "none", ({ p }) => [i32.store(weights.at(i32.load(weights.at(p))), 9)]);
+  const make = (): WebAssembly.Memory => new WebAssembly.Memory({ initial: 1, maximum: 2, shared: true });
+  const memory = make(), other = make();
+  new Int32Array(memory.buffer).set([0, 1, 2]);
+  new Int32Array(other.buffer).set([64, 10, 20]);
+  const run = (apart: readonly string[]): Record<string, (p: number) => number> =>
+    new WebAssembly.Instance(new WebAssembly.Module(m.bytes(apart)), { env: { memory, weights: other } }).exports as never;
+  assert.equal(run([])["sum"]!(0), 1 + 1 + 2);
+  assert.equal(run(["weights"])["sum"]!(0), 1 + 10 + 20);
+  run(["weights"])["write"]!(0);
+  assert.equal(new Int32Array(other.buffer)[16], 9);
+  assert.match(m.text(), /i32\.load\(weights\[p\], offset=4\)/);
+  assert.throws(() => m.bytes(["keys"]), /memories keys; the module has weights/);
+});
+
+test("an address in another memory is no number", () => {
+  const weights = new Module().memory("weights");
+  assert.throws(() => i32.add(weights.at(constant("i32", 0)), 2), /i32.add: an address in weights/);
+});

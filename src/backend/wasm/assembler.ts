@@ -5,8 +5,8 @@
  *   m.func("add", { a: "i32", b: "i32" }, "i32", ({ a, b }) => [i32.add(a, b)]);
  *   m.bytes(); m.text();
  *
- * An ill-typed instruction can not be built. The memory is imported as env.memory (shared).
- * It knows opcodes, not kernels.
+ * An ill-typed instruction can not be built. The memory is imported as env.memory (shared); `m.memory("weights")` is another, or the same,
+ * and an address in it is written `weights.at(address)`. It knows opcodes, not kernels.
  */
 import { invariant } from "../../core/errors.ts";
 import { Bytes } from "./bytes.ts";
@@ -16,7 +16,7 @@ export type ValueType = "i32" | "i64" | "f32" | "f64" | "v128";
 
 /** One instruction with its operands. `type` is what it leaves on the stack. */
 export interface Node {
-  readonly op: Opcode | "const" | "get" | "set" | "tee" | "call" | "call_indirect" | "block" | "loop" | "if" | "br" | "br_if" | "comment";
+  readonly op: Opcode | "const" | "get" | "set" | "tee" | "call" | "call_indirect" | "block" | "loop" | "if" | "br" | "br_if" | "comment" | "at";
   readonly type: ValueType | "none";
   readonly operands: readonly Node[];
   readonly numbers?: readonly number[];
@@ -26,6 +26,8 @@ export interface Node {
   readonly body?: readonly Node[];
   readonly otherwise?: readonly Node[];
   readonly signature?: Signature;
+  /** Which memory a load or store means, where it is not the first. */
+  readonly memory?: Memory;
 }
 
 /** A variable of a function. As an operand it means its value. */
@@ -49,6 +51,18 @@ export class Local {
 }
 
 export type Operand = Node | Local | number;
+
+/** A memory beside the first, which it may also be: `Module.bytes` says. */
+export class Memory {
+  readonly name: string;
+  constructor(name: string) {
+    this.name = name;
+  }
+  /** An address in this memory: a load or store takes it as its address, nothing else does. */
+  at(address: Operand): Node {
+    return { op: "at", type: "i32", operands: [operand(address, "i32", this.name)], memory: this };
+  }
+}
 /** Where a branch goes: the end of a block, the start of a loop. */
 export interface Label { readonly name: string }
 interface Signature { readonly params: readonly ValueType[]; readonly results: readonly ValueType[] }
@@ -88,6 +102,7 @@ function operand(x: Operand, type: ValueType, where: string): Node {
   const node = typeof x === "number" ? constant(type, x) : x instanceof Local ? x.get : x;
   // Messages are made only where something is wrong: there are thousands of operands in a kernel.
   if (node.type !== type) invariant(false, `${where}: an operand is ${node.type}, ${type} expected`);
+  if (node.op === "at") invariant(false, `${where}: an address in ${node.memory!.name} is no number to compute with`);
   return node;
 }
 
@@ -99,6 +114,10 @@ const none: readonly number[] = [];
  */
 export function instruction(op: Opcode, ...args: readonly (Operand | readonly number[])[]): Node {
   const shape = shapes.get(op)!;
+  const place = args[0];
+  if (shape.align >= 0 && typeof place === "object" && "op" in place && place.op === "at") {
+    return { ...instruction(op, place.operands[0]!, ...args.slice(1)), memory: place.memory! };
+  }
   const operands = shape.params.map((type, i) => operand(args[i] as Operand, type, op));
   if (shape.align < 0 && !shape.lane && !shape.shuffle && args.length === operands.length) return { op, type: shape.result, operands, numbers: none };
   let rest = args.slice(shape.params.length);
@@ -188,10 +207,25 @@ export class Module {
   readonly #functions: Built[] = [];
   readonly #types: Signature[] = [];
   readonly #usesTable: boolean;
+  readonly #memories: Memory[] = [];
 
   /** `table: true` imports env.table, for call_indirect. */
   constructor(options: { table?: boolean } = {}) {
     this.#usesTable = options.table ?? false;
+  }
+
+  /** Another memory: the same for the same name. */
+  memory(name: string): Memory {
+    const known = this.#memories.find((m) => m.name === name);
+    if (known) return known;
+    const memory = new Memory(name);
+    this.#memories.push(memory);
+    return memory;
+  }
+
+  /** Names of the memories beside the first. */
+  get memories(): string[] {
+    return this.#memories.map((m) => m.name);
   }
 
   /** Adds a function. `local(type, name)` makes a variable; a name used twice gets a number. Internal functions are not exported. */
@@ -225,14 +259,18 @@ export class Module {
     return this.#functions.filter((f) => f.exported).map((f) => f.func.name);
   }
 
-  /** The module in WebAssembly's binary format. */
-  bytes(): Uint8Array<ArrayBuffer> {
+  /**
+   * The module in WebAssembly's binary format. The memories in `apart` are imported, in that order, as env.<name>; the others are
+   * the first memory, so that nothing is lost where one is enough (V8 keeps only the first memory's base in a register).
+   */
+  bytes(apart: readonly string[] = []): Uint8Array<ArrayBuffer> {
+    invariant(apart.every((name) => this.memories.includes(name)), `memories ${apart.join(", ")}; the module has ${this.memories.join(", ")}`);
     const all = this.#functions.map((b) => b.func);
     for (const f of all) this.#typeIndex(f.signature);
     const out = new Bytes(), body = new Bytes(), code = new Bytes(), one = new Bytes();
     const indices = new Map(all.map((f) => [f.name, f.index]));
     // Writing functions may add types, so it comes before the type section.
-    code.vector(this.#functions, (f) => code.sized(one, () => this.#encodeFunction(f, indices, one)));
+    code.vector(this.#functions, (f) => code.sized(one, () => this.#encodeFunction(f, indices, apart, one)));
     const section = (id: number, write: () => void): void => {
       out.byte(id);
       out.sized(body, write);
@@ -250,8 +288,9 @@ export class Module {
         body.text(name);
         for (const n of rest) body.unsigned(n);
       };
-      body.unsigned(1 + Number(this.#usesTable));
+      body.unsigned(1 + apart.length + Number(this.#usesTable));
       entry("memory", 0x02, 0x03, 1, 65536);
+      for (const name of apart) entry(name, 0x02, 0x03, 0, 65536); // it may have no page yet
       if (this.#usesTable) entry("table", 0x01, 0x70, 0x00, 0);
     });
     section(3, () => body.vector(this.#functions, (f) => body.unsigned(this.#typeIndex(f.func.signature))));
@@ -296,7 +335,7 @@ export class Module {
     return found >= 0 ? found : this.#types.push(signature) - 1;
   }
 
-  #encodeFunction(f: Built, functions: ReadonlyMap<string, number>, out: Bytes): void {
+  #encodeFunction(f: Built, functions: ReadonlyMap<string, number>, apart: readonly string[], out: Bytes): void {
     const runs: [ValueType, number][] = [];
     for (const l of f.locals) {
       const last = runs.at(-1);
@@ -325,7 +364,7 @@ export class Module {
     const write = (n: Node): void => {
       for (const o of n.operands) write(o);
       const shape = shapes.get(n.op);
-      if (shape) return writeInstruction(shape, n.numbers, out);
+      if (shape) return writeInstruction(shape, n.numbers, n.memory ? 1 + apart.indexOf(n.memory.name) : 0, out);
       switch (n.op) {
         case "comment": break;
         case "const": writeConst(n, out); break;
@@ -353,7 +392,7 @@ export class Module {
   }
 }
 
-function writeInstruction({ prefix, code, align, lane, shuffle }: Shape, numbers: readonly number[] = [], out: Bytes): void {
+function writeInstruction({ prefix, code, align, lane, shuffle }: Shape, numbers: readonly number[] = [], memory: number, out: Bytes): void {
   if (prefix === 0) out.byte(code);
   else {
     out.byte(prefix);
@@ -361,7 +400,11 @@ function writeInstruction({ prefix, code, align, lane, shuffle }: Shape, numbers
   }
   if (shuffle) for (const n of numbers) out.byte(n);
   else if (align >= 0) {
-    out.byte(align);
+    if (memory === 0) out.byte(align);
+    else {
+      out.byte(align | 0x40); // bit 6: the memory's index follows
+      out.unsigned(memory);
+    }
     out.unsigned(numbers[0]!);
     if (lane) out.byte(numbers[1]!);
   } else if (lane) out.byte(numbers[0]!);
@@ -398,7 +441,9 @@ function inline(n: Node): string {
       const numbers = n.numbers ?? [];
       const memoryOffset = shape && shape.align >= 0 && numbers[0] ? [`offset=${numbers[0]}`] : [];
       const rest = shape && shape.align >= 0 ? (shape.lane ? [`lane=${numbers[1]}`] : []) : numbers.length ? [numbers.join(" ")] : [];
-      return `${n.op}(${[...n.operands.map(inline), ...memoryOffset, ...rest].join(", ")})`;
+      const [first, ...others] = n.operands.map(inline);
+      const operands = first === undefined ? [] : [n.memory ? `${n.memory.name}[${first}]` : first, ...others];
+      return `${n.op}(${[...operands, ...memoryOffset, ...rest].join(", ")})`;
     }
   }
 }
@@ -427,7 +472,7 @@ function print(n: Node, depth: number, out: string[]): void {
       const head = n.op === "set" ? `${n.local!.name} =` : n.op === "call" ? n.text! : n.op;
       out.push(`${pad}${head}(`);
       for (const o of n.operands) print(o, depth + 1, out);
-      out.push(`${pad})${n.numbers?.length ? ` ${n.numbers.join(" ")}` : ""}`);
+      out.push(`${pad})${n.numbers?.length ? ` ${n.numbers.join(" ")}` : ""}${n.memory ? ` in ${n.memory.name}` : ""}`);
     }
   }
 }
