@@ -5,7 +5,7 @@
  * replayed with fresh inputs. Sizes are symbolic: a kernel reads how many rows there are from the `BatchInputs` header when
  * it runs, so one Program serves any batch within its capacity. Commands run in the order given; only `read` waits.
  */
-import type { AttentionPlan } from "../ir/plan.ts";
+import type { AttentionPlan, KvFormat } from "../ir/plan.ts";
 
 /** Memory of the backend. `offset` and `bytes` count bytes; a slice shares its parent's memory. */
 export interface Buffer {
@@ -52,9 +52,16 @@ export interface BatchInputs {
   readonly maxPagesPerSequence: number;
 }
 
-/** K or V of one layer: pages of `pageSize` tokens. Element (page, token, head, d) stands at ((page * pageSize + token) * numHeads + head) * headDim + d. f32. */
+/** What `ropeAndCache` can write: f32 as it is, the others rounded to nearest, ties to even. */
+export type KvCacheFormat = Extract<KvFormat, "f32" | "bf16" | "f16">;
+
+/**
+ * K or V of one layer: pages of `pageSize` tokens, a head's tokens of a page one behind the other, as decode reads them. Element
+ * (page, token, head, d) stands at ((page * numHeads + head) * pageSize + token) * headDim + d.
+ */
 export interface KvCache {
   readonly data: Buffer;
+  readonly format: KvCacheFormat;
   readonly pageSize: number;
   readonly numHeads: number;
   readonly headDim: number;

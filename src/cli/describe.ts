@@ -15,7 +15,7 @@ export function describe(info: EngineInfo): readonly string[] {
   return [
     `model    ${info.architecture}, ${countText(info.numParameters)} parameters, ${info.dtype}, context ${info.maxModelLen} tokens`,
     `backend  ${info.backend}`,
-    `memory   weights ${formatBytes(info.weightBytes)}, KV cache ${formatBytes(info.kvBytes)} = ${cache}`,
+    `memory   weights ${formatBytes(info.weightBytes)}, KV cache ${formatBytes(info.kvBytes)} of ${info.kvCacheDtype} = ${cache}`,
     `batch    up to ${info.maxNumSeqs} sequences and ${info.maxNumBatchedTokens} tokens in one step; loaded in ${info.loadSeconds.toFixed(1)} s`,
   ];
 }

@@ -7,6 +7,7 @@ import { devices } from "../backend/registry.ts";
 import { snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
 import { checkParams, type GenerateParams } from "../llm/params.ts";
 import type { LoadOptions } from "../llm.ts";
+import { kvCacheDTypes } from "../model/kv-format.ts";
 
 const units: Readonly<Record<string, number>> = { "": 1, k: 1e3, m: 1e6, g: 1e9, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
@@ -65,6 +66,7 @@ export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "hub" | 
 export function addEngineFlags(command: Command): Command {
   return command
     .addOption(new Option("--dtype <type>", "type the weights are kept in").choices(["auto", "float32", "bfloat16"]).default("auto"))
+    .addOption(new Option("--kv-cache-dtype <type>", "type keys and values are kept in").choices(kvCacheDTypes).default("auto"))
     .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(devices).default("cpu"))
     .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
     .option("--max-model-len <tokens>", "most tokens of a prompt and its answer together (default: the model's)", parseInteger)
@@ -80,11 +82,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
+  const { dtype, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
   const { skipTokenizerInit, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
+    dtype, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
     skipTokenizerInit, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

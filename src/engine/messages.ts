@@ -50,6 +50,7 @@ export interface EngineInfo {
   /** "wasm, 2 threads, relaxed SIMD" */
   readonly backend: string;
   readonly dtype: string;
+  readonly kvCacheDtype: string;
   readonly numParameters: number;
   readonly maxModelLen: number;
   readonly vocabSize: number;

@@ -8,6 +8,7 @@ import type { AttentionOverrideData } from "../attention/override.ts";
 import type { Backend } from "../backend/backend.ts";
 import { type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
+import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
@@ -23,6 +24,8 @@ export interface EngineOptions extends LimitOptions {
   readonly device: Device;
   /** How matrices of weights are kept. "auto" (the default): bfloat16 where the checkpoint is, else float32. */
   readonly dtype?: "auto" | "float32" | "bfloat16";
+  /** How keys and values are kept. Default "auto" (model/kv-format.ts). */
+  readonly kvCacheDtype?: KvCacheDType;
   /** Threads of the cpu device; all cores by default. */
   readonly threads?: number;
   /** Where the seeds of requests without one come from. Default 0. */
@@ -46,9 +49,9 @@ const cpuAddressBytes = 4 * 2 ** 30 - 64 * 2 ** 20;
 /** `now` is in seconds. @throws UsageError */
 export async function openEngine(options: EngineOptions, now: () => number, onProgress: Progress = () => {}): Promise<OpenEngine> {
   const start = now();
-  const { model: folder, device, dtype = "auto", seed = 0, threads } = options;
+  const { model: folder, device, dtype = "auto", kvCacheDtype = "auto", seed = 0, threads } = options;
   if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
-  const { config: ownConfig, source } = openCheckpoint(folder, dtype);
+  const { config: ownConfig, source } = openCheckpoint(folder, dtype, kvCacheDtype);
   const config = options.attention ? { ...ownConfig, override: options.attention } : ownConfig;
   let backend: Backend | undefined;
   try {
@@ -68,6 +71,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       architecture: config.architecture,
       backend: backend.description,
       dtype: config.weightDType === "bf16" ? "bfloat16" : "float32",
+      kvCacheDtype: kvCacheDTypeOf[config.kvFormat],
       numParameters: model.numParameters,
       vocabSize: config.vocabSize,
       eosTokenIds,

@@ -92,8 +92,8 @@ export function planLayers(config: ModelConfig, limits: ModelLimits): LayersAtte
 }
 
 function planGroup(config: ModelConfig, limits: ModelLimits, scoreMod: ScoreMod | undefined, maskMod: MaskMod, runs: number): GroupPlan {
-  const { numQueryHeads, numKvHeads, headDim } = config;
-  const { plan, bindings } = planAttention({ scoreMod, maskMod, numQueryHeads, numKvHeads, headDimQk: headDim, headDimV: headDim, scale: config.attentionScale });
+  const { numQueryHeads, numKvHeads, headDim, kvFormat } = config;
+  const { plan, bindings } = planAttention({ scoreMod, maskMod, numQueryHeads, numKvHeads, headDimQk: headDim, headDimV: headDim, keyFormat: kvFormat, valueFormat: kvFormat, scale: config.attentionScale });
   const given = readCaptures(bindings);
   const captures = plan.captures.map(({ kind, name, type }): CapturePlan => {
     if (kind === "uniform") return { kind, value: given.uniforms[name]! };

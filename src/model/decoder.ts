@@ -91,8 +91,7 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
 
 /** Where a page's rows lie. */
 function pages({ data, pageSize, numHeads, headDim }: KvCache): Layout {
-  const rowStride = numHeads * headDim;
-  return { data, sequenceStride: pageSize * rowStride, rowStride, headStride: headDim };
+  return { data, sequenceStride: pageSize * numHeads * headDim, rowStride: headDim, headStride: pageSize * headDim };
 }
 
 /** Bytes of `rows` rows of a matrix of f32. */

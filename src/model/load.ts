@@ -15,6 +15,7 @@ import { openWeights, type WeightSource } from "../weights/source.ts";
 import { ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
+import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
 import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
@@ -70,11 +71,11 @@ export interface Checkpoint {
  * Opens a folder in Hugging Face layout. Close the source when the model is loaded.
  * @throws UsageError when config.json or the weights are missing, broken or not supported.
  */
-export function openCheckpoint(folder: string, dtype: "auto" | "float32" | "bfloat16" = "auto"): Checkpoint {
+export function openCheckpoint(folder: string, dtype: "auto" | "float32" | "bfloat16" = "auto", kvCacheDtype: KvCacheDType = "auto"): Checkpoint {
   const files = readConfigFiles(folder);
   const source = openWeights(folder);
   try {
-    return { source, config: readConfig({ ...files, weightDType: chooseDType(source, dtype) }, families) };
+    return { source, config: readConfig({ ...files, weightDType: chooseDType(source, dtype), kvFormat: chooseKvFormat(kvCacheDtype) }, families) };
   } catch (error) {
     source.close();
     throw error;
@@ -172,7 +173,7 @@ export async function loadModel(
 function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: string) => Buffer): DecoderMemory {
   const columns = activationColumns(config);
   const activation = (name: ActivationName): Activation => ({ data: alloc(name), rows: activationRows[name], columns: columns[name], stride: columns[name] });
-  const cache = (name: string): KvCache => ({ data: alloc(name), pageSize: limits.pageSize, numHeads: config.numKvHeads, headDim: config.headDim });
+  const cache = (name: string): KvCache => ({ data: alloc(name), format: config.kvFormat, pageSize: limits.pageSize, numHeads: config.numKvHeads, headDim: config.headDim });
   return {
     batch: {
       header: alloc("batch.header"), tokens: alloc("batch.tokens"), positions: alloc("batch.positions"), slots: alloc("batch.slots"),

@@ -5,6 +5,7 @@
  */
 import { headerWord } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
+import { bytesPerKvElement } from "../ir/plan.ts";
 import type { ModelConfig } from "./config.ts";
 import { type ActivationName, activationColumns, activationRows, matrixBytes } from "./decoder.ts";
 import { listTensors, tensorBytes } from "./tensors.ts";
@@ -45,9 +46,12 @@ const i32Bytes = 4;
 export const maxLogitsOf = (limits: ModelLimits): number => limits.maxLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);
 
+/** Bytes of a page of keys, or of values, of one layer. */
+const kvBytesOfPage = (config: ModelConfig, pageSize: number): number => pageSize * config.numKvHeads * config.headDim * bytesPerKvElement[config.kvFormat];
+
 /** Bytes that one more page costs. */
 export function bytesPerPage(config: ModelConfig, pageSize: number): number {
-  return config.layers.length * 2 * matrixBytes(pageSize, config.numKvHeads * config.headDim);
+  return config.layers.length * 2 * kvBytesOfPage(config, pageSize);
 }
 
 /**
@@ -63,7 +67,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
     header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
     blockTable: maxNumSeqs * maxPagesPerSequence(limits),
   };
-  const kvBytes = numPages * matrixBytes(pageSize, config.numKvHeads * config.headDim);
+  const kvBytes = numPages * kvBytesOfPage(config, pageSize);
   const part = (kind: MemoryKind, name: string, bytes: number): MemoryPart => ({ kind, name, bytes: aligned(bytes) });
   const parts = [
     ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec))),

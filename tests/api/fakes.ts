@@ -39,7 +39,7 @@ export class FakeEngine implements EngineClient {
   constructor(options: FakeEngineOptions = {}) {
     this.#options = options;
     this.info = {
-      architecture: "FakeForCausalLM", backend: "fake, no threads", dtype: "float32", numParameters: 0, maxModelLen: options.maxModelLen ?? 512, vocabSize,
+      architecture: "FakeForCausalLM", backend: "fake, no threads", dtype: "float32", kvCacheDtype: "float32", numParameters: 0, maxModelLen: options.maxModelLen ?? 512, vocabSize,
       pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, loadSeconds: 0,
     };
   }

@@ -7,7 +7,7 @@ const post = (message: FromEngine): void => thread.post(message);
 post({
   kind: "ready",
   info: {
-    architecture: "Dying", backend: "none", dtype: "none", numParameters: 0, maxModelLen: 8, vocabSize: 8, pageSize: 1, numPages: 8,
+    architecture: "Dying", backend: "none", dtype: "none", kvCacheDtype: "none", numParameters: 0, maxModelLen: 8, vocabSize: 8, pageSize: 1, numPages: 8,
     maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, loadSeconds: 0,
   },
 });

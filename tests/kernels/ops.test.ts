@@ -99,7 +99,7 @@ test("ropeAndCache, with and without norms of the heads, whole and partial rotat
     await agree(`rope of ${headDim}, ${rotaryDim} rotating, norms ${normed}, ${rows} rows`, headDim, (b) => {
       const numQueryHeads = 3, numHeads = 2, pageSize = 4;
       const qkv = b.matrix("tokens", (numQueryHeads + 2 * numHeads) * headDim);
-      const cache = () => ({ data: b.floats(32 * numHeads * headDim, () => poison), pageSize, numHeads, headDim });
+      const cache = () => ({ data: b.floats(32 * numHeads * headDim, () => poison), format: "f32" as const, pageSize, numHeads, headDim });
       const key = cache(), value = cache();
       b.backend.ops.ropeAndCache({
         qkv, numQueryHeads, key, value, rotary: b.floats(20 * rotaryDim), rotaryDim, epsilon: 1e-6, batch: b.batch(rows),

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fromFloat32, toFloat32 } from "../../core/dtype.ts";
-import type { Activation, Backend, BatchInputs, Buffer, RowCount } from "../backend.ts";
+import type { Activation, Backend, BatchInputs, Buffer, KvCache, RowCount } from "../backend.ts";
 import { open } from "./open.ts";
 import { activationFunctions } from "./ops.ts";
 
@@ -57,7 +57,7 @@ test("linear multiplies by the rows of the weight and adds bias and residual", a
 
 test("ropeAndCache normalises heads, turns pairs by the position's angle and stores K and V at the slot", async () => {
   const backend = await open();
-  const kv = (): { data: Buffer; pageSize: number; numHeads: number; headDim: number } => ({ data: f32(backend, [0, 0, 0, 0, 0, 0]), pageSize: 1, numHeads: 1, headDim: 2 });
+  const kv = (): KvCache => ({ format: "f32", data: f32(backend, [0, 0, 0, 0, 0, 0]), pageSize: 1, numHeads: 1, headDim: 2 });
   const key = kv(), value = kv();
   const qkv = matrix(backend, 6, [3, 4, 6, 8, 7, 5]);
   const angle = 0.3;

@@ -4,9 +4,11 @@
  * Every other backend is compared with this file. Nothing here is fast on purpose; row counts are read from the batch
  * header when an operation runs.
  */
+import { fromFloat32 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
-import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type Ops, type RowCount } from "../backend.ts";
-import { f32Of, i32Of, weightRow } from "./memory.ts";
+import { bytesPerKvElement } from "../../ir/plan.ts";
+import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type KvCache, type Ops, type RowCount } from "../backend.ts";
+import { bytesOf, f32Of, i32Of, weightRow } from "./memory.ts";
 
 const countWord: Readonly<Record<RowCount, number>> = { tokens: headerWord.numTokens, logits: headerWord.numLogits };
 
@@ -49,6 +51,18 @@ function normalised(x: Float32Array, weight: Float32Array, epsilon: number): Flo
   for (const value of x) squares += value * value;
   const factor = 1 / Math.sqrt(squares / x.length + epsilon);
   return Float64Array.from(x, (value, i) => value * factor * weight[i]!);
+}
+
+/** Writes the heads of one token, one behind the other in `row`, to their places in the cache. */
+function keeper({ data, format, pageSize, numHeads, headDim }: KvCache): (row: Float32Array, slot: number) => void {
+  const bytes = bytesOf(data), elementBytes = bytesPerKvElement[format];
+  return (row, slot) => {
+    const page = Math.floor(slot / pageSize), token = slot % pageSize;
+    invariant(slot >= 0 && (page + 1) * pageSize * numHeads * headDim * elementBytes <= bytes.length, `slot ${slot} is outside the KV pool`);
+    for (let h = 0; h < numHeads; h++) {
+      bytes.set(fromFloat32(row.subarray(h * headDim, (h + 1) * headDim), format), ((page * numHeads + h) * pageSize + token) * headDim * elementBytes);
+    }
+  };
 }
 
 export const definitions: Omit<Ops, "attention"> = {
@@ -95,8 +109,7 @@ export const definitions: Omit<Ops, "attention"> = {
     const positions = i32Of(batch.positions);
     const slots = i32Of(batch.slots);
     const norms = [qNorm && f32Of(qNorm), kNorm && f32Of(kNorm)];
-    const keys = f32Of(key.data);
-    const values = f32Of(value.data);
+    const keep = [keeper(key), keeper(value)] as const;
     rows(qkv, batch).forEach((row, t) => {
       const angles = 2 * half * positions[t]!;
       invariant(angles >= 0 && angles + 2 * half <= table.length, `position ${positions[t]} is outside the rotary table`);
@@ -111,11 +124,9 @@ export const definitions: Omit<Ops, "attention"> = {
           head[i + half] = x[i + half]! * cos + x[i]! * sin;
         }
       }
-      const slot = slots[t]!;
       const kBegin = numQueryHeads * headDim, vBegin = kBegin + numKvHeads * headDim;
-      invariant(slot >= 0 && (slot + 1) * numKvHeads * headDim <= keys.length, `slot ${slot} is outside the KV pool`);
-      keys.set(row.subarray(kBegin, vBegin), slot * numKvHeads * headDim);
-      values.set(row.subarray(vBegin), slot * numKvHeads * value.headDim);
+      keep[0](row.subarray(kBegin, vBegin), slots[t]!);
+      keep[1](row.subarray(vBegin), slots[t]!);
     });
   },
 

@@ -49,6 +49,9 @@ export class Alone {
   floats(address: number, count: number): Float32Array {
     return new Float32Array(this.#heap.memory.buffer, address, count);
   }
+  bytes(address: number, count: number): Uint8Array {
+    return new Uint8Array(this.#heap.memory.buffer, address, count);
+  }
   words(address: number, count: number): Int32Array {
     return new Int32Array(this.#heap.memory.buffer, address, count);
   }

@@ -10,7 +10,7 @@ import {
 import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
 import { MathLibrary } from "./math.ts";
 import { WasmBuffer } from "./memory.ts";
-import { ropeAndCache, ropeArgs } from "./rope.ts";
+import { kvFormatNumber, ropeAndCache, ropeArgs } from "./rope.ts";
 
 /** One module with every fixed op; exports are named as `recordOps` emits them. */
 export function opsModule(): Module {
@@ -87,6 +87,7 @@ export function recordOps(emit: Emit): Omit<Ops, "attention"> {
     ropeAndCache: ({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) => emit("ropeAndCache", wordsOf(ropeArgs, {
       ...rows(batch, qkv), qkv: qkv.data, qkvStride: qkv.stride, numQueryHeads, numKvHeads: key.numHeads, headDim: key.headDim, valueHeadDim: value.headDim,
       key: key.data, value: value.data, positions: batch.positions, slots: batch.slots, rotary, rotaryDim, qNorm, kNorm, epsilon: new Float(epsilon),
+      pageSize: key.pageSize, format: kvFormatNumber[key.format],
     })),
     gatedActivation: ({ out, gateUp, activation, batch }) => emit(`gated_${activation}`, wordsOf(gatedActivationArgs, {
       ...rows(batch, out), out: out.data, outStride: out.stride, gateUp: gateUp.data, gateUpStride: gateUp.stride, columns: out.columns,

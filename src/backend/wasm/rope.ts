@@ -2,11 +2,12 @@
  * ropeAndCache: on the packed rows [q heads | k heads | v heads], in place: RMS norm of each q and k head where weights are given,
  * rotation by the token's position, then K and V to the cache at the token's slot.
  *
- * A piece of work is up to 8 heads of one token. Knows no ops, no buffers and no pages: pages stand one behind the other, so slot
- * number and head alone say where a head goes.
+ * A piece of work is up to 8 heads of one token. A page has a stretch for each head, its tokens one behind the other. Knows no ops and no buffers.
  */
-import { block, branch, f32, f32x4, forRange, i32, i8x16, v128, when, type Func, type Local, type Module, type Node } from "./assembler.ts";
+import type { KvCacheFormat } from "../backend.ts";
+import { block, branch, call, f32, f32x4, forRange, i32, i8x16, v128, when, type Func, type Local, type Module, type Node } from "./assembler.ts";
 import { argument, forEachClaimed, kernel } from "./kernel.ts";
+import { narrowRow } from "./narrow.ts";
 import { least, overColumns, rmsFactor, rowAddress, rowCount, rowWords } from "./rows.ts";
 
 /** Addresses in bytes, stride in elements. */
@@ -14,7 +15,7 @@ export const ropeArgs = {
   ...rowWords,
   /** f32 [rows, numQueryHeads * headDim + numKvHeads * (headDim + valueHeadDim)] */
   qkv: 2, qkvStride: 3, numQueryHeads: 4, numKvHeads: 5, headDim: 6, valueHeadDim: 7,
-  /** f32 [slots, numKvHeads, headDim] and [slots, numKvHeads, valueHeadDim] */
+  /** [pages, numKvHeads, pageSize, headDim] and [pages, numKvHeads, pageSize, valueHeadDim], in the format */
   key: 8, value: 9,
   /** i32 [rows] */
   positions: 10, slots: 11,
@@ -22,17 +23,23 @@ export const ropeArgs = {
   rotary: 12, rotaryDim: 13,
   /** f32 [headDim]; 0: none. epsilon: f32. */
   qNorm: 14, kNorm: 15, epsilon: 16,
+  /** Tokens of a page; the cache's format, a number of `kvFormatNumber`. */
+  pageSize: 17, format: 18,
 } as const;
+
+export const kvFormatNumber: Readonly<Record<KvCacheFormat, number>> = { f32: 0, bf16: 1, f16: 2 };
 
 const headsPerPiece = 8;
 
 /** Adds `ropeAndCache`. */
 export function ropeAndCache(m: Module): Func {
+  const formats = Object.keys(kvFormatNumber) as KvCacheFormat[];
+  const keep = formats.map((format) => m.func(`keep_${format}`, { from: "i32", to: "i32", bytes: "i32" }, "none", ({ from, to, bytes }, local) => narrowRow(local, format, from, to, bytes), { internal: true }));
   return kernel(m, "ropeAndCache", (args, _thread, local) => {
     const word = (name: keyof typeof ropeArgs): Node => argument(args, ropeArgs[name]);
     const i = (name: string): Local => local("i32", name);
     const piece = i("piece"), pieces = i("pieces"), groups = i("groups"), token = i("token"), h = i("h"), hEnd = i("hEnd");
-    const numQ = i("numQueryHeads"), numQk = i("numRotatedHeads"), numHeads = i("numHeads"), slot = i("slot");
+    const numQ = i("numQueryHeads"), numQk = i("numRotatedHeads"), numHeads = i("numHeads"), slot = i("slot"), pageSize = i("pageSize"), format = i("format");
     const row = i("row"), head = i("head"), cache = i("cache"), headBytes = i("headBytes"), valueBytes = i("valueBytes");
     const norm = i("norm"), angles = i("angles"), halfBytes = i("halfBytes"), second = i("second");
     const factor = local("v128", "factor"), a = local("v128", "a"), b = local("v128", "b"), cos = local("v128", "cos"), sin = local("v128", "sin");
@@ -41,8 +48,9 @@ export function ropeAndCache(m: Module): Func {
     const at = (offset: Local): Node => i32.add(angles, i32.shl(offset, 1));
     const ofToken = (base: Node): Node => i32.load(i32.add(base, i32.shl(token, 2)));
     const copyToCache = (base: Node, index: Node, bytes: Local): Node[] => [
-      cache.set(i32.add(base, i32.mul(i32.add(i32.mul(slot, word("numKvHeads")), index), bytes))),
-      ...overColumns(local, 0, bytes, (lanes, c) => [lanes.store(cache, c, lanes.load(head, c))]),
+      cache.set(i32.add(i32.mul(i32.add(i32.mul(i32.div_u(slot, pageSize), word("numKvHeads")), index), pageSize), i32.rem_u(slot, pageSize))),
+      cache.set(i32.add(base, i32.mul(cache, i32.shr_u(bytes, i32.ne(format, kvFormatNumber.f32))))),
+      ...keep.map((write, n) => when(i32.eq(format, n), [call(write, head, cache, bytes)])),
     ];
     const normalise: Node[] = [
       norm.set(i32.select(word("qNorm"), word("kNorm"), i32.lt_s(h, numQ))),
@@ -74,6 +82,8 @@ export function ropeAndCache(m: Module): Func {
       numQ.set(word("numQueryHeads")),
       numQk.set(i32.add(numQ, word("numKvHeads"))),
       numHeads.set(i32.add(numQk, word("numKvHeads"))),
+      pageSize.set(word("pageSize")),
+      format.set(word("format")),
       headBytes.set(i32.shl(word("headDim"), 2)),
       valueBytes.set(i32.shl(word("valueHeadDim"), 2)),
       halfBytes.set(i32.shl(word("rotaryDim"), 1)),
