@@ -259,12 +259,12 @@ function readTextFiles(folder: string): TextFiles {
   return found;
 }
 
-/** Sampling defaults the model's makers recommend. Throws UsageError when the file is not JSON. */
-function generationDefaults(text: string | undefined): GenerateParams {
-  if (text === undefined) return {};
+/** Sampling defaults the model's makers recommend, from generation_config.json: its text, or what is in it. Throws UsageError when it is not JSON. */
+function generationDefaults(source: string | object | undefined): GenerateParams {
+  if (source === undefined) return {};
   let config: { readonly temperature?: number; readonly top_p?: number; readonly top_k?: number; readonly min_p?: number };
   try {
-    config = JSON.parse(text);
+    config = typeof source === "string" ? JSON.parse(source) : source;
   } catch (error) {
     throw new UsageError(`generation_config.json is not valid JSON (${(error as Error).message}); mend it, or pass --generation-config vllm`);
   }

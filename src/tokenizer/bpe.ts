@@ -6,14 +6,12 @@
  * string nodes keyed by JSON and is several times slower; it also joins unknown characters across words, which the original
  * does not. Knows nothing of added tokens, pre-tokenisers or decoding.
  */
-import { UsageError } from "../core/errors.ts";
+import type { MergeConfig, Ranks } from "./merge-ranks.ts";
+import { mergeRanks, scoreRanks } from "./merge-ranks.ts";
 
 /** The "model" object of a tokenizer.json of type BPE. */
-export interface BpeConfig {
-  readonly vocab: Readonly<Record<string, number>>;
-  readonly merges: readonly (string | readonly string[])[];
+export interface BpeConfig extends MergeConfig {
   readonly unk_token?: string | null;
-  readonly continuing_subword_prefix?: string | null;
   readonly end_of_word_suffix?: string | null;
   readonly fuse_unk?: boolean;
   readonly byte_fallback?: boolean;
@@ -29,9 +27,7 @@ const positions = 2 ** 28;
 
 export class Bpe {
   readonly #vocab: ReadonlyMap<string, number>;
-  readonly #ranks = new Map<number, number>();
-  readonly #merged: Int32Array;
-  readonly #numIds: number;
+  readonly #ranks: Ranks;
   readonly #config: BpeConfig;
   readonly #unknown: number | undefined;
   readonly #bytes: Int32Array | undefined;
@@ -43,24 +39,9 @@ export class Bpe {
     this.#config = config;
     this.#vocab = vocab;
     this.#forbidden = forbidden;
-    let numIds = 0;
-    for (const id of vocab.values()) numIds = Math.max(numIds, id + 1);
-    this.#numIds = numIds;
     this.#unknown = typeof config.unk_token === "string" ? vocab.get(config.unk_token) : undefined;
     this.#bytes = config.byte_fallback ? byteTokens(vocab) : undefined;
-    this.#merged = new Int32Array(config.merges.length);
-    const prefixLength = config.continuing_subword_prefix?.length ?? 0;
-    config.merges.forEach((merge, rank) => {
-      const [left, right] = typeof merge === "string" ? splitOnce(merge) : merge;
-      const whole = (left ?? "") + (right ?? "").slice(prefixLength);
-      const a = vocab.get(left ?? ""), b = vocab.get(right ?? ""), to = vocab.get(whole);
-      if (a === undefined || b === undefined || to === undefined) {
-        const what = `merge ${rank} (${JSON.stringify(merge)}) names a token that the vocabulary lacks`;
-        throw new UsageError(`tokenizer.json: ${what}; the file is damaged, download it again`);
-      }
-      this.#merged[rank] = to;
-      if (!forbidden.has(to)) this.#ranks.set(a * numIds + b, rank);
-    });
+    this.#ranks = config.scores === undefined ? mergeRanks(config, vocab, forbidden) : scoreRanks(config.scores, vocab, forbidden);
   }
 
   /** Appends the ids of `word` to `out`. */
@@ -112,9 +93,10 @@ export class Bpe {
     const id = Int32Array.from(symbols);
     const next = new Int32Array(n), previous = new Int32Array(n);
     const heap = new Heap();
+    const { rankOf, merged } = this.#ranks;
     const offer = (left: number, right: number): void => {
-      const rank = this.#ranks.get(id[left]! * this.#numIds + id[right]!);
-      if (rank !== undefined) heap.push(rank * positions + left);
+      const rank = rankOf(id[left]!, id[right]!);
+      if (rank >= 0) heap.push(rank * positions + left);
     };
     for (let i = 0; i < n; i++) {
       previous[i] = i - 1;
@@ -125,8 +107,8 @@ export class Bpe {
       const left = key % positions, rank = Math.floor(key / positions);
       const right = next[left]!;
       // A candidate is stale when either side has been merged into something else since.
-      if (id[left]! < 0 || right < 0 || this.#ranks.get(id[left]! * this.#numIds + id[right]!) !== rank) continue;
-      id[left] = this.#merged[rank]!;
+      if (id[left]! < 0 || right < 0 || rankOf(id[left]!, id[right]!) !== rank) continue;
+      id[left] = merged(rank);
       id[right] = -1;
       const after = next[right]!;
       next[left] = after;
@@ -151,12 +133,6 @@ export function byteTokens(vocab: ReadonlyMap<string, number>): Int32Array | und
     ids[byte] = id;
   }
   return ids;
-}
-
-/** "a b" as ["a", "b"]: the old form of a merge. */
-function splitOnce(merge: string): [string, string] {
-  const space = merge.indexOf(" ");
-  return [merge.slice(0, space), merge.slice(space + 1)];
 }
 
 /** Smallest number first. */

@@ -1,16 +1,16 @@
 /**
- * The text files that describe a model's text side, as strings by their names in the model's folder, and careful reading
- * of the JSON in them. Knows no file system: whoever starts the text service has read them.
+ * The text files that describe a model's text side, by their names in the model's folder, and careful reading of the JSON in
+ * them. Knows no file system: whoever starts the text service has read them, or has made them of what a GGUF file says (gguf.ts).
  */
 import { UsageError } from "../core/errors.ts";
 
-/** Contents by file name. Only tokenizer.json must be there. */
+/** Contents by file name: their text, or what the JSON in them says. All can cross to another thread. Only tokenizer.json must be there. */
 export interface TextFiles {
-  readonly "tokenizer.json"?: string;
-  readonly "tokenizer_config.json"?: string;
-  readonly "special_tokens_map.json"?: string;
-  readonly "generation_config.json"?: string;
-  readonly "config.json"?: string;
+  readonly "tokenizer.json"?: string | object;
+  readonly "tokenizer_config.json"?: string | object;
+  readonly "special_tokens_map.json"?: string | object;
+  readonly "generation_config.json"?: string | object;
+  readonly "config.json"?: string | object;
   readonly "chat_template.jinja"?: string;
 }
 
@@ -24,7 +24,7 @@ export type Json = unknown;
 /** The parsed file, or undefined where it is not there. Throws UsageError on what is not JSON. */
 export function parseFile(files: TextFiles, name: keyof TextFiles): Json {
   const source = files[name];
-  if (source === undefined) return undefined;
+  if (typeof source !== "string") return source;
   try {
     return JSON.parse(source) as Json;
   } catch (error) {

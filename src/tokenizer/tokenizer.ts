@@ -171,10 +171,17 @@ function addedToken(row: Json): AddedToken {
   return { id, content, special, normalized, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
 }
 
-/** token -> id. Unigram lists [token, score] pairs; the others have an object. */
+/** token -> id. Unigram lists [token, score] pairs, what comes of a GGUF file lists tokens, with null for an id that no text becomes; the others have an object. */
 function vocabOf(model: Json): Map<string, number> {
   const vocab = field(model, "vocab");
-  if (Array.isArray(vocab)) return new Map((vocab as readonly (readonly [string, number])[]).map(([token], id) => [token, id]));
+  if (Array.isArray(vocab)) {
+    const ids = new Map<string, number>();
+    for (let id = 0; id < vocab.length; id++) {
+      const row = vocab[id] as string | null | readonly [string, number];
+      if (row !== null) ids.set(typeof row === "string" ? row : row[0], id);
+    }
+    return ids;
+  }
   if (typeof vocab !== "object" || vocab === null) throw damaged("model.vocab is missing");
   return new Map(Object.entries(vocab as Record<string, number>));
 }
