@@ -16,7 +16,9 @@ export interface RopeConfig {
   readonly scaling:
     | { readonly kind: "none" }
     | { readonly kind: "linear"; readonly factor: number }
-    | { readonly kind: "llama3"; readonly factor: number; readonly lowFreqFactor: number; readonly highFreqFactor: number; readonly originalMaxPositions: number };
+    | { readonly kind: "llama3"; readonly factor: number; readonly lowFreqFactor: number; readonly highFreqFactor: number; readonly originalMaxPositions: number }
+    /** Each pair's frequency divided by its own factor. */
+    | { readonly kind: "factors"; readonly factors: Float32Array };
 }
 
 export interface LayerConfig {

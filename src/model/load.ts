@@ -11,11 +11,13 @@ import { invariant, UsageError } from "../core/errors.ts";
 import type { CaptureEnv } from "../ir/interpret.ts";
 import type { RangeAnalysis } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
+import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
 import { ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
+import { openGgufCheckpoint } from "./gguf.ts";
 import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
@@ -68,23 +70,28 @@ export interface Checkpoint {
 }
 
 /**
- * Opens a folder in Hugging Face layout. Close the source when the model is loaded.
+ * Opens a folder in Hugging Face layout, or a GGUF file. Close the source when the model is loaded.
  * @throws UsageError when config.json or the weights are missing, broken or not supported.
  */
-export function openCheckpoint(folder: string, dtype: "auto" | "float32" | "bfloat16" = "auto", kvCacheDtype: KvCacheDType = "auto"): Checkpoint {
-  const files = readConfigFiles(folder);
-  const source = openWeights(folder);
+export function openCheckpoint(path: string, dtype: "auto" | "float32" | "bfloat16" = "auto", kvCacheDtype: KvCacheDType = "auto"): Checkpoint {
+  const choose = (source: WeightSource): Pick<ModelConfig, "weightDType" | "kvFormat"> => ({ weightDType: chooseDType(source, dtype), kvFormat: chooseKvFormat(kvCacheDtype) });
+  if (isGgufPath(path)) return openGgufCheckpoint(path, choose);
+  const files = readConfigFiles(path);
+  const source = openWeights(path);
   try {
-    return { source, config: readConfig({ ...files, weightDType: chooseDType(source, dtype), kvFormat: chooseKvFormat(kvCacheDtype) }, families) };
+    return { source, config: readConfig({ ...files, ...choose(source) }, families) };
   } catch (error) {
     source.close();
     throw error;
   }
 }
 
-/** The mods that each layer of the model in `folder` has of itself, without opening its weights. @throws UsageError as `openCheckpoint` does */
-export function readOwnAttention(folder: string): readonly OwnAttention[] {
-  return ownAttention(readConfig({ ...readConfigFiles(folder), weightDType: "f32" }, families));
+/** The mods that each layer of the model at `path` has of itself, without reading its weights. @throws UsageError as `openCheckpoint` does */
+export function readOwnAttention(path: string): readonly OwnAttention[] {
+  if (!isGgufPath(path)) return ownAttention(readConfig({ ...readConfigFiles(path), weightDType: "f32" }, families));
+  const { config, source } = openCheckpoint(path);
+  source.close();
+  return ownAttention(config);
 }
 
 function readConfigFiles(folder: string): { readonly config: unknown; readonly generation: unknown } {

@@ -11,13 +11,14 @@ const f32 = Math.fround;
 
 /** The f32 frequency of each pair, after scaling. */
 export function frequencies({ theta, rotaryDim, scaling }: RopeConfig): Float32Array {
-  return Float32Array.from({ length: rotaryDim / 2 }, (_, i) => scale(f32(1 / f32(theta ** f32((2 * i) / rotaryDim))), scaling));
+  return Float32Array.from({ length: rotaryDim / 2 }, (_, i) => scale(f32(1 / f32(theta ** f32((2 * i) / rotaryDim))), scaling, i));
 }
 
-function scale(frequency: number, scaling: RopeConfig["scaling"]): number {
+function scale(frequency: number, scaling: RopeConfig["scaling"], pair: number): number {
   switch (scaling.kind) {
     case "none": return frequency;
     case "linear": return frequency / scaling.factor;
+    case "factors": return frequency / scaling.factors[pair]!;
     case "llama3": {
       // Short waves stay, long ones are stretched by the factor, and those between are blended.
       const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;

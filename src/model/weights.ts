@@ -5,8 +5,7 @@
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
 import { bytesPerElement, type DType, fromFloat32, toFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
-import type { FileDType } from "../weights/safetensors.ts";
-import type { WeightSource } from "../weights/source.ts";
+import { readInOrder, type StoredTensor, type WeightSource } from "../weights/source.ts";
 import type { ModelConfig } from "./config.ts";
 import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes, type TensorSpec } from "./tensors.ts";
 
@@ -14,7 +13,7 @@ import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tens
 const chunkBytes = 2 ** 22;
 
 /** What a checkpoint's elements may be. */
-const readable: Readonly<Partial<Record<FileDType, DType>>> = { F32: "f32", F16: "f16", BF16: "bf16" };
+const readable: Readonly<Partial<Record<StoredTensor["dtype"], DType>>> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
 const listed = (names: readonly string[]): string => names.slice(0, 5).join(", ") + (names.length > 5 ? ` and ${names.length - 5} more` : "");
 
@@ -65,14 +64,14 @@ function loadPart(backend: Backend, source: WeightSource, name: string, spec: Te
   const unchanged = stored === spec.dtype && spec.offset === 0;
   const view = backend.view(data);
   if (unchanged && view) {
-    source.read(name, view.subarray(at, at + info.bytes));
+    readInOrder(source, name, view.subarray(at, at + info.bytes));
     return info.bytes;
   }
   const ratio = bytesPerElement[spec.dtype] / bytesPerElement[stored];
   const chunk = new Uint8Array(Math.min(info.bytes, chunkBytes));
   for (let from = 0; from < info.bytes; from += chunk.length) {
     const bytes = chunk.subarray(0, Math.min(chunk.length, info.bytes - from));
-    source.read(name, bytes, from);
+    readInOrder(source, name, bytes, from);
     backend.write(data, at + from * ratio, unchanged ? bytes : convert(bytes, stored, spec));
   }
   return info.bytes * ratio;

@@ -194,9 +194,6 @@ const alignUp = (n: number, alignment: number): number => Math.ceil(n / alignmen
 const isAlignment = (x: GgufValue): x is number => typeof x === "number" && Number.isSafeInteger(x) && x >= 8 && x <= 2 ** 31 && Number.isInteger(Math.log2(x));
 const hex = (n: number): string => `0x${n.toString(16).padStart(8, "0")}`;
 
-/** Whether `path` names a GGUF file. */
-export const isGgufPath = (path: string): boolean => /\.gguf$/i.test(path);
-
 /** A value as a message can show it. */
 export function shown(value: GgufValue | undefined): string {
   if (value === undefined) return "missing";

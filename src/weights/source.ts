@@ -1,21 +1,46 @@
 /**
- * The tensors of a model's folder by name, whichever files they lie in: one model.safetensors, or shards and an index.
+ * The tensors of a checkpoint by name. Here those of a model's folder, whichever files they lie in: one model.safetensors, or shards
+ * and an index; gguf-file.ts has the other kind.
  *
  * It reads bytes as they are stored; what they mean and where they go is the loader's.
  */
 import { files } from "#files";
 import { invariant, UsageError } from "../core/errors.ts";
+import type { BlockType } from "./block-formats.ts";
 import type { OpenFile } from "./files.ts";
 import { type FileDType, readHeader, type TensorInfo } from "./safetensors.ts";
+
+/** A tensor as it is stored. */
+export interface StoredTensor {
+  readonly dtype: FileDType | BlockType;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+  /** Where rows (of a vector: elements) are stored in another order: row r of the tensor is row fileRow(r) of the file. `read` reads the file's. */
+  readonly fileRow?: (row: number) => number;
+}
 
 export interface WeightSource {
   names(): Iterable<string>;
   /** Undefined when there is no such tensor. */
-  info(name: string): { readonly dtype: FileDType; readonly shape: readonly number[]; readonly bytes: number } | undefined;
+  info(name: string): StoredTensor | undefined;
   /** Fills `into` with the tensor's bytes from byte `offset` of it on. `into` may be shared memory. */
   read(name: string, into: Uint8Array, offset?: number): void;
   /** Closes its files. */
   close(): void;
+}
+
+/** Fills `into` with the tensor's bytes from byte `offset` on, its rows in the tensor's order whatever the file's is. */
+export function readInOrder(source: WeightSource, name: string, into: Uint8Array, offset = 0): void {
+  const info = source.info(name);
+  invariant(info, `no tensor ${name}`);
+  if (!info.fileRow) return source.read(name, into, offset);
+  const rowBytes = info.bytes / info.shape[0]!;
+  for (let done = 0; done < into.byteLength; ) {
+    const row = Math.floor((offset + done) / rowBytes), begin = (offset + done) % rowBytes;
+    const bytes = Math.min(rowBytes - begin, into.byteLength - done);
+    source.read(name, into.subarray(done, done + bytes), info.fileRow(row) * rowBytes + begin);
+    done += bytes;
+  }
 }
 
 const singleFile = "model.safetensors";
