@@ -18,8 +18,8 @@ export interface PreRules {
 }
 
 const split = (regex: string): Json => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
-const bytes = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
-const gpt2 = { type: "ByteLevel", add_prefix_space: false, use_regex: true };
+const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
+const gpt2 = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
 const digits = { type: "Digits", individual_digits: true };
 
 /** The cut of tiktoken's cl100k and what descends from it; `numbers` says how digits are grouped. */
@@ -52,7 +52,8 @@ const table: Readonly<Record<string, PreRules>> = {
   "tekken": rules([cased(), bytes], { ignoreMerges: true, addBos: true }),
   "deepseek-llm": rules([
     // Letters that have a case; Georgian has none there.
-    split("[\r\n]"), split(String.raw`\s?(?:(?![ა-ჿ])[\p{Lu}\p{Ll}\p{Lt}])+`), split(String.raw`\s?[!-/:-~！-／：-～‘-‟　-。]+`), split(String.raw`\s+$`), asianRuns, digits, bytes,
+    split("[\r\n]"), split(String.raw`\s?(?:(?![ა-ჿ])[\p{Lu}\p{Ll}\p{Lt}])+`), split(String.raw`\s?[!-/:-~！-／：-～‘-‟　-。]+`), split(String.raw`\s+$`), asianRuns,
+    split(String.raw`\p{N}+`), bytes,
   ]),
   "deepseek-coder": rules([split("[\r\n]"), split(String.raw`\s?\p{L}+`), split(String.raw`\s?\p{P}+`), asianRuns, digits, bytes]),
   "seed-coder": rules([

@@ -50,8 +50,8 @@ export function mergeRanks(config: MergeConfig, vocab: ReadonlyMap<string, numbe
 }
 
 /**
- * The merges that transformers' converter would list for these scores: the token with the higher score first (then the lower id),
- * and for one token the split with the longer left side.
+ * The merges that transformers' converter lists for these scores: the token with the higher score first (then the lower id), and of
+ * one token's splits the one whose left side has the lower id.
  */
 export function scoreRanks(scores: ArrayLike<number>, vocab: ReadonlyMap<string, number>, forbidden: ReadonlySet<number>): Ranks {
   const numIds = countIds(vocab);
@@ -60,17 +60,20 @@ export function scoreRanks(scores: ArrayLike<number>, vocab: ReadonlyMap<string,
   const order = byScore(scores, vocab);
   const place = new Int32Array(numIds);
   order.forEach((id, at) => void (place[id] = at));
-  // A rank is (place by score, left side's length counted down); lengths beyond the last are one.
-  const numLengths = Math.floor(maxRank / numIds);
+  // A rank is (place by score, place among the token's splits); splits beyond the last of these share it.
+  const numSplits = Math.floor(maxRank / numIds);
 
   const known = new Map<number, number>();
   const look = (left: number, right: number): number => {
-    const text = texts[left]!;
-    const to = vocab.get(text + texts[right]!);
+    const whole = texts[left]! + texts[right]!;
+    const to = vocab.get(whole);
     if (to === undefined || forbidden.has(to)) return -1;
-    let length = 0;
-    for (const _ of text) length++;
-    return place[to]! * numLengths + numLengths - 1 - Math.min(length, numLengths - 1);
+    let split = 0;
+    for (let i = 1; i < whole.length; i++) {
+      const other = vocab.get(whole.slice(0, i));
+      if (other !== undefined && other < left && vocab.has(whole.slice(i))) split++;
+    }
+    return place[to]! * numSplits + Math.min(split, numSplits - 1);
   };
   return {
     rankOf: (left, right) => {
@@ -82,7 +85,7 @@ export function scoreRanks(scores: ArrayLike<number>, vocab: ReadonlyMap<string,
       }
       return rank;
     },
-    merged: (rank) => order[Math.floor(rank / numLengths)]!,
+    merged: (rank) => order[Math.floor(rank / numSplits)]!,
   };
 }
 
