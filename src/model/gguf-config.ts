@@ -124,6 +124,8 @@ export function readGgufConfig({ path, metadata, tensors }: GgufDescription): Gg
   };
 
   const hidden = size("embedding_length"), heads = size("attention.head_count"), kvHeads = size("attention.head_count_kv", heads), layers = size("block_count");
+  // Before anything is made for each layer.
+  if (layers > tensors.size) fields.fail(key("block_count"), `the file has only ${tensors.size} tensors`);
   if (!fields.has(key("attention.key_length")) && hidden % heads !== 0) fields.fail(key("embedding_length"), `without attention.key_length it must be a multiple of attention.head_count, ${heads}`);
   const headDim = size("attention.key_length", hidden / heads);
   for (const name of ["attention.value_length", "rope.dimension_count"]) fields.only(key(name), headDim);

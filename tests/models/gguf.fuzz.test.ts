@@ -1,0 +1,177 @@
+/**
+ * Hostile GGUF files: good ones taken apart into fields, one to three changed, and put together again.
+ *
+ * Whatever comes of it is read or refused with a UsageError that names the file: never anything else, never with more memory than
+ * a few times the file, and what is read is true: each tensor inside the file, aligned, apart from the others. Then the config is made of it, by the same rule.
+ */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { UsageError } from "../../src/core/errors.ts";
+import { stream } from "../../src/core/random.ts";
+import { readConfig } from "../../src/model/config.ts";
+import { readGgufConfig } from "../../src/model/gguf-config.ts";
+import { families } from "../../src/model/registry.ts";
+import { blockFormats, type BlockType } from "../../src/weights/block-formats.ts";
+import type { OpenFile } from "../../src/weights/files.ts";
+import { type GgufHeader, readGguf } from "../../src/weights/gguf.ts";
+import { convertToGguf } from "../gguf-model.ts";
+import { type Field, ggufFields, type GgufContents, joinFields, u32, u64 } from "../gguf-writer.ts";
+import { fixture } from "./checkpoints.ts";
+
+const long = process.env["TESSERA_LONG"] !== undefined;
+const inputs = long ? 2_000_000 : 30_000;
+/** On a slow machine time runs out first; fewer than these would be no test. */
+const floor = long ? 1_000_000 : 10_000;
+const milliseconds = long ? 600_000 : 15_000;
+
+/** Every kind of value and type of tensor; and files that pass for models, with data too short to be one but sizes that agree. */
+function seeds(): readonly (readonly Field[])[] {
+  const everything: GgufContents = {
+    metadata: {
+      "general.architecture": ["string", "llama"], "general.alignment": ["u32", 16], bytes: ["u8", 1], negative: ["i64", -5], big: ["u64", 2n ** 60n], half: ["f64", 0.5], flag: ["bool", true],
+      "tokenizer.ggml.tokens": ["string[]", ["a", "▁b", "", "🦙", "<0x0A>"]], scores: ["f32[]", [1, 2, 3]], flags: ["bool[]", [1, 0, 1]], ids: ["i32[]", [-1, 0]], small: ["u16[]", [1, 2, 3]],
+    },
+    tensors: (Object.keys(blockFormats) as BlockType[]).map((name, i) => {
+      const { id, blockElements, blockBytes } = blockFormats[name];
+      return { name: `blk.${i}.w`, dims: [blockElements, 2, 1, 1].slice(0, 1 + (i % 4)), type: id, data: new Uint8Array(blockBytes * (i % 4 === 0 ? 1 : 2)) };
+    }),
+  };
+  const models = ["llama3-rope", "gemma2", "qwen3"].map((name): GgufContents => {
+    const { metadata, tensors } = convertToGguf(fixture(name));
+    return { metadata: { ...metadata, [`${metadata["general.architecture"]![1] as string}.block_count`]: ["u32", 1] }, tensors: tensors.slice(0, 5).map(({ name: tensor, type }) => ({ name: tensor, type, dims: [4, 8], data: new Uint8Array(128) })) };
+  });
+  return [everything, { ...everything, version: 2 }, { metadata: {}, tensors: [] }, ...models].map(ggufFields);
+}
+
+type Random = () => number;
+const below = (random: Random, n: number): number => Math.floor(random() * n);
+const pick = <T>(random: Random, list: readonly T[]): T => list[below(random, list.length)]!;
+
+const edges = [0n, 1n, 2n, 3n, 4n, 5n, 7n, 8n, 9n, 13n, 16n, 31n, 32n, 33n, 64n, 65n, 255n, 256n, 65535n, 65536n, ...[24n, 31n, 32n, 40n, 53n, 60n, 61n, 62n, 63n, 64n].flatMap((bits) => [2n ** bits - 1n, 2n ** bits, 2n ** bits + 1n])];
+
+/** One change of a list of fields. */
+type Mutation = (fields: Field[], random: Random) => void;
+
+function change(kinds: readonly Field["kind"][], to: (bytes: Uint8Array, random: Random, fields: readonly Field[]) => Uint8Array): Mutation {
+  return (fields, random) => {
+    const of = fields.flatMap((field, i) => (kinds.includes(field.kind) ? [i] : []));
+    if (of.length === 0) return;
+    const i = pick(random, of);
+    fields[i] = { ...fields[i]!, bytes: to(fields[i]!.bytes, random, fields) };
+  };
+}
+const valueOf = (bytes: Uint8Array): bigint => bytes.reduceRight((x, byte) => (x << 8n) | BigInt(byte), 0n);
+const integer = (size: number, x: bigint): Uint8Array => (size === 4 ? u32(Number(BigInt.asUintN(32, x))) : u64(x));
+
+const mutations: Readonly<Record<string, Mutation>> = {
+  "an integer at an edge": change(["u32", "u64"], (bytes, random) => integer(bytes.length, pick(random, edges))),
+  "an integer off by a little, doubled, or negative": change(["u32", "u64"], (bytes, random) => integer(bytes.length, pick(random, [(x: bigint) => x + 1n, (x: bigint) => x - 1n, (x: bigint) => 2n * x, (x: bigint) => -x, (x: bigint) => x + 32n])(valueOf(bytes)))),
+  "an integer from elsewhere": change(["u32", "u64"], (bytes, random, fields) => pick(random, fields.filter((field) => field.bytes.length === bytes.length)).bytes),
+  "a bit of anything": change(["u32", "u64", "text", "numbers", "padding"], (bytes, random) => {
+    const copy = bytes.slice();
+    if (copy.length > 0) copy[below(random, copy.length)]! ^= 1 << below(random, 8);
+    return copy;
+  }),
+  "a text from elsewhere": change(["text"], (_, random, fields) => pick(random, fields.filter(({ kind }) => kind === "text")).bytes),
+  "a text of random bytes, as long as before": change(["text"], (bytes, random) => bytes.map(() => below(random, 256))),
+  "a text cut short": change(["text"], (bytes, random) => bytes.subarray(0, below(random, bytes.length + 1))),
+  "numbers of random bytes": change(["numbers"], (bytes, random) => bytes.map(() => below(random, 256))),
+  "a field left out": (fields, random) => void fields.splice(below(random, fields.length), 1),
+  "a field twice": (fields, random) => {
+    const i = below(random, fields.length);
+    fields.splice(i, 0, fields[i]!);
+  },
+  "two fields swapped": (fields, random) => {
+    const i = below(random, fields.length), j = below(random, fields.length);
+    [fields[i], fields[j]] = [fields[j]!, fields[i]!];
+  },
+  "the file cut": (fields, random) => void fields.splice(below(random, fields.length)),
+  "bytes appended": (fields, random) => void fields.push({ name: "appended", kind: "data", bytes: new Uint8Array(below(random, 200)).fill(below(random, 256)) }),
+};
+
+/** Bytes that arrays were made of, while they are watched: typed arrays, lists and copies of buffers. */
+let allocated = 0;
+const watched = ["Uint8Array", "Uint16Array", "Uint32Array", "Int8Array", "Int16Array", "Int32Array", "Float32Array", "Float64Array", "BigUint64Array", "BigInt64Array", "Array"] as const;
+const globals = globalThis as unknown as Record<string, new (...parameters: unknown[]) => object>;
+const originals = Object.fromEntries(watched.map((name) => [name, globals[name]!]));
+const slice = ArrayBuffer.prototype.slice;
+
+before(() => {
+  for (const name of watched) {
+    globals[name] = new Proxy(originals[name]!, {
+      construct(target, parameters, newTarget) {
+        const [size] = parameters as unknown[];
+        if (typeof size === "number") allocated += size * ((target as unknown as { readonly BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 8);
+        return Reflect.construct(target, parameters, newTarget) as object;
+      },
+    });
+  }
+  ArrayBuffer.prototype.slice = function (this: ArrayBuffer, begin = 0, end = this.byteLength) {
+    allocated += end - begin;
+    return slice.call(this, begin, end);
+  };
+});
+after(() => {
+  Object.assign(globals, originals);
+  ArrayBuffer.prototype.slice = slice;
+});
+
+/** What was read must be true of a file of `size` bytes. */
+function checkHeader({ tensors, metadata }: GgufHeader, size: number): void {
+  let end = 0;
+  for (const { dtype, shape, begin, bytes } of [...tensors.values()].sort((a, b) => a.begin - b.begin)) {
+    const { blockElements, blockBytes } = blockFormats[dtype];
+    assert.equal(bytes, (shape.reduce((a, b) => a * b) / blockElements) * blockBytes);
+    assert.ok(Number.isSafeInteger(bytes) && bytes > 0 && begin >= end && begin % 8 === 0 && begin + bytes <= size, `[${shape}] at ${begin} in ${size}`);
+    end = begin + bytes;
+  }
+  for (const [key, value] of metadata) assert.ok(key !== "" && value !== undefined && value !== null);
+}
+
+test(`${inputs} files with one to three fields changed are read truly or refused, with no more memory than they are worth`, () => {
+  const good = seeds();
+  const random = stream(long ? Number(process.env["TESSERA_SEED"] ?? 1) : 1);
+  const names = Object.keys(mutations);
+  const used = new Map(names.map((name) => [name, 0]));
+  let executed = 0, read = 0, refused = 0, configs = 0;
+  const start = performance.now();
+  for (let n = 0; n < inputs && performance.now() - start < milliseconds; n++) {
+    const fields = [...pick(random, good)];
+    const done = Array.from({ length: 1 + below(random, 3) }, () => pick(random, names));
+    for (const name of done) {
+      if (fields.length === 0) break;
+      mutations[name]!(fields, random);
+      used.set(name, used.get(name)! + 1);
+    }
+    const all = joinFields(fields);
+    const file: OpenFile = { path: "hostile.gguf", bytes: all.length, read: (into, position) => into.set(all.subarray(position, position + into.length)), close() {} };
+    executed++;
+    allocated = 0;
+    let stage = "reading";
+    try {
+      const header = readGguf(file);
+      stage = "checking";
+      checkHeader(header, all.length);
+      read++;
+      stage = "config";
+      readConfig({ config: readGgufConfig({ path: file.path, ...header }).json, weightDType: "f32" }, families);
+      configs++;
+    } catch (error) {
+      // A config that was refused by the families names config.json, which this is to them.
+      assert.ok(error instanceof UsageError && (stage === "reading" ? /^hostile\.gguf .* at byte \d+, / : /^(hostile\.gguf|config\.json|eos_token_id)/).test(error.message), `input ${n} (${done.join("; ")}), ${stage}: ${String((error as Error).stack)}`);
+      refused++;
+    }
+    assert.ok(allocated <= 8 * all.length + 4096, `input ${n} (${done.join("; ")}): ${allocated} bytes for a file of ${all.length}`);
+  }
+  const counts = `${executed} executed: ${read} read, ${configs} of them with a config, ${refused} refused`;
+  assert.ok(executed >= floor && read > floor / 20 && refused > floor / 2 && configs > floor / 100, counts);
+  for (const [name, times] of used) assert.ok(times > floor / 50, `${name}: only ${times} times`);
+});
+
+test("the fuzzer sees a reader that asks for too much memory", () => {
+  allocated = 0;
+  assert.equal(new Uint32Array(10).length + new Array(5).length, 15);
+  assert.equal(allocated, 80);
+  assert.equal(new ArrayBuffer(16).slice(4).byteLength, 12);
+  assert.equal(allocated, 92);
+});
