@@ -4,7 +4,7 @@ import { forRange, i32, when, type Local, type Node } from "./assembler.ts";
 import { attentionArgs, type Names, type ScratchLayout, up } from "./attention-layout.ts";
 import { argument, type MakeLocal } from "./kernel.ts";
 import { least } from "./rows.ts";
-import { isWidened, widenRow } from "./widen.ts";
+import { isCopied, widenRow } from "./widen.ts";
 
 /** Addresses of the block's K and V rows through the block table. Past the end the last row stands in: its scores are masked. */
 export function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" | "scratch" | "sequence" | "head" | "kv0" | "kvLength">, local: MakeLocal): Node[] {
@@ -17,7 +17,7 @@ export function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"a
   ];
   /** The row's address for the tile functions: itself where it is f32, else that of its widened copy. */
   const placeRow = (format: KvFormat | undefined, dim: number, tile: number, addresses: number, scale: number, address: Local): Node[] => {
-    if (!isWidened(format)) return [i32.store(at, address, addresses)];
+    if (!isCopied(format, dim)) return [i32.store(at, address, addresses)];
     const to = i("widened"), rowBytes = 4 * up(dim, 4);
     const factor = i32.add(i32.add(argument(c.args, scale), i32.mul(i32.load(page), argument(c.args, scale + 1))),
       i32.add(i32.mul(token, argument(c.args, scale + 2)), i32.mul(c.head, argument(c.args, scale + 3))));

@@ -1,7 +1,7 @@
 /** Where things lie for an attention kernel: the words of its arguments, and a thread's scratch memory. Knows no code. */
 import type { AttentionPlan } from "../../ir/plan.ts";
 import type { Local } from "./assembler.ts";
-import { isWidened } from "./widen.ts";
+import { isCopied } from "./widen.ts";
 
 /** Words of the argument block; the captures follow (expr.ts). Strides and `pageBytes` count bytes. */
 export const attentionArgs = {
@@ -30,7 +30,7 @@ export interface ScratchLayout {
   readonly scores: number;
   /** i32 [rows]: addresses of the item's query rows. */
   readonly queryAddress: number;
-  /** f32 [kvTile, headDim rounded up to 4]: the block's keys and values widened, where they are not f32 in memory. */
+  /** f32 [kvTile, headDim rounded up to 4]: the block's keys and values widened, where that is not done in registers. */
   readonly keyTile: number;
   readonly valueTile: number;
   /** [rows] of state: acc f32 [headDimV rounded up to 4], l f32x4, m f32. */
@@ -48,8 +48,8 @@ export function scratchLayout(plan: AttentionPlan): ScratchLayout {
   const scores = valueAddress + up(4 * plan.kvTile, 16);
   const queryAddress = scores + 4 * 4 * up(plan.kvTile, 4);
   const keyTile = queryAddress + up(4 * rows, 16);
-  const valueTile = keyTile + (isWidened(plan.keyFormat) ? 4 * plan.kvTile * up(plan.headDimQk, 4) : 0);
-  const state = valueTile + (isWidened(plan.valueFormat) ? 4 * plan.kvTile * up(plan.headDimV, 4) : 0);
+  const valueTile = keyTile + (isCopied(plan.keyFormat, plan.headDimQk) ? 4 * plan.kvTile * up(plan.headDimQk, 4) : 0);
+  const state = valueTile + (isCopied(plan.valueFormat, plan.headDimV) ? 4 * plan.kvTile * up(plan.headDimV, 4) : 0);
   const stateBytes = 4 * up(plan.headDimV, 4) + 32;
   return { keyAddress, valueAddress, scores, queryAddress, keyTile, valueTile, state, stateBytes, bytes: state + rows * stateBytes };
 }

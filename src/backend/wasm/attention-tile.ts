@@ -7,6 +7,7 @@ import { attentionArgs, type ScratchLayout } from "./attention-layout.ts";
 import { captureWords, type Columns, ExprEmitter, type EmitContext } from "./expr.ts";
 import type { MakeLocal } from "./kernel.ts";
 import { expOfNonPositive, type MathLibrary } from "./math.ts";
+import { isWidenedInPlace, widenEight } from "./widen.ts";
 
 /** One block of keys for `rows` consecutive rows. */
 export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: number, math: MathLibrary, report: Func): Func {
@@ -83,6 +84,7 @@ function dotProducts(plan: AttentionPlan, layout: ScratchLayout, query: readonly
   const rows = query.length;
   // Four rows by four keys would need 16 accumulators of the 16 vector registers: then two keys at a time.
   const keysAtOnce = rows === 4 ? 2 : 4;
+  if (isWidenedInPlace(plan.keyFormat, plan.headDimQk)) return wideningDotProducts(plan, layout, query, score, at, keysAtOnce, local);
   const d = local("i32", "dotAt"), key = [0, 1, 2, 3].map((k) => local("i32", `key${k}`));
   const sums = query.map((_, r) => [0, 1, 2, 3].map((k) => local("v128", `dot${r}${k}`)));
   const x = query.map((_, r) => local("v128", `x${r}`)), k128 = local("v128", "k");
@@ -104,14 +106,56 @@ function dotProducts(plan: AttentionPlan, layout: ScratchLayout, query: readonly
     // After the loop d stands at its end: the rest of the head, one element at a time into lane 0.
     for (let rest = 0; rest < plan.headDimQk - whole; rest++) code.push(...step(keys, v128.load32_zero, 4 * rest));
   }
+  return [...code, ...scaledSums(plan, sums, score)];
+}
+
+/** score[r] = scale * the sums of the four vectors of row r, one for each key. */
+function scaledSums(plan: AttentionPlan, sums: readonly (readonly Local[])[], score: readonly Local[]): Node[] {
   const pick = (a: Node | Local, c: Node | Local, from: readonly [number, number, number, number]): Node => i8x16.shuffle(a, c, from.flatMap((word) => [0, 1, 2, 3].map((byte) => 4 * word + byte)));
-  sums.forEach((s, r) => {
+  return sums.flatMap((s, r) => {
     // [a0+a2, b0+b2, a1+a3, b1+b3], the same of c and d, then the two halves added: lane k is the sum for key k.
     const pair = (a: Local, c: Local): Node => f32x4.add(pick(a, c, [0, 4, 1, 5]), pick(a, c, [2, 6, 3, 7]));
-    code.push(s[0]!.set(pair(s[0]!, s[1]!)), s[2]!.set(pair(s[2]!, s[3]!)));
-    code.push(score[r]!.set(f32x4.mul(f32x4.add(pick(s[0]!, s[2]!, [0, 1, 4, 5]), pick(s[0]!, s[2]!, [2, 3, 6, 7])), splat.f32(plan.scale))));
+    return [
+      s[0]!.set(pair(s[0]!, s[1]!)), s[2]!.set(pair(s[2]!, s[3]!)),
+      score[r]!.set(f32x4.mul(f32x4.add(pick(s[0]!, s[2]!, [0, 1, 4, 5]), pick(s[0]!, s[2]!, [2, 3, 6, 7])), splat.f32(plan.scale))),
+    ];
   });
-  return code;
+}
+
+/** As `dotProducts`, of keys that are widened here, eight elements a load. */
+function wideningDotProducts(plan: AttentionPlan, layout: ScratchLayout, query: readonly Local[], score: readonly Local[], at: Local, keysAtOnce: number, local: MakeLocal): Node[] {
+  const d = local("i32", "dotAt"), half = local("i32", "keyOffset"), key = [0, 1, 2, 3].map((k) => local("i32", `key${k}`));
+  const sums = query.map((_, r) => [0, 1, 2, 3].map((k) => local("v128", `dot${r}${k}`)));
+  const chunks = plan.headDimQk / 8, unroll = [8, 4, 2, 1].find((u) => chunks % u === 0)!;
+  const raw = local("v128", "raw");
+  const madd = (sum: Local, x: Local, k: Local): Node => sum.set(f32x4.relaxed_madd(x, k, sum));
+  const loadQuery = (r: number, offset: number): Node => v128.load(i32.add(query[r]!, d), offset);
+  const loadKey = (k: number, u: number, to: readonly [Local, Local]): Node[] => [raw.set(v128.load(i32.add(key[k]!, half), 16 * u)), ...widenEight(raw, to)];
+  const two = (name: string): readonly [Local, Local] => [local("v128", `${name}low`), local("v128", `${name}high`)];
+  /** Whichever there are fewer of, rows or keys, stay in registers; the others pass by. */
+  const step = (keys: readonly number[], u: number): Node[] => {
+    if (query.length > keys.length) {
+      const k128 = keys.map((k) => two(`k${k % keysAtOnce}`)), x = local("v128", "x");
+      return [
+        ...keys.flatMap((k, n) => loadKey(k, u, k128[n]!)),
+        ...query.flatMap((_, r) => [0, 1].flatMap((half) => [x.set(loadQuery(r, 32 * u + 16 * half)), ...keys.map((k, n) => madd(sums[r]![k]!, x, k128[n]![half]!))])),
+      ];
+    }
+    const x = query.map((_, r) => two(`x${r}`)), k128 = two("k");
+    return [
+      ...query.flatMap((_, r) => [0, 1].map((half) => x[r]![half]!.set(loadQuery(r, 32 * u + 16 * half)))),
+      ...keys.flatMap((k) => [...loadKey(k, u, k128), ...[0, 1].flatMap((half) => query.map((_, r) => madd(sums[r]![k]!, x[r]![half]!, k128[half]!)))]),
+    ];
+  };
+  const code: Node[] = key.map((k, n) => k.set(i32.load(at, layout.keyAddress + 4 * n)));
+  for (let first = 0; first < 4; first += keysAtOnce) {
+    const keys = Array.from({ length: keysAtOnce }, (_, n) => first + n);
+    code.push(
+      ...keys.flatMap((k) => sums.map((s) => s[k]!.set(splat.f32(0)))),
+      forRange(d, 0, 4 * plan.headDimQk, 32 * unroll, [half.set(i32.shr_u(d, 1)), ...Array.from({ length: unroll }, (_, u) => step(keys, u)).flat()]),
+    );
+  }
+  return [...code, ...scaledSums(plan, sums, score)];
 }
 
 /** Turns the scores in scratch into probabilities; leaves in `factor` (the maxima's locals) what the old sums are multiplied by. */
@@ -150,14 +194,21 @@ function accumulate(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, 
   const d = local("i32", "valueAt"), at = local("i32", "keyAt"), end = local("i32", "keysEnd"), row = local("i32", "valueRow"), p = local("v128", "weight");
   const parts = Array.from({ length: most }, (_, part) => part);
   const acc = state.map((_, r) => parts.map((part) => local("v128", `acc${r}${part}`))), value = parts.map((part) => local("v128", `value${part}`));
+  const inPlace = isWidenedInPlace(plan.valueFormat, plan.headDimV);
+  /** The values at `row`: a load each, or one for two vectors. */
+  const loadValues = (used: readonly number[], load: (part: number) => Node): Node[] => used.flatMap((part) => {
+    if (!inPlace) return [value[part]!.set(load(part))];
+    const raw = local("v128", "raw");
+    return part % 2 === 0 ? [raw.set(v128.load(row, 8 * part)), ...widenEight(raw, [value[part]!, value[part + 1]!])] : [];
+  });
   const overKeys = (vectors: number, load: (part: number) => Node): Node[] => {
     const used = parts.slice(0, vectors);
     return [
       ...state.flatMap((s, r) => used.map((part) => acc[r]![part]!.set(f32x4.mul(v128.load(i32.add(s, d), 16 * part), factor[r]!)))),
       at.set(scratch),
       loop("next_key", (next) => [
-        row.set(i32.add(i32.load(at, layout.valueAddress), d)),
-        ...used.map((part) => value[part]!.set(load(part))),
+        row.set(i32.add(i32.load(at, layout.valueAddress), inPlace ? i32.shr_u(d, 1) : d)),
+        ...loadValues(used, load),
         ...state.flatMap((_, r) => [
           p.set(v128.load32_splat(at, layout.scores + 4 * plan.kvTile * r)),
           ...used.map((part) => acc[r]![part]!.set(f32x4.relaxed_madd(p, value[part]!, acc[r]![part]!))),

@@ -7,12 +7,12 @@
  * Knows no attention.
  */
 import type { KvFormat } from "../../ir/plan.ts";
-import { f32x4, forRange, i32, i32x4, splat, v128, type Local, type Node, type Operand } from "./assembler.ts";
+import { f32x4, forRange, i32, i32x4, i8x16, splat, v128, type Local, type Node, type Operand } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 
 /** Formats whose rows need widening. */
 type Narrow = Exclude<KvFormat, "f32">;
-export const isWidened = (format: KvFormat | undefined): format is Narrow => format !== undefined && format !== "f32";
+const isWidened = (format: KvFormat | undefined): format is Narrow => format !== undefined && format !== "f32";
 
 interface Row {
   readonly bytes: 1 | 2;
@@ -54,6 +54,16 @@ const rows: Readonly<Record<Narrow, Row>> = {
     },
   },
 };
+
+/** Whether rows are widened where they are used, in registers: bf16 costs half an instruction an element there. */
+export const isWidenedInPlace = (format: KvFormat | undefined, dim: number): boolean => format === "bf16" && dim % 8 === 0;
+/** Whether rows are widened into scratch first, for all who use them. */
+export const isCopied = (format: KvFormat | undefined, dim: number): format is Narrow => isWidened(format) && !isWidenedInPlace(format, dim);
+
+const halves = [[0, 1, 2, 3], [4, 5, 6, 7]] as const;
+/** Eight bf16 as two vectors of f32, in order: zeros below each. */
+export const widenEight = (raw: Local, to: readonly [Local, Local]): Node[] =>
+  halves.map((half, n) => to[n]!.set(i8x16.shuffle(splat.i32(0), raw, half.flatMap((i) => [2 * i, 2 * i + 1, 16 + 2 * i, 17 + 2 * i]))));
 
 /** Writes `dim` elements at `from` as f32 to `to`, which has room for `dim` rounded up to 4. `scale`: the address of the row's factor. */
 export function widenRow(local: MakeLocal, format: Narrow, dim: number, from: Local, to: Local, scale: Node): Node[] {
