@@ -13,6 +13,12 @@ export interface Buffer {
   slice(offset: number, bytes: number): Buffer;
 }
 
+/**
+ * What a buffer is for, where it may lie apart from the others (the wasm backend has several memories). "weights": a `Weight`'s data, of a
+ * matrix that `linear` or `embed` reads. "kvCache": keys and values; those of one layer are slices of one buffer.
+ */
+export type BufferUse = "weights" | "kvCache";
+
 /** A matrix of weights [rows, columns], row-major, kept in the dtype it was stored in. */
 export interface Weight {
   readonly data: Buffer;
@@ -166,8 +172,11 @@ export interface Backend {
   /** What it is running on, for people: threads, SIMD, device name. */
   readonly description: string;
   readonly ops: Ops;
-  /** Zeroed memory, aligned to 64 bytes. @throws UsageError when there is no room, naming how much was asked for and is left. */
-  alloc(bytes: number): Buffer;
+  /**
+   * Zeroed memory, aligned to 64 bytes. Memory taken for a `use` may not be used otherwise; take it after what has none.
+   * @throws UsageError when there is no room, naming how much was asked for and is left.
+   */
+  alloc(bytes: number, use?: BufferUse): Buffer;
   free(buffer: Buffer): void;
   /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
   view(buffer: Buffer): Uint8Array | undefined;

@@ -13,8 +13,9 @@ import { bytesPerWeight, least, overColumns, rmsFactor, rowAddress, rowCount, ro
 /** out[t, :] = table[tokens[t], :] * scale. table: [vocabulary, columns] without gaps; tokens: i32 [rows]; scale: f32. */
 export const embedArgs = { ...rowWords, out: 2, outStride: 3, table: 4, tokens: 5, columns: 6, scale: 7 } as const;
 
-/** Adds `embed_f32` or `embed_bf16`. */
+/** Adds `embed_f32` or `embed_bf16`. The table lies in the memory `weights`. */
 export function embed(m: Module, dtype: WeightType): Func {
+  const weights = m.memory("weights");
   return kernel(m, `embed_${dtype}`, (args, _thread, local) => {
     const row = local("i32", "row"), rows = local("i32", "rows"), bytes = local("i32", "bytes"), from = local("i32", "from"), to = local("i32", "to");
     const scale = local("v128", "scale");
@@ -26,7 +27,7 @@ export function embed(m: Module, dtype: WeightType): Func {
       forEachClaimed(row, rows, [
         from.set(i32.add(argument(args, embedArgs.table), i32.mul(i32.mul(token, argument(args, embedArgs.columns)), bytesPerWeight[dtype]))),
         to.set(rowAddress(argument(args, embedArgs.out), row, argument(args, embedArgs.outStride))),
-        ...overColumns(local, 0, bytes, (lanes, i) => [lanes.store(to, i, f32x4.mul(lanes.loadWeight(dtype, from, i), scale))]),
+        ...overColumns(local, 0, bytes, (lanes, i) => [lanes.store(to, i, f32x4.mul(lanes.loadWeight(dtype, weights, from, i), scale))]),
       ]),
     ];
   });

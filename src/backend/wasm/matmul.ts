@@ -13,7 +13,7 @@
  * One row reads each weight once: 28 GFLOP/s, so 57 GB/s (f32) and 28 GB/s (bf16), bound by instructions, from the second-level
  * cache; f32 from farther away 30 GB/s (a plain sequential read there: 90).
  */
-import { block, branch, branchIf, call, f32x4, forRange, i32, i8x16, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
+import { block, branch, branchIf, call, f32x4, forRange, i32, i8x16, loop, splat, v128, when, type Func, type Local, type Memory, type Module, type Node, type Operand } from "./assembler.ts";
 import { argument, forEachClaimed, kernel, type MakeLocal } from "./kernel.ts";
 import { bytesPerWeight, least, loadFourWeights, loadOneWeight, rowCount, rowWords, sumOfLanes, type WeightType } from "./rows.ts";
 
@@ -22,7 +22,7 @@ export const linearArgs = {
   ...rowWords,
   /** f32 [rows, n] and [rows, k]; x is not out. */
   out: 2, outStride: 3, x: 4, xStride: 5,
-  /** [n, k], row-major, without gaps. */
+  /** [n, k], row-major, without gaps, in the memory `weights`. */
   weight: 6, n: 7, k: 8,
   /** f32 [n]; 0: none. */
   bias: 9,
@@ -86,13 +86,13 @@ function tileLocals(local: MakeLocal, rows: number, columns: number): TileLocals
  */
 function tileFunction(m: Module, dtype: WeightType, rows: number): Func {
   const params = { args: "i32", row: "i32", column: "i32", columnEnd: "i32" } as const;
-  const columns = tileColumns[rows]!;
+  const columns = tileColumns[rows]!, weights = m.memory("weights");
   return m.func(`rows${rows}_${dtype}`, params, "none", ({ args, row, column, columnEnd }, local) => {
     const t = tileLocals(local, rows, columns);
     const tiles = (width: number): Node => block(`by${width}_done`, (done) => [
       loop(`by${width}`, (next) => [
         branchIf(done, i32.gt_s(i32.add(column, width), columnEnd)),
-        ...tile(dtype, t, width, args, row, column),
+        ...tile(dtype, weights, t, width, args, row, column),
         column.set(i32.add(column, width)),
         branch(next),
       ]),
@@ -102,7 +102,7 @@ function tileFunction(m: Module, dtype: WeightType, rows: number): Func {
 }
 
 /** One tile: all of K for its rows and `columns` columns, then the sums, bias and residual, stored. */
-function tile(dtype: WeightType, t: TileLocals, columns: number, args: Local, row: Local, column: Local): readonly Node[] {
+function tile(dtype: WeightType, weights: Memory, t: TileLocals, columns: number, args: Local, row: Local, column: Local): readonly Node[] {
   const { x } = t;
   const w = t.w.slice(0, columns), sums = t.sums.map((s) => s.slice(0, columns));
   const size = bytesPerWeight[dtype];
@@ -122,12 +122,12 @@ function tile(dtype: WeightType, t: TileLocals, columns: number, args: Local, ro
       ]),
     ];
   };
-  const four = (offset: number): Node[] => multiplyAdd((p) => v128.load(p, 4 * offset), (p) => loadFourWeights[dtype](p, size * offset));
+  const four = (offset: number): Node[] => multiplyAdd((p) => v128.load(p, 4 * offset), (p) => loadFourWeights[dtype](weights.at(p), size * offset));
   /** Eight bf16 of a column from one load: twice as fast as two loads that widen, where x has few rows to hold. */
   const eightBf16 = (): Node[] => [
     ...x.flatMap((p, i) => [t.held[i]!.set(v128.load(p)), t.later[i]!.set(v128.load(p, 16))]),
     ...w.flatMap((p, j) => [
-      t.eight.set(v128.load(p)),
+      t.eight.set(v128.load(weights.at(p))),
       ...([[0, t.held], [4, t.later]] as const).flatMap(([first, held]) => [
         t.streamed.set(widened(t.eight, first)),
         ...x.map((_, i) => sums[i]![j]!.set(f32x4.relaxed_madd(held[i]!, t.streamed, sums[i]![j]!))),
@@ -135,7 +135,7 @@ function tile(dtype: WeightType, t: TileLocals, columns: number, args: Local, ro
     ]),
   ];
   const eight = dtype === "bf16" && x.length <= 2 && columns > 1 ? eightBf16() : [...four(0), ...four(4)];
-  const one = multiplyAdd((p) => v128.load32_zero(p), (p) => loadOneWeight[dtype](p));
+  const one = multiplyAdd((p) => v128.load32_zero(p), (p) => loadOneWeight[dtype](weights.at(p)));
 
   const advance = (elements: number): Node[] => [
     ...x.map((p) => p.set(i32.add(p, 4 * elements))),

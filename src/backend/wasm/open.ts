@@ -7,15 +7,16 @@
 import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
 import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
-import type { AttentionCall, AttentionKernel, Backend, Buffer, Ops, Program } from "../backend.ts";
+import type { AttentionCall, AttentionKernel, Backend, Buffer, BufferUse, Ops, Program } from "../backend.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
 import { captureWords } from "./expr.ts";
-import { control, Heap, WasmBuffer } from "./memory.ts";
-import { addressOf, floatBits, opsModule, recordOps } from "./ops.ts";
+import { control, Heap, type HeapOptions, WasmBuffer } from "./memory.ts";
+import { addressOf, floatBits, opsModule, own, recordOps } from "./ops.ts";
 import { Pool } from "./pool.ts";
+import { Variants } from "./variants.ts";
 
-export interface WasmOptions {
+export interface WasmOptions extends HeapOptions {
   /** Default: all of the machine's. A page that is not cross-origin isolated has one. */
   readonly threads?: number;
 }
@@ -31,12 +32,10 @@ export async function open(options: WasmOptions = {}): Promise<Backend> {
   const threads = options.threads ?? (shared ? Math.min(mostThreads, navigator.hardwareConcurrency) : 1);
   if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) throw new UsageError(`threads must be an integer from 1 to ${mostThreads}, got ${threads}`);
   if (threads > 1 && !shared) throw new UsageError("this page is not cross-origin isolated, so it has no shared memory: serve it with COOP and COEP headers, or use threads: 1");
-  const heap = new Heap();
+  const heap = new Heap(options);
   const pool = await Pool.open(heap, threads);
   try {
-    const module = opsModule();
-    const slots = new Map((await pool.load(module.bytes())).map((slot, i) => [module.exports[i]!, slot]));
-    return new WasmBackend(heap, pool, slots);
+    return await WasmBackend.open(heap, pool);
   } catch (error) {
     await pool.close();
     throw error;
@@ -52,10 +51,10 @@ function relaxedSimdProbe(): Uint8Array<ArrayBuffer> {
 
 class WasmKernel implements AttentionKernel {
   readonly plan: AttentionPlan;
-  readonly slot: number;
-  constructor(plan: AttentionPlan, slot: number) {
+  readonly variants: Variants;
+  constructor(plan: AttentionPlan, variants: Variants) {
     this.plan = plan;
-    this.slot = slot;
+    this.variants = variants;
   }
   /** Written when somebody asks: as text a kernel is larger than as code. */
   get source(): string {
@@ -74,7 +73,7 @@ class WasmBackend implements Backend {
   readonly ops: Ops;
   readonly #heap: Heap;
   readonly #pool: Pool;
-  readonly #slots: ReadonlyMap<string, number>;
+  #kernels: Variants | undefined;
   /** A program of one record and its arguments, for ops run outside `record` while nothing else is under way. */
   readonly #immediate: WasmBuffer;
   #recording: { readonly records: number[]; readonly arguments: WasmBuffer[] } | undefined;
@@ -83,20 +82,27 @@ class WasmBackend implements Backend {
   readonly #calls = new Map<number, AttentionCall>();
   #failure: unknown;
 
-  constructor(heap: Heap, pool: Pool, slots: ReadonlyMap<string, number>) {
+  readonly #fail = (error: unknown): void => void (this.#failure ??= error);
+
+  static async open(heap: Heap, pool: Pool): Promise<WasmBackend> {
+    const backend = new WasmBackend(heap, pool);
+    backend.#kernels = await Variants.load(pool, opsModule, backend.#fail);
+    return backend;
+  }
+
+  private constructor(heap: Heap, pool: Pool) {
     this.#heap = heap;
     this.#pool = pool;
-    this.#slots = slots;
     this.#immediate = heap.alloc(recordBytes + 4 * immediateWords);
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
     this.ops = {
-      ...recordOps((kernel, words) => this.#emit(this.#slots.get(kernel)!, words)),
+      ...recordOps((kernel, words, banks) => this.#emit(this.#kernels!.slot(kernel, banks), words)),
       attention: (call) => this.#attention(call),
     };
   }
 
-  alloc(bytes: number): WasmBuffer {
-    return this.#heap.alloc(bytes);
+  alloc(bytes: number, use?: BufferUse): WasmBuffer {
+    return this.#heap.alloc(bytes, use);
   }
 
   free(buffer: Buffer): void {
@@ -105,7 +111,7 @@ class WasmBackend implements Backend {
   }
 
   view(buffer: Buffer): Uint8Array {
-    return new Uint8Array(this.#heap.memory.buffer, addressOf(buffer), buffer.bytes);
+    return this.#heap.view(own(buffer));
   }
 
   write(to: Buffer, offset: number, data: Uint8Array): void {
@@ -118,14 +124,12 @@ class WasmBackend implements Backend {
     await this.#pool.settled();
     this.#throwFailure();
     invariant(offset >= 0 && offset + bytes <= from.bytes, `read of ${bytes} bytes at ${offset} of ${from.bytes}`);
-    return new Uint8Array(this.#heap.memory.buffer, addressOf(from) + offset, bytes);
+    return this.view(from).subarray(offset, offset + bytes);
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
-    const module = attentionModule(plan);
     this.#needScratch(scratchLayout(plan).bytes);
-    const [slot] = await this.#pool.load(module.bytes());
-    return new WasmKernel(plan, slot!);
+    return new WasmKernel(plan, await Variants.load(this.#pool, () => attentionModule(plan), this.#fail));
   }
 
   record(body: () => void): Program {
@@ -156,11 +160,14 @@ class WasmBackend implements Backend {
     const put = (word: number, ...values: readonly number[]): void => values.forEach((v, i) => (words[word + i] = v));
     put(attentionArgs.work, addressOf(call.work));
     const { keyFormat = "f32", valueFormat = "f32" } = kernel.plan;
-    for (const [first, layout, format] of [
-      [attentionArgs.query, call.query, "f32"], [attentionArgs.out, call.out, "f32"], [attentionArgs.key, call.key, keyFormat], [attentionArgs.value, call.value, valueFormat],
+    const cache = own(call.key.data);
+    invariant(cache.bank === own(call.value.data).bank, "keys and values lie in different memories: they must be slices of one buffer");
+    for (const [first, layout, address, format] of [
+      [attentionArgs.query, call.query, addressOf(call.query.data), "f32"], [attentionArgs.out, call.out, addressOf(call.out.data), "f32"],
+      [attentionArgs.key, call.key, cache.address, keyFormat], [attentionArgs.value, call.value, own(call.value.data).address, valueFormat],
     ] as const) {
       const bytes = bytesPerKvElement[format];
-      put(first, addressOf(layout.data), bytes * layout.sequenceStride, bytes * layout.rowStride, bytes * layout.headStride);
+      put(first, address, bytes * layout.sequenceStride, bytes * layout.rowStride, bytes * layout.headStride);
     }
     put(attentionArgs.pageSize, call.pageSize, addressOf(call.blockTable), call.maxPagesPerSequence);
     for (const [first, to] of [[attentionArgs.lse, call.lse], [attentionArgs.maxScore, call.maxScore]] as const) {
@@ -179,7 +186,7 @@ class WasmBackend implements Backend {
       if (value.kind === "table") put(at[i]!, addressOf(value.data), ...value.shape);
       else put(at[i]!, slot.type === "i32" ? value.value : floatBits(value.value));
     });
-    this.#emit(kernel.slot, words, call);
+    this.#emit(kernel.variants.slot("attention", { cache: cache.bank }), words, call);
   }
 
   /** Writes down a record, or runs it in its turn. `call` is what an error of the kernel is about. */
@@ -258,9 +265,4 @@ class WasmBackend implements Backend {
   #words(buffer: WasmBuffer): Int32Array {
     return new Int32Array(this.#heap.memory.buffer, buffer.address, Math.floor(buffer.bytes / 4));
   }
-}
-
-function own(buffer: Buffer): WasmBuffer {
-  invariant(buffer instanceof WasmBuffer, "the buffer belongs to another backend");
-  return buffer;
 }

@@ -10,6 +10,7 @@ import {
 import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
 import { MathLibrary } from "./math.ts";
 import { WasmBuffer } from "./memory.ts";
+import type { Banks } from "./variants.ts";
 import { kvFormatNumber, ropeAndCache, ropeArgs } from "./rope.ts";
 
 /** One module with every fixed op; exports are named as `recordOps` emits them. */
@@ -28,8 +29,8 @@ export function opsModule(): Module {
   return m;
 }
 
-/** Writes down one launch: a kernel by name and its argument words. */
-export type Emit = (kernel: string, words: readonly number[]) => void;
+/** Writes down one launch: a kernel by name, its argument words, and the banks of its memories that may not be the first. */
+export type Emit = (kernel: string, words: readonly number[], banks?: Banks) => void;
 
 /** A float where an argument word wants its bits. */
 class Float {
@@ -38,7 +39,14 @@ class Float {
     this.value = value;
   }
 }
-type Word = number | Float | Buffer | undefined;
+/** A buffer that may lie in any bank: the launch names it. */
+class Apart {
+  readonly buffer: Buffer;
+  constructor(buffer: Buffer) {
+    this.buffer = buffer;
+  }
+}
+type Word = number | Float | Buffer | Apart | undefined;
 const float = new DataView(new ArrayBuffer(4));
 
 /** The i32 bits of an f32 argument. */
@@ -47,10 +55,16 @@ export function floatBits(x: number): number {
   return float.getInt32(0);
 }
 
-/** The address of a buffer of this backend. */
-export function addressOf(buffer: Buffer): number {
+export function own(buffer: Buffer): WasmBuffer {
   invariant(buffer instanceof WasmBuffer, "the buffer belongs to another backend");
-  return buffer.address;
+  return buffer;
+}
+
+/** The address of a buffer of bank 0, where nearly everything lies. */
+export function addressOf(buffer: Buffer): number {
+  const { address, bank } = own(buffer);
+  invariant(bank === 0, "a buffer taken for weights or the KV cache is used as something else");
+  return address;
 }
 
 /** Argument words in the order of a kernel's table; a buffer becomes its address, undefined 0. */
@@ -58,7 +72,7 @@ function wordsOf<Table extends Readonly<Record<string, number>>>(table: Table, v
   const words: number[] = [];
   for (const [name, at] of Object.entries(table)) {
     const value: Word = values[name];
-    words[at] = value === undefined ? 0 : typeof value === "number" ? value : value instanceof Float ? floatBits(value.value) : addressOf(value);
+    words[at] = value === undefined ? 0 : typeof value === "number" ? value : value instanceof Float ? floatBits(value.value) : value instanceof Apart ? own(value.buffer).address : addressOf(value);
   }
   return words;
 }
@@ -71,8 +85,8 @@ const rows = (batch: BatchInputs, out: Activation): { header: Buffer; rowsWord: 
 export function recordOps(emit: Emit): Omit<Ops, "attention"> {
   return {
     embed: ({ out, table, batch, scale }) => emit(`embed_${table.dtype}`, wordsOf(embedArgs, {
-      ...rows(batch, out), out: out.data, outStride: out.stride, table: table.data, tokens: batch.tokens, columns: out.columns, scale: new Float(scale),
-    })),
+      ...rows(batch, out), out: out.data, outStride: out.stride, table: new Apart(table.data), tokens: batch.tokens, columns: out.columns, scale: new Float(scale),
+    }), { weights: own(table.data).bank }),
     rmsNorm: ({ out, x, weight, epsilon, residual, batch }) => emit("rmsNorm", wordsOf(rmsNormArgs, {
       ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, columns: out.columns, weight,
       epsilon: new Float(epsilon), residual: residual?.data, residualStride: residual?.stride,
@@ -80,9 +94,9 @@ export function recordOps(emit: Emit): Omit<Ops, "attention"> {
     linear: ({ out, x, weight, bias, residual, batch }) => {
       invariant(x.columns === weight.columns && out.columns === weight.rows, `linear of ${x.columns} by ${weight.rows} x ${weight.columns} to ${out.columns}`);
       emit(`linear_${weight.dtype}`, wordsOf(linearArgs, {
-        ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, weight: weight.data, n: weight.rows, k: weight.columns,
+        ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, weight: new Apart(weight.data), n: weight.rows, k: weight.columns,
         bias, residual: residual?.data, residualStride: residual?.stride, pieceColumns: linearPieceColumns(weight.columns, weight.dtype),
-      }));
+      }), { weights: own(weight.data).bank });
     },
     ropeAndCache: ({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) => emit("ropeAndCache", wordsOf(ropeArgs, {
       ...rows(batch, qkv), qkv: qkv.data, qkvStride: qkv.stride, numQueryHeads, numKvHeads: key.numHeads, headDim: key.headDim, valueHeadDim: value.headDim,

@@ -13,6 +13,12 @@ function program(heap: Heap, records: readonly (readonly [slot: number, args: nu
   new Int32Array(heap.memory.buffer, buffer.address).set([records.length, 0, ...records.flat()]);
   return buffer;
 }
+/** Loads a module of one kernel. Returns its slot. */
+async function load(pool: Pool, bytes: Uint8Array<ArrayBuffer>): Promise<number> {
+  const { slot, loaded } = pool.load(bytes, 1);
+  await loaded;
+  return slot;
+}
 const words = (heap: Heap, at: WasmBuffer): Int32Array => new Int32Array(heap.memory.buffer, at.address, at.bytes / 4);
 
 /** counts[thread] += 1, then any other thread's count that is neither equal nor one behind or ahead is an error at word 15. */
@@ -45,9 +51,9 @@ test("a million barriers keep the threads in step while a server in the same pro
   };
   const clients = [client(), client(), client(), client()];
   try {
-    const [slot] = await pool.load(lockstep().bytes());
+    const slot = await load(pool, lockstep().bytes());
     const counts = heap.alloc(64);
-    const thousand = program(heap, Array.from({ length: 1000 }, () => [slot!, counts.address] as const));
+    const thousand = program(heap, Array.from({ length: 1000 }, () => [slot, counts.address] as const));
     for (let run = 0; run < 1000; run++) {
       pool.run(thousand.address);
       await pool.settled();
@@ -72,10 +78,10 @@ test("every piece of work is claimed exactly once, in every kernel of a program"
     const piece = local("i32", "piece"), count = local("i32", "count");
     return [count.set(argument(args, 0)), forEachClaimed(piece, count, [drop(i32["atomic.rmw.add"](i32.add(args, i32.shl(piece, 2)), 1, 4))])];
   });
-  const [slot] = await pool.load(m.bytes());
+  const slot = await load(pool, m.bytes());
   const counts = heap.alloc(4 * 1001);
   words(heap, counts)[0] = 1000;
-  pool.run(program(heap, Array.from({ length: 50 }, () => [slot!, counts.address] as const)).address);
+  pool.run(program(heap, Array.from({ length: 50 }, () => [slot, counts.address] as const)).address);
   await pool.settled();
   assert.ok(words(heap, counts).subarray(1, 1001).every((n) => n === 50));
   await pool.close();
@@ -89,8 +95,8 @@ test("parked workers receive a new kernel and run it", async () => {
     await new Promise((resolve) => setTimeout(resolve, 50)); // long enough for the workers to sleep
     const m = new Module();
     kernel(m, "mark", (args, thread) => [i32.store(i32.add(args, i32.shl(thread, 2)), mark)]);
-    const [slot] = await pool.load(m.bytes());
-    pool.run(program(heap, [[slot!, marks.address]]).address);
+    const slot = await load(pool, m.bytes());
+    pool.run(program(heap, [[slot, marks.address]]).address);
     await pool.settled();
     assert.deepEqual([...words(heap, marks).subarray(0, numThreads)], Array(numThreads).fill(mark));
   }
@@ -109,14 +115,14 @@ function stuck(): Module {
 test("a worker killed in the middle of a program is noticed within a second, and nothing hangs", async () => {
   const heap = new Heap();
   const pool = await Pool.open(heap, numThreads);
-  const [slot] = await pool.load(stuck().bytes());
-  pool.run(program(heap, [[slot!, heap.alloc(64).address]]).address);
+  const slot = await load(pool, stuck().bytes());
+  pool.run(program(heap, [[slot, heap.alloc(64).address]]).address);
   await new Promise((resolve) => setTimeout(resolve, 150));
   const killed = performance.now();
   pool.workers[0]!.terminate();
   await assert.rejects(pool.settled(), /wasm thread 1 of 2 ended/);
   assert.ok(performance.now() - killed < 1000);
-  await assert.rejects(pool.load(stuck().bytes()), /wasm thread 1 of 2 ended/, "later calls fail the same way");
+  await assert.rejects(load(pool, stuck().bytes()), /wasm thread 1 of 2 ended/, "later calls fail the same way");
   await pool.close();
 });
 
@@ -126,8 +132,8 @@ test("a trap in any thread fails the program by name", async () => {
     const pool = await Pool.open(heap, numThreads);
     const m = new Module();
     kernel(m, "trap", (_args, thread) => [when(i32.eq(thread, thrower), [i32.store(constant("i32", -64), 0)])]);
-    const [slot] = await pool.load(m.bytes());
-    await assert.rejects(async () => { pool.run(program(heap, [[slot!, 0]]).address); await pool.settled(); }, new RegExp(`thread ${thrower}: memory access out of bounds`));
+    const slot = await load(pool, m.bytes());
+    await assert.rejects(async () => { pool.run(program(heap, [[slot, 0]]).address); await pool.settled(); }, new RegExp(`thread ${thrower}: memory access out of bounds`));
     await pool.close();
   }
 });
@@ -141,11 +147,11 @@ test("kernels loaded at once, and programs run meanwhile, all reach every thread
     kernel(m, "mark", (args, thread) => [i32.store(i32.add(args, i32.shl(thread, 2)), value)]);
     return m.bytes();
   };
-  const [first] = await pool.load(marking(1));
-  const loading = [2, 3, 4].map((value) => pool.load(marking(value)));
-  const one = program(heap, [[first!, marks.address]]);
+  const first = await load(pool, marking(1));
+  const loading = [2, 3, 4].map((value) => load(pool, marking(value)));
+  const one = program(heap, [[first, marks.address]]);
   pool.submit(() => pool.run(one.address));
-  const slots = (await Promise.all(loading)).flat();
+  const slots = await Promise.all(loading);
   assert.equal(new Set([first, ...slots]).size, 4, "each kernel has a slot of its own");
   await pool.settled();
   assert.deepEqual([...words(heap, marks).subarray(0, numThreads)], Array(numThreads).fill(1));
@@ -168,8 +174,8 @@ test("what is submitted while a program is stalled waits for its end, in order",
       i32.store(args, i32.load(args, 4), 8),
     ]),
   ]);
-  const [slot] = await pool.load(m.bytes());
-  const args = heap.alloc(64), slow = program(heap, [[slot!, args.address]]);
+  const slot = await load(pool, m.bytes());
+  const args = heap.alloc(64), slow = program(heap, [[slot, args.address]]);
   pool.run(slow.address);
   assert.ok(pool.busy, "the program stalled");
   const seen: number[] = [];
@@ -187,8 +193,8 @@ test("what is submitted while a program is stalled waits for its end, in order",
 test("programs without a kernel between others leave the threads in step", async () => {
   const heap = new Heap();
   const pool = await Pool.open(heap, numThreads);
-  const [slot] = await pool.load(lockstep().bytes());
-  const counts = heap.alloc(64), one = program(heap, [[slot!, counts.address]]), none = program(heap, []);
+  const slot = await load(pool, lockstep().bytes());
+  const counts = heap.alloc(64), one = program(heap, [[slot, counts.address]]), none = program(heap, []);
   for (let n = 0; n < 3000; n++) {
     for (let k = 0; k < n % 5; k++) pool.run(none.address);
     pool.run(one.address);
@@ -201,12 +207,12 @@ test("programs without a kernel between others leave the threads in step", async
 test("kernels load from addresses above 2 GiB, after the memory grew while the workers slept", async () => {
   const heap = new Heap();
   const pool = await Pool.open(heap, numThreads);
-  const [slot] = await pool.load(lockstep().bytes());
-  const counts = heap.alloc(64), one = program(heap, [[slot!, counts.address]]);
+  const slot = await load(pool, lockstep().bytes());
+  const counts = heap.alloc(64), one = program(heap, [[slot, counts.address]]);
   for (let n = 0; n < 2000; n++) { pool.run(one.address); await pool.settled(); }
   await new Promise((resolve) => setTimeout(resolve, 20));
   heap.alloc(2 ** 31);
   while (heap.alloc(64).address < 2 ** 31); // what was left below
-  await pool.load(lockstep().bytes());
+  await load(pool, lockstep().bytes());
   await pool.close();
 });

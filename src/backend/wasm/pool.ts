@@ -10,7 +10,7 @@ import type { Thread } from "../../core/thread.ts";
 import { invariant } from "../../core/errors.ts";
 import { control, Heap } from "./memory.ts";
 import { command, status } from "./runtime.ts";
-import { abort, abortReason, ThreadRuntime } from "./thread.ts";
+import { abort, abortReason, packBanks, ThreadRuntime } from "./thread.ts";
 
 const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
 
@@ -31,7 +31,7 @@ export class Pool {
     this.numThreads = numThreads;
     this.#set(control.threads, numThreads);
     this.#set(control.mayBlock, Number(mayBlock()));
-    this.#own = new ThreadRuntime(heap.memory, 0);
+    this.#own = new ThreadRuntime(heap.memories, 0);
   }
 
   /** Starts `numThreads - 1` workers and waits until they are parked. They do not keep the process alive. */
@@ -39,7 +39,7 @@ export class Pool {
     const pool = new Pool(heap, numThreads);
     try {
       for (let thread = 1; thread < numThreads; thread++) {
-        const worker = startWorker({ memory: heap.memory, thread });
+        const worker = startWorker({ memories: heap.memories, thread });
         pool.workers.push(worker);
         worker.onExit((reason) => pool.#died(`wasm thread ${thread} of ${numThreads} ended (${reason})`));
       }
@@ -63,29 +63,31 @@ export class Pool {
     else action();
   }
 
-  /** Delivers a module of kernels to every thread, in its turn. Returns the table slots of its exports, in order. */
-  load(bytes: Uint8Array<ArrayBuffer>): Promise<number[]> {
-    return new Promise((resolve, reject) => this.submit(() => {
-      const loading = this.#load(bytes);
+  /**
+   * Delivers a module of `count` kernels to every thread, in its turn: what is submitted from now on may use the table's slots from
+   * `slot` on. `banks` are the memories (memory.ts) that the module imports beside the first, in their order.
+   */
+  load(bytes: Uint8Array<ArrayBuffer>, count: number, banks: readonly number[] = []): { readonly slot: number; readonly loaded: Promise<void> } {
+    const slot = this.#numSlots;
+    this.#numSlots += count;
+    const loaded = new Promise<void>((resolve, reject) => this.submit(() => {
+      const loading = this.#load(bytes, slot, banks);
       loading.then(resolve, reject);
       if (this.workers.length > 0) this.#begin(loading);
     }));
+    return { slot, loaded };
   }
 
-  async #load(bytes: Uint8Array<ArrayBuffer>): Promise<number[]> {
+  async #load(bytes: Uint8Array<ArrayBuffer>, slot: number, banks: readonly number[]): Promise<void> {
     if (this.#failure) throw this.#failure;
-    const first = this.#numSlots;
-    const count = this.#own.load(bytes, first);
-    this.#numSlots += count;
-    if (this.workers.length > 0) {
-      const copy = this.#heap.alloc(bytes.length);
-      new Uint8Array(this.#heap.memory.buffer).set(bytes, copy.address);
-      this.#set(control.acknowledged, 0);
-      this.#command(command.load, copy.address, bytes.length, first);
-      await this.#acknowledgements();
-      this.#heap.free(copy);
-    }
-    return Array.from({ length: count }, (_, i) => first + i);
+    this.#own.load(bytes, slot, banks);
+    if (this.workers.length === 0) return;
+    const copy = this.#heap.alloc(bytes.length);
+    this.#heap.view(copy).set(bytes);
+    this.#set(control.acknowledged, 0);
+    this.#command(command.load, copy.address, bytes.length, slot, packBanks(banks));
+    await this.#acknowledgements();
+    this.#heap.free(copy);
   }
 
   /** Runs a program (runtime.ts) to its end, unless it stalls: then the rest runs behind `settled`. Not while the pool is busy. */
@@ -94,7 +96,7 @@ export class Pool {
     invariant(!this.busy, "a program runs while something else is under way");
     // Without a kernel there is no barrier: a worker could hear of this command and the next as one.
     if (new Int32Array(this.#heap.memory.buffer, program, 1)[0] === 0) return;
-    this.#command(command.run, program, 0, 0);
+    this.#command(command.run, program);
     if (this.#step(program, false) === status.stalled) this.#begin(this.#resume(program));
     if (this.#failure) throw this.#failure;
   }
@@ -118,7 +120,7 @@ export class Pool {
     if (this.#closed) return;
     this.#closed = true;
     this.#failure ??= new Error("the wasm backend is closed");
-    this.#command(command.exit, 0, 0, 0);
+    this.#command(command.exit);
     await Promise.all(this.workers.map((w) => w.terminate()));
   }
 
@@ -151,7 +153,7 @@ export class Pool {
     if (this.#failure) throw this.#failure;
   }
 
-  #command(kind: number, ...args: readonly [number, number, number]): void {
+  #command(kind: number, ...args: readonly number[]): void {
     const words = this.#words();
     words[control.command / 4] = kind;
     words.set(args, control.argument0 / 4);

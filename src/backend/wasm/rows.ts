@@ -1,7 +1,7 @@
 /**
  * Walking the rows and columns of matrices: what the kernels of the fixed ops share. Knows none of them.
  */
-import { constant, f32, f32x4, forRange, i32, i32x4, splat, v128, type Local, type Node, type Operand } from "./assembler.ts";
+import { constant, f32, f32x4, forRange, i32, i32x4, splat, v128, type Local, type Memory, type Node, type Operand } from "./assembler.ts";
 import { argument, type MakeLocal } from "./kernel.ts";
 
 /** How weights are stored. */
@@ -34,19 +34,19 @@ export const splatArgument = (args: Local, word: number): Node => v128.load32_sp
 export interface Lanes {
   readonly count: 1 | 4;
   load(base: Operand, i: Operand): Node;
-  loadWeight(dtype: WeightType, base: Operand, i: Operand): Node;
+  loadWeight(dtype: WeightType, weights: Memory, base: Operand, i: Operand): Node;
   store(base: Operand, i: Operand, value: Operand): Node;
 }
 const four: Lanes = {
   count: 4,
   load: (base, i) => v128.load(i32.add(base, i)),
-  loadWeight: (dtype, base, i) => loadFourWeights[dtype](i32.add(base, dtype === "f32" ? i : i32.shr_u(i, 1)), 0),
+  loadWeight: (dtype, weights, base, i) => loadFourWeights[dtype](weights.at(i32.add(base, dtype === "f32" ? i : i32.shr_u(i, 1))), 0),
   store: (base, i, value) => v128.store(i32.add(base, i), value),
 };
 const one: Lanes = {
   count: 1,
   load: (base, i) => v128.load32_zero(i32.add(base, i)),
-  loadWeight: (dtype, base, i) => loadOneWeight[dtype](i32.add(base, dtype === "f32" ? i : i32.shr_u(i, 1))),
+  loadWeight: (dtype, weights, base, i) => loadOneWeight[dtype](weights.at(i32.add(base, dtype === "f32" ? i : i32.shr_u(i, 1)))),
   store: (base, i, value) => v128.store32_lane(i32.add(base, i), value, 0),
 };
 

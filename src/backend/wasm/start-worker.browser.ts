@@ -5,7 +5,7 @@
 import type { Thread } from "../../core/thread.ts";
 import { threadOf } from "../../core/thread.browser.ts";
 
-/** `data` is what the worker's entry wants: the memory and its number. */
+/** `data` is what the worker's entry wants: the memories and its number. */
 export function startWorker(data: unknown): Thread {
   return threadOf(new Worker(new URL("./worker.browser.js", import.meta.url), { type: "module" }), data);
 }

@@ -1,5 +1,5 @@
 /**
- * One thread's own side of the shared memory: its runtime instance and its table of kernels.
+ * One thread's own side of the shared memories: its runtime instance and its table of kernels.
  *
  * Kernels arrive as bytes in the shared memory and are compiled where they are used, so a parked worker needs no event loop to
  * receive one. V8 keeps one native copy of equal bytes in a process.
@@ -8,25 +8,32 @@ import { command, runtimeModule } from "./runtime.ts";
 import { control } from "./memory.ts";
 
 export class ThreadRuntime {
+  /** By bank; the first is what threads meet in. */
+  readonly #memories: readonly WebAssembly.Memory[];
   readonly #memory: WebAssembly.Memory;
   readonly #table = new WebAssembly.Table({ element: "anyfunc", initial: 64 });
   readonly #thread: number;
   readonly #exports: { run(program: number, thread: number, resume: number): number; park(seen: number): number };
 
-  constructor(memory: WebAssembly.Memory, thread: number) {
-    this.#memory = memory;
+  constructor(memories: readonly WebAssembly.Memory[], thread: number) {
+    this.#memories = memories;
+    this.#memory = memories[0]!;
     this.#thread = thread;
     const module = new WebAssembly.Module(runtimeModule().bytes());
-    this.#exports = new WebAssembly.Instance(module, { env: { memory, table: this.#table } }).exports as never;
+    this.#exports = new WebAssembly.Instance(module, { env: { memory: this.#memory, table: this.#table } }).exports as never;
   }
 
-  /** Compiles a module of kernels and puts its exports, in order, into the table from `slot` on. Returns how many. */
-  load(bytes: Uint8Array<ArrayBuffer>, slot: number): number {
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory: this.#memory } });
-    const kernels = Object.values(instance.exports);
+  /**
+   * Compiles a module of kernels and puts its exports, in order, into the table from `slot` on. The memories that it imports
+   * beside the first are `banks`, in their order.
+   */
+  load(bytes: Uint8Array<ArrayBuffer>, slot: number, banks: readonly number[]): void {
+    const module = new WebAssembly.Module(bytes);
+    const names = WebAssembly.Module.imports(module).flatMap(({ kind, name }) => (kind === "memory" ? [name] : []));
+    const env = Object.fromEntries(names.map((name, i) => [name, this.#memories[i === 0 ? 0 : banks[i - 1]!]!]));
+    const kernels = Object.values(new WebAssembly.Instance(module, { env }).exports);
     if (slot + kernels.length > this.#table.length) this.#table.grow(2 * (slot + kernels.length) - this.#table.length);
     kernels.forEach((k, i) => this.#table.set(slot + i, k));
-    return kernels.length;
   }
 
   #copyOf(address: number, bytes: number): Uint8Array<ArrayBuffer> {
@@ -55,7 +62,7 @@ export class ThreadRuntime {
             this.run(w[control.argument0 / 4]!);
             break;
           case command.load:
-            this.load(this.#copyOf(w[control.argument0 / 4]! >>> 0, w[control.argument1 / 4]!), w[control.argument2 / 4]!);
+            this.load(this.#copyOf(w[control.argument0 / 4]! >>> 0, w[control.argument1 / 4]!), w[control.argument2 / 4]!, unpackBanks(w[control.argument3 / 4]!));
             acknowledge();
             break;
           default:
@@ -67,6 +74,10 @@ export class ThreadRuntime {
     }
   }
 }
+
+/** Up to four banks as one word of a command. */
+export const packBanks = (banks: readonly number[]): number => banks.reduce((word, bank, i) => word | (bank << (8 * i)), 0);
+const unpackBanks = (word: number): number[] => [0, 8, 16, 24].map((shift) => (word >>> shift) & 0xff);
 
 /** Tells everybody to leave at the next barrier, and why. The first reason stands. */
 export function abort(memory: WebAssembly.Memory, reason: string): void {

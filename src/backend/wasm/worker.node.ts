@@ -2,5 +2,5 @@
 import { parent } from "../../core/thread.node.ts";
 import { ThreadRuntime } from "./thread.ts";
 
-const { memory, thread } = parent().data as { memory: WebAssembly.Memory; thread: number };
-new ThreadRuntime(memory, thread).serve();
+const { memories, thread } = parent().data as { memories: readonly WebAssembly.Memory[]; thread: number };
+new ThreadRuntime(memories, thread).serve();
