@@ -7,19 +7,19 @@
  *
  * It knows no HTTP, and of tensors only that they exist behind the engine.
  */
-import { files } from "#files";
 import { type AttentionOverride, resolveOverride } from "./attention/override.ts";
 import { BadRequest, UsageError } from "./core/errors.ts";
 import { startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
+import { findModel } from "./llm/find-model.ts";
 import { checkMessages, checkOptions, unknownOption } from "./llm/known.ts";
 import { checkParams, fitMaxTokens, generateOptions, type CheckedParams, type GenerateParams } from "./llm/params.ts";
 import { readOwnAttention } from "./model/load.ts";
 import { defaultSampling } from "./sampling/params.ts";
-import { startText, textFileNames, type ChatMessage, type TextFiles, type TextService } from "./tokenizer/text.ts";
-import { resolveModel, type HubOptions } from "./weights/hub.ts";
+import { startText, type ChatMessage, type TextService } from "./tokenizer/text.ts";
+import type { HubOptions } from "./weights/hub.ts";
 
 /** How a model is loaded. vLLM's names and meanings. */
 export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eosTokenIds" | "attention" | "seed"> {
@@ -78,13 +78,8 @@ export interface Parts {
   readonly seed?: number;
 }
 
-/** The folder of the demo model that comes with this package. */
-export function demoModel(): string {
-  return decodeURIComponent(new URL("../models/demo", import.meta.url).pathname).replace(/^\/(?=[A-Za-z]:)/, "");
-}
-
 export class LLM implements AsyncDisposable {
-  /** The model's name as it was asked for; "demo" for the built-in one. */
+  /** The model's name as it was asked for; a GGUF file's without folder and ending; "demo" for the built-in one. */
   readonly name: string;
   readonly info: EngineInfo;
   /** Where the seeds of requests without one come from; undefined when whoever started the engine did not say. */
@@ -104,22 +99,21 @@ export class LLM implements AsyncDisposable {
   }
 
   /**
-   * Loads `model`: a folder in Hugging Face layout or `org/name` of the hub; the built-in demo model when left out.
+   * Loads `model`: a folder in Hugging Face layout, a GGUF file, or `org/name` of the hub; the built-in demo model when left out.
    * Throws UsageError when it cannot be found, is of a kind not supported, or does not fit into memory, and for an unknown option.
    */
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
     const unknown = unknownOption(options, loadOptions, "LLM.load");
     if (unknown) throw new UsageError(unknown.message);
     const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
-    const folder = await findFolder(model, { ...hub, ...(onProgress && { onProgress }) });
-    const override = attention && resolveOverride(attention, readOwnAttention(folder));
-    const found = readTextFiles(folder);
-    const text = skipTokenizerInit ? undefined : await startText(found);
+    const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
+    const override = attention && resolveOverride(attention, readOwnAttention(found.path));
+    const text = skipTokenizerInit ? undefined : await startText(found.text);
     try {
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const engine = await startEngine({ device: "cpu", ...engineOptions, seed, ...(override && { attention: override }), model: folder, eosTokenIds: text?.eosIds ?? [] }, onProgress);
-      const defaults = generationConfig === "auto" ? generationDefaults(found["generation_config.json"]) : {};
-      return new LLM({ name: model ?? "demo", engine, text, defaults, seed });
+      const engine = await startEngine({ device: "cpu", ...engineOptions, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] }, onProgress);
+      const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};
+      return new LLM({ name: found.name, engine, text, defaults, seed });
     } catch (error) {
       text?.close();
       throw error;
@@ -239,24 +233,6 @@ export class LLM implements AsyncDisposable {
     if (!this.#text) throw new UsageError("no tokenizer is loaded (skipTokenizerInit); load the model without that option");
     return this.#text;
   }
-}
-
-/** The folder of `model`, which has at least a config. */
-async function findFolder(model: string | undefined, options: HubOptions): Promise<string> {
-  if (model === undefined) return demoModel();
-  if (files.isFile(model)) throw new UsageError(`model ${JSON.stringify(model)} is a file, not a folder; give the folder that holds config.json and the weights`);
-  const folder = await resolveModel(model, options);
-  if (files.isFile(files.join(folder, "config.json"))) return folder;
-  throw new UsageError(`model ${JSON.stringify(model)} has no config.json; give a folder in Hugging Face layout, with config.json and the weights`);
-}
-
-function readTextFiles(folder: string): TextFiles {
-  const found: Partial<Record<keyof TextFiles, string>> = {};
-  for (const name of textFileNames) {
-    const text = files.readText(files.join(folder, name));
-    if (text !== undefined) found[name] = text;
-  }
-  return found;
 }
 
 /** Sampling defaults the model's makers recommend, from generation_config.json: its text, or what is in it. Throws UsageError when it is not JSON. */

@@ -3,7 +3,7 @@
  * q's and k's rows in llama's architecture, gemma's norms with their 1 added, llama 3's scaling as a tensor of factors.
  *
  * Written by the converter's rules and not by the reader's, and checked once against llama.cpp itself: its greedy tokens after these
- * files' prompts are the goldens' (tests/fixtures/check-gguf.mjs). Two things no key of GGUF can say are folded into the weights: gemma2's
+ * files' prompts are the goldens' (tests/fixtures/check-gguf.ts). Two things no key of GGUF can say are folded into the weights: gemma2's
  * query_pre_attn_scalar, into q; and mistral's window is a key that llama.cpp's converter no longer writes, and llama.cpp does not read.
  */
 import { readFileSync } from "node:fs";
@@ -31,7 +31,7 @@ export function convertToGguf(folder: string, type: MatrixType = "F32", more: Gg
   const arch = architectures[config.architectures[0]]!;
   const number = (name: string): number => config[name] as number;
   const heads = number("num_attention_heads"), kvHeads = number("num_key_value_heads"), headDim = (config.head_dim as number | undefined) ?? number("hidden_size") / heads;
-  const rope = config.rope_parameters as Record<string, unknown> & { readonly full_attention?: Record<string, number>; readonly sliding_attention?: Record<string, number> };
+  const rope = (config.rope_parameters ?? { rope_theta: config.rope_theta }) as Record<string, unknown> & { readonly full_attention?: Record<string, number>; readonly sliding_attention?: Record<string, number> };
   const globalRope = (rope.full_attention ?? rope) as Readonly<Record<string, number>>;
   const metadata: Record<string, Entry> = {
     "general.architecture": ["string", arch], "general.type": ["string", "model"], "general.name": ["string", "tiny"], "general.quantization_version": ["u32", 2],

@@ -10,7 +10,7 @@ import { GenerationFailed } from "../llm/generation.ts";
 import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parsePort, parseSeconds } from "./options.ts";
 import { flagNames, sentence } from "./sentence.ts";
 
-const modelHelp = "a folder in Hugging Face layout or org/name of the hub (default: the built-in demo model)";
+const modelHelp = "a folder in Hugging Face layout, a .gguf file or org/name of the hub (default: the built-in demo model)";
 
 const examples = (...lines: readonly string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join("\n")}\n`;
 
@@ -22,7 +22,7 @@ function createProgram(): Command {
     .configureOutput({ outputError: (text, write) => write(`tessera: ${sentence(text)} `) })
     .showHelpAfterError("(tessera --help shows the commands)")
     .addHelpText("after", examples(
-      "tessera serve", "tessera serve org/name --port 9000 --max-model-len 4096", "tessera chat",
+      "tessera serve", "tessera serve org/name --port 9000 --max-model-len 4096", "tessera chat model-Q8_0.gguf",
       'tessera run "Tell me a story about a fox who finds a lantern."',
     ));
 

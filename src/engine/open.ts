@@ -1,5 +1,5 @@
 /**
- * From a model's folder to an engine that can step: read the config, plan the memory, load the weights, record the program.
+ * From a model's files to an engine that can step: read the config, plan the memory, load the weights, record the program.
  *
  * Runs on the engine's own thread. What the caller can mend (no such folder, a model that is not supported or does not fit) is a
  * UsageError, and all but a broken weights file is told before anything is loaded.
@@ -19,7 +19,7 @@ import type { EngineInfo } from "./messages.ts";
 export type Progress = (stage: string, done: number, total: number) => void;
 
 export interface EngineOptions extends LimitOptions {
-  /** The model's folder, in Hugging Face layout. */
+  /** The model's folder, in Hugging Face layout, or its GGUF file. */
   readonly model: string;
   readonly device: Device;
   /** How matrices of weights are kept. "auto" (the default): bfloat16 where the checkpoint is, else float32. */

@@ -75,8 +75,16 @@ export function ggufTextFiles(metadata: GgufMetadata, path: string): TextFiles {
       post_processor: template(around.bos ? texts["bos_token"] : undefined, around.eos ? texts["eos_token"] : undefined),
     },
     "tokenizer_config.json": { ...texts, ...read.chatTemplates() },
-    "generation_config.json": { eos_token_id: [...new Set(ends)], ...read.sampling() },
+    "generation_config.json": { eos_token_id: [...new Set(ends)], ...ggufSampling(metadata) },
   };
+}
+
+/** Sampling defaults in the metadata, as a generation_config.json has them. */
+export function ggufSampling(metadata: GgufMetadata): Readonly<Record<string, number>> {
+  return Object.fromEntries(Object.entries(samplingKeys).flatMap(([name, key]): [string, number][] => {
+    const value = metadata.get(`general.sampling.${key}`);
+    return typeof value === "number" ? [[name, value]] : [];
+  }));
 }
 
 /** The tokens that are looked for in a text before anything else. */
@@ -206,13 +214,6 @@ class Reader {
     if (others.length === 0) return plain === undefined ? {} : { chat_template: plain };
     const rows = others.map((key) => ({ name: key.slice("tokenizer.chat_template.".length), template: this.text(key) }));
     return { chat_template: [...(plain === undefined ? [] : [{ name: "default", template: plain }]), ...rows] };
-  }
-
-  sampling(): Readonly<Record<string, number>> {
-    return Object.fromEntries(Object.entries(samplingKeys).flatMap(([name, key]): [string, number][] => {
-      const value = this.#metadata.get(`general.sampling.${key}`);
-      return typeof value === "number" ? [[name, value]] : [];
-    }));
   }
 
   #get<T>(key: string, kind: string, is: (value: unknown) => value is T): T | undefined {

@@ -86,7 +86,7 @@ test("wrong flags and models are told in one line, with exit code 1", async () =
     [["serve", "--port", "-1"], /^tessera: --port is -1; /], [["serve", "--shutdown-timeout", "-1"], /^tessera: --shutdown-timeout is -1; /],
     [["serve", "--prt", "1"], /^tessera: there is no flag --prt\. Did you mean --port\? \(tessera serve --help/],
     [["run", "hi", "--max-tokens", "-1"], /^tessera: --max-tokens is -1; it must be an integer/],
-    [["serve", "src"], /^tessera: model "src" has no config\.json/], [["serve", "README.md"], /^tessera: model "README\.md" is a file, not a folder/],
+    [["serve", "src"], /^tessera: model "src" has no config\.json/], [["serve", "README.md"], /^tessera: model "README\.md" is neither a folder nor a \.gguf file/],
     [["inspect", "README.md"], /^tessera: README\.md is no module/],
   ] as const) {
     const { code, err } = await run(args);

@@ -135,7 +135,7 @@ test("prompts and messages of the wrong kind are refused by field", () => {
 });
 
 test("a model that is a file, or a folder without a config, is told as that first", async () => {
-  await assert.rejects(LLM.load(import.meta.filename), (error) => error instanceof UsageError && /llm\.test\.ts" is a file, not a folder/.test(error.message));
+  await assert.rejects(LLM.load(import.meta.filename), (error) => error instanceof UsageError && /llm\.test\.ts" is neither a folder nor a \.gguf file/.test(error.message));
   await assert.rejects(LLM.load(import.meta.dirname), (error) => error instanceof UsageError && /api" has no config\.json; give a folder in Hugging Face layout/.test(error.message));
 });
 
