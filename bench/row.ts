@@ -12,7 +12,7 @@ export function machineName(): string {
 }
 
 /** The commit of the checkout, with + behind it when files differ from it. */
-function commit(): string {
+export function commit(): string {
   try {
     const git = (...args: readonly string[]): string => execFileSync("git", args, { cwd: new URL("..", import.meta.url), encoding: "utf8" }).trim();
     return git("rev-parse", "--short", "HEAD") + (git("status", "--porcelain", "--untracked-files=no", "--", "src", "models") ? "+" : "");

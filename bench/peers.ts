@@ -1,0 +1,188 @@
+/**
+ * Tessera beside llama.cpp: the same GGUF file, the same number of threads, in the same run, taking turns within each round, so that a noisy
+ * machine slows both alike. A figure is the median of the rounds, a ratio the median of the rounds' ratios.
+ *
+ * How llama.cpp is run as fast as it goes: bench/peers/llama-cpp.ts. Decode is bound by memory: its rows come with the weights' bytes a second
+ * and their share of what this machine's memory gave in the same round (bench/bandwidth.ts).
+ *
+ *   npm run bench -- peers [--rounds N] [--threads N] [--types q8_0,q4_0] [--only TEXT] [--write-docs]
+ */
+import { spawn } from "node:child_process";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus, loadavg } from "node:os";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { stream } from "../src/core/random.ts";
+import { Reader } from "./bandwidth.ts";
+import { benchmarkShape, bytesPerStep, cachedGguf, type GgufType, ggufTypes } from "./make-gguf.ts";
+import { openTessera, type Runs } from "./peers/contender.ts";
+import { install, openLlama } from "./peers/llama-cpp.ts";
+import { drawPairs, type Pair } from "./plot.ts";
+import { commit, median, report } from "./row.ts";
+
+const usage = "npm run bench -- peers [--rounds N] [--threads N] [--types q8_0,q4_0] [--only TEXT] [--write-docs]";
+const { values: flags } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "5" }, threads: { type: "string", default: String(availableParallelism()) }, types: { type: "string", default: "q8_0,q4_0" },
+    only: { type: "string", default: "" }, "write-docs": { type: "boolean" }, help: { type: "boolean" },
+  },
+});
+const rounds = Number(flags.rounds), threads = Number(flags.threads), types = flags.types.split(",") as GgufType[];
+const wrong = types.some((type) => !ggufTypes.includes(type)) || !(rounds >= 1) || !(threads >= 1) || (flags["write-docs"] && (rounds < 5 || flags.only !== ""));
+if (flags.help || wrong) {
+  console.log(`${usage}\ntypes: ${ggufTypes.join(", ")}; --write-docs wants every case and at least 5 rounds`);
+  process.exit(flags.help ? 0 : 2);
+}
+
+const promptTokens = 512, context = 128, decodeSteps = 32, streams = 8;
+const random = stream(1);
+/** Words of the random model, none of which ends an answer. */
+const firstWord = 259;
+const tokens = (count: number): Int32Array => Int32Array.from({ length: count }, () => firstWord + Math.floor(random() * (benchmarkShape.vocab - firstWord)));
+/** So that the context is `context` half way through. */
+const prompts = Array.from({ length: streams }, () => tokens(context - decodeSteps / 2));
+const room = { threads, sequences: streams, length: promptTokens + 64, batch: promptTokens };
+
+interface Case {
+  readonly label: string;
+  run(side: Runs): Promise<number>;
+  /** One stream reads all weights for each token. */
+  readonly readsWeights?: boolean;
+}
+const cases: readonly Case[] = [
+  { label: `prefill, ${promptTokens} tokens`, run: (side) => side.prefill(tokens(promptTokens)) },
+  { label: `decode, 1 stream, context ${context}`, run: (side) => side.decode(prompts.slice(0, 1), decodeSteps), readsWeights: true },
+  { label: `decode, ${streams} streams, context ${context}`, run: (side) => side.decode(prompts, decodeSteps) },
+];
+const firstTokenLabel = "process start to first token";
+
+/** What one case came to, round by round. */
+interface Result { readonly name: string; readonly unit: string; readonly ours: number[]; readonly theirs: number[]; readonly smallerIsBetter?: boolean }
+const results: Result[] = [];
+const bandwidth: number[] = [];
+const sharesOfBandwidth = new Map<string, number[]>();
+const nameOf = (type: GgufType, label: string): string => `${type.toUpperCase()} ${label}`;
+const wanted = (name: string): boolean => name.includes(flags.only);
+
+/** In each round both sides, one right after the other; who is first alternates. */
+async function alternate(round: number, ours: () => Promise<number>, theirs: () => Promise<number>, { ours: a, theirs: b }: Result): Promise<void> {
+  for (const side of round % 2 ? [theirs, ours] : [ours, theirs]) (side === ours ? a : b).push(await side());
+}
+
+async function measureRates(type: GgufType, file: string, reader: Reader): Promise<void> {
+  const chosen = cases.filter(({ label }) => wanted(nameOf(type, label)));
+  if (chosen.length === 0) return;
+  await using llama = await openLlama(file, room);
+  await using tessera = await openTessera(file, room);
+  console.log(`${type.toUpperCase()}\n  Tessera    ${tessera.description}\n  llama.cpp  ${llama.description}`);
+
+  // Noise only ever slows, so of few trials the best says which setting is the faster. They are the warm-up as well.
+  const best = new Map<Case, Runs>();
+  for (const one of chosen) {
+    const trials = Object.entries(llama.settings).map(([name, side]) => ({ name, side, fastest: 0 }));
+    for (let i = 0; i < 2; i++) for (const trial of trials) trial.fastest = Math.max(trial.fastest, await one.run(trial.side));
+    trials.sort((a, b) => b.fastest - a.fastest);
+    best.set(one, trials[0]!.side);
+    console.log(`  ${one.label}: llama.cpp with ${trials.map(({ name, fastest }) => `${name} ${fastest.toFixed(1)}`).join(", ")}`);
+    await one.run(tessera);
+  }
+
+  const found = new Map<Case, Result>(chosen.map((one) => [one, { name: nameOf(type, one.label), unit: "tokens/s", ours: [], theirs: [] }]));
+  for (let round = 0; round < rounds; round++) {
+    for (const [one, result] of found) {
+      await alternate(round, () => one.run(tessera), () => one.run(best.get(one)!), result);
+      if (!one.readsWeights) continue;
+      const read = reader.measure();
+      bandwidth.push(read / 1e9);
+      for (const [side, values] of [["Tessera", result.ours], ["llama.cpp", result.theirs]] as const) {
+        const key = `${result.name}: ${side}`, shares = sharesOfBandwidth.get(key) ?? [];
+        sharesOfBandwidth.set(key, [...shares, (values.at(-1)! * bytesPerStep(benchmarkShape, type)) / read]);
+      }
+    }
+  }
+  results.push(...found.values());
+}
+
+/** Seconds from the start of a process to its first token; its sources are compiled, and the file is in the page cache. */
+function firstToken(side: string, file: string): Promise<number> {
+  const script = fileURLToPath(new URL("peers/first-token.ts", import.meta.url));
+  const env = { ...process.env, NODE_COMPILE_CACHE: fileURLToPath(new URL("../node_modules/.cache/compiled", import.meta.url)) };
+  return new Promise((resolve, reject) => {
+    const start = performance.now();
+    const child = spawn(process.execPath, [script, side, file, String(threads)], { env, stdio: ["ignore", "pipe", "pipe"] });
+    let seconds: number | undefined, errors = "";
+    child.stdout.on("data", (said: Buffer) => {
+      if (said.includes("token ")) seconds ??= (performance.now() - start) / 1000;
+    });
+    child.stderr.on("data", (said: Buffer) => (errors += said.toString()));
+    child.on("error", reject);
+    child.on("exit", (code) => (seconds !== undefined && code === 0 ? resolve(seconds) : reject(new Error(`${side} made no token (exit code ${code}):\n${errors}`))));
+  });
+}
+
+async function measureFirstToken(type: GgufType, file: string): Promise<void> {
+  const name = nameOf(type, firstTokenLabel);
+  if (!wanted(name)) return;
+  const result: Result = { name, unit: "s", ours: [], theirs: [], smallerIsBetter: true };
+  const ours = () => firstToken("tessera", file), theirs = () => firstToken("llama.cpp", file);
+  await ours();
+  await theirs();
+  for (let round = 0; round < rounds; round++) await alternate(round, ours, theirs, result);
+  results.push(result);
+}
+
+const ratios = ({ ours, theirs, smallerIsBetter }: Result): number[] => ours.map((value, i) => (smallerIsBetter ? theirs[i]! / value : value / theirs[i]!));
+const percent = (shares: readonly number[] | undefined): string => (shares ? ` (${Math.round(100 * median(shares))}% of memory's rate)` : "");
+
+/** Rows of a table in Markdown. */
+function table(): string[] {
+  return [
+    "| case | Tessera | llama.cpp | times as fast | in single rounds |", "|---|---|---|---|---|",
+    ...results.map((result) => {
+      const { name, unit, ours, theirs } = result, times = ratios(result);
+      const cell = (side: string, values: readonly number[]): string => `${median(values).toPrecision(3)} ${unit}${percent(sharesOfBandwidth.get(`${name}: ${side}`))}`;
+      return `| ${name} | ${cell("Tessera", ours)} | ${cell("llama.cpp", theirs)} | ${median(times).toFixed(2)} | ${Math.min(...times).toFixed(2)} to ${Math.max(...times).toFixed(2)} |`;
+    }),
+  ];
+}
+
+/** The part of docs/performance.md that is between the marks, and its picture. */
+function writeDocs(description: string): void {
+  const page = new URL("../docs/performance.md", import.meta.url), marks = ["<!-- peers: written by npm run bench -- peers --write-docs -->", "<!-- end of peers -->"] as const;
+  const text = readFileSync(page, "utf8"), [from, to] = marks.map((mark) => text.indexOf(mark)) as [number, number];
+  if (from < 0 || to < from) throw new Error(`docs/performance.md has lost its marks ${marks.join(" and ")}`);
+  const pairs = results.map(({ name, unit, ours, theirs, smallerIsBetter }): Pair => ({ label: name, unit, values: [median(ours), median(theirs)], ...(smallerIsBetter && { smallerIsBetter }) }));
+  const folder = new URL("../docs/performance/", import.meta.url);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(new URL("peers.svg", folder), drawPairs("Tessera and llama.cpp on a CPU", `${threads} threads, random Llama of 0.4B parameters; longer is better`, ["Tessera", "llama.cpp"], pairs));
+  writeFileSync(page, `${text.slice(0, from)}${[marks[0], "![Bars of each case](performance/peers.svg)", "", ...table(), "", description, ""].join("\n")}${text.slice(to)}`);
+}
+
+install();
+const loadBefore = loadavg()[0]!;
+using reader = new Reader(threads);
+await reader.ready();
+for (const type of types) {
+  const file = cachedGguf(benchmarkShape, type);
+  await measureRates(type, file, reader);
+  await measureFirstToken(type, file);
+}
+
+if (bandwidth.length > 0) report("memory, read by all threads", bandwidth, "GB/s", threads);
+for (const result of results) {
+  const { name, unit, ours, theirs } = result;
+  report(`${name}: Tessera`, ours, unit, threads);
+  report(`${name}: llama.cpp`, theirs, unit, threads);
+  report(`${name}: times llama.cpp's`, ratios(result), "times", threads);
+  for (const side of ["Tessera", "llama.cpp"]) {
+    const shares = sharesOfBandwidth.get(`${name}: ${side}`);
+    if (shares) report(`${name}: ${side}, weights of memory's rate`, shares.map((share) => 100 * share), "%", threads);
+  }
+}
+console.log(`\n${table().join("\n")}`);
+const shape = Object.values(benchmarkShape).join(" ");
+const description = `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} threads of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores), ` +
+  `${bandwidth.length ? `memory read at ${median(bandwidth).toPrecision(3)} GB/s, ` : ""}load before the run ${loadBefore.toFixed(1)}; medians of ${rounds} rounds; model \`${shape}\`.`;
+console.log(`\n${description}`);
+if (flags["write-docs"]) writeDocs(description);
+process.exit(0);
