@@ -1,13 +1,16 @@
 /** The keys of one block of attention: where their rows lie, or their widened copies. */
 import type { AttentionPlan, KvFormat } from "../../ir/plan.ts";
-import { forRange, i32, when, type Local, type Node } from "./assembler.ts";
+import { forRange, i32, when, type Local, type Memory, type Node, type Operand } from "./assembler.ts";
 import { attentionArgs, type Names, type ScratchLayout, up } from "./attention-layout.ts";
 import { argument, type MakeLocal } from "./kernel.ts";
 import { least } from "./rows.ts";
 import { isCopied, widenRow } from "./widen.ts";
 
+/** An address in a row of keys or values: in the cache's memory, or in the first where rows are widened copies in scratch. */
+export const inRow = (cache: Memory, format: KvFormat | undefined, dim: number) => (address: Operand): Operand => (isCopied(format, dim) ? address : cache.at(address));
+
 /** Addresses of the block's K and V rows through the block table. Past the end the last row stands in: its scores are masked. */
-export function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"args" | "scratch" | "sequence" | "head" | "kv0" | "kvLength">, local: MakeLocal): Node[] {
+export function findKeys(plan: AttentionPlan, cache: Memory, layout: ScratchLayout, c: Names<"args" | "scratch" | "sequence" | "head" | "kv0" | "kvLength">, local: MakeLocal): Node[] {
   const i = (name: string): Local => local("i32", name);
   const pageSize = i("pageSize"), table = i("table"), page = i("page"), token = i("token"), j = i("key_j"), last = i("lastKey"), at = i("slotAt");
   const keyBase = i("keyBase"), valueBase = i("valueBase"), keyAddress = i("keyAddress"), valueAddress = i("valueAddress");
@@ -24,7 +27,7 @@ export function findKeys(plan: AttentionPlan, layout: ScratchLayout, c: Names<"a
     return [
       to.set(i32.add(i32.add(c.scratch, tile), i32.mul(least(j, last), rowBytes))),
       i32.store(at, to, addresses),
-      when(i32.le_s(j, last), widenRow(local, format, dim, address, to, factor)),
+      when(i32.le_s(j, last), widenRow(local, cache, format, dim, address, to, factor)),
     ];
   };
   return [

@@ -1,8 +1,9 @@
 /** A tile of attention: one block of keys for a few rows. Scores, the online softmax, and the weighted values. */
 import { workItem, type AttentionPlan } from "../../ir/plan.ts";
 import {
-  branchIf, comment, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand,
+  branchIf, comment, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Memory, type Module, type Node, type Operand,
 } from "./assembler.ts";
+import { inRow } from "./attention-keys.ts";
 import { attentionArgs, type ScratchLayout } from "./attention-layout.ts";
 import { captureWords, type Columns, ExprEmitter, type EmitContext } from "./expr.ts";
 import type { MakeLocal } from "./kernel.ts";
@@ -11,7 +12,7 @@ import { isWidenedInPlace, widenEight } from "./widen.ts";
 
 /** One block of keys for `rows` consecutive rows. */
 export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: number, math: MathLibrary, report: Func): Func {
-  const group = plan.numQueryHeads / plan.numKvHeads;
+  const group = plan.numQueryHeads / plan.numKvHeads, cache = m.memory("cache");
   const each = Array.from({ length: rows }, (_, r) => r);
   const params = { args: "i32", scratch: "i32", item: "i32", head: "i32", row: "i32", kv0: "i32", kvLength: "i32", partial: "i32" } as const;
   return m.func(`tile${rows}`, params, "none", (p, local) => {
@@ -66,7 +67,7 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
       comment("Scores, four keys at a time."),
       forRange(j, 0, plan.kvTile, 4, [
         at.set(i32.add(p.scratch, i32.shl(j, 2))),
-        ...dotProducts(plan, layout, query, score, at, local),
+        ...dotProducts(plan, cache, layout, query, score, at, local),
         kv.set(i32x4.add(i32x4.splat(i32.add(p.kv0, j)), lanes(0, 1, 2, 3))),
         valid.set(i32x4.lt_s(kv, i32x4.splat(p.kvLength))),
         ...keyCode,
@@ -74,26 +75,27 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
       ...(plan.weightMod ? [] : [comment("Online softmax."), ...softmax(plan, layout, p.scratch, state, max, local)]),
       comment("Values, keys ascending."),
       isTail.set(i32.select(i32.sub(p.kvLength, p.kv0), plan.kvTile, i32.lt_s(i32.sub(p.kvLength, p.kv0), plan.kvTile))),
-      ...accumulate(plan, layout, p.scratch, state, max, isTail, local),
+      ...accumulate(plan, cache, layout, p.scratch, state, max, isTail, local),
     ];
   }, { internal: true });
 }
 
 /** score[r] = scale * (query r . the four keys whose addresses stand at `at`) */
-function dotProducts(plan: AttentionPlan, layout: ScratchLayout, query: readonly Local[], score: readonly Local[], at: Local, local: MakeLocal): Node[] {
+function dotProducts(plan: AttentionPlan, cache: Memory, layout: ScratchLayout, query: readonly Local[], score: readonly Local[], at: Local, local: MakeLocal): Node[] {
   const rows = query.length;
   // Four rows by four keys would need 16 accumulators of the 16 vector registers: then two keys at a time.
   const keysAtOnce = rows === 4 ? 2 : 4;
-  if (isWidenedInPlace(plan.keyFormat, plan.headDimQk)) return wideningDotProducts(plan, layout, query, score, at, keysAtOnce, local);
+  if (isWidenedInPlace(plan.keyFormat, plan.headDimQk)) return wideningDotProducts(plan, cache, layout, query, score, at, keysAtOnce, local);
   const d = local("i32", "dotAt"), key = [0, 1, 2, 3].map((k) => local("i32", `key${k}`));
   const sums = query.map((_, r) => [0, 1, 2, 3].map((k) => local("v128", `dot${r}${k}`)));
   const x = query.map((_, r) => local("v128", `x${r}`)), k128 = local("v128", "k");
   const whole = plan.headDimQk & ~3;
   const unroll = [4, 2, 1].find((u) => (whole / 4) % u === 0)!;
+  const inKey = inRow(cache, plan.keyFormat, plan.headDimQk);
   const step = (keys: readonly number[], load: (address: Operand, offset: number) => Node, offset: number): Node[] => [
     ...query.map((address, r) => x[r]!.set(load(i32.add(address, d), offset))),
     ...keys.flatMap((k) => [
-      k128.set(load(i32.add(key[k]!, d), offset)),
+      k128.set(load(inKey(i32.add(key[k]!, d)), offset)),
       ...query.map((_, r) => sums[r]![k]!.set(f32x4.relaxed_madd(x[r]!, k128, sums[r]![k]!))),
     ]),
   ];
@@ -123,14 +125,14 @@ function scaledSums(plan: AttentionPlan, sums: readonly (readonly Local[])[], sc
 }
 
 /** As `dotProducts`, of keys that are widened here, eight elements a load. */
-function wideningDotProducts(plan: AttentionPlan, layout: ScratchLayout, query: readonly Local[], score: readonly Local[], at: Local, keysAtOnce: number, local: MakeLocal): Node[] {
+function wideningDotProducts(plan: AttentionPlan, cache: Memory, layout: ScratchLayout, query: readonly Local[], score: readonly Local[], at: Local, keysAtOnce: number, local: MakeLocal): Node[] {
   const d = local("i32", "dotAt"), half = local("i32", "keyOffset"), key = [0, 1, 2, 3].map((k) => local("i32", `key${k}`));
   const sums = query.map((_, r) => [0, 1, 2, 3].map((k) => local("v128", `dot${r}${k}`)));
   const chunks = plan.headDimQk / 8, unroll = [8, 4, 2, 1].find((u) => chunks % u === 0)!;
   const raw = local("v128", "raw");
   const madd = (sum: Local, x: Local, k: Local): Node => sum.set(f32x4.relaxed_madd(x, k, sum));
   const loadQuery = (r: number, offset: number): Node => v128.load(i32.add(query[r]!, d), offset);
-  const loadKey = (k: number, u: number, to: readonly [Local, Local]): Node[] => [raw.set(v128.load(i32.add(key[k]!, half), 16 * u)), ...widenEight(raw, to)];
+  const loadKey = (k: number, u: number, to: readonly [Local, Local]): Node[] => [raw.set(v128.load(cache.at(i32.add(key[k]!, half)), 16 * u)), ...widenEight(raw, to)];
   const two = (name: string): readonly [Local, Local] => [local("v128", `${name}low`), local("v128", `${name}high`)];
   /** Whichever there are fewer of, rows or keys, stay in registers; the others pass by. */
   const step = (keys: readonly number[], u: number): Node[] => {
@@ -189,17 +191,17 @@ function softmax(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, sta
  * acc[r] = acc[r] * factor[r] + sum over the first `count` keys of p[r][key] * V[key].
  * Eight accumulators at a time, rows times vectors of the head: enough to hide the latency of a multiply-add, few enough for registers.
  */
-function accumulate(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, state: readonly Local[], factor: readonly Local[], count: Local, local: MakeLocal): Node[] {
+function accumulate(plan: AttentionPlan, cache: Memory, layout: ScratchLayout, scratch: Local, state: readonly Local[], factor: readonly Local[], count: Local, local: MakeLocal): Node[] {
   const most = 8 / state.length;
   const d = local("i32", "valueAt"), at = local("i32", "keyAt"), end = local("i32", "keysEnd"), row = local("i32", "valueRow"), p = local("v128", "weight");
   const parts = Array.from({ length: most }, (_, part) => part);
   const acc = state.map((_, r) => parts.map((part) => local("v128", `acc${r}${part}`))), value = parts.map((part) => local("v128", `value${part}`));
-  const inPlace = isWidenedInPlace(plan.valueFormat, plan.headDimV);
+  const inPlace = isWidenedInPlace(plan.valueFormat, plan.headDimV), inValue = inRow(cache, plan.valueFormat, plan.headDimV);
   /** The values at `row`: a load each, or one for two vectors. */
   const loadValues = (used: readonly number[], load: (part: number) => Node): Node[] => used.flatMap((part) => {
     if (!inPlace) return [value[part]!.set(load(part))];
     const raw = local("v128", "raw");
-    return part % 2 === 0 ? [raw.set(v128.load(row, 8 * part)), ...widenEight(raw, [value[part]!, value[part + 1]!])] : [];
+    return part % 2 === 0 ? [raw.set(v128.load(inValue(row), 8 * part)), ...widenEight(raw, [value[part]!, value[part + 1]!])] : [];
   });
   const overKeys = (vectors: number, load: (part: number) => Node): Node[] => {
     const used = parts.slice(0, vectors);
@@ -221,11 +223,11 @@ function accumulate(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, 
   const whole = Math.floor(plan.headDimV / (4 * most)) * 16 * most;
   const rest = Math.floor(plan.headDimV / 4) % most, lanesLeft = plan.headDimV % 4;
   const code: Node[] = [end.set(i32.add(scratch, i32.shl(count, 2)))];
-  if (whole > 0) code.push(forRange(d, 0, whole, 16 * most, overKeys(most, (part) => v128.load(row, 16 * part))));
-  if (rest > 0) code.push(d.set(whole), ...overKeys(rest, (part) => v128.load(row, 16 * part)));
+  if (whole > 0) code.push(forRange(d, 0, whole, 16 * most, overKeys(most, (part) => v128.load(inValue(row), 16 * part))));
+  if (rest > 0) code.push(d.set(whole), ...overKeys(rest, (part) => v128.load(inValue(row), 16 * part)));
   if (lanesLeft > 0) {
     // The last one to three elements, without reading past the row's end.
-    const partial = [1, 2].filter((lane) => lane < lanesLeft).reduce<Node>((v, lane) => v128.load32_lane(row, v, lane, 4 * lane), v128.load32_zero(row));
+    const partial = [1, 2].filter((lane) => lane < lanesLeft).reduce<Node>((v, lane) => v128.load32_lane(inValue(row), v, lane, 4 * lane), v128.load32_zero(inValue(row)));
     code.push(d.set(whole + 16 * rest), ...overKeys(1, () => partial));
   }
   return code;

@@ -37,6 +37,7 @@ export function attentionModule(plan: AttentionPlan): Module {
   invariant(positive && kvTile % 4 === 0 && numQueryHeads % numKvHeads === 0,
     `an attention plan with kvTile ${kvTile}, queryTile ${queryTile}, heads ${numQueryHeads} over ${numKvHeads} of ${headDimQk} and ${headDimV}`);
   const m = new Module();
+  const cache = m.memory("cache");
   const math = new MathLibrary(m);
   const report = addReport(m);
   const layout = scratchLayout(plan);
@@ -69,7 +70,7 @@ export function attentionModule(plan: AttentionPlan): Module {
           lastBlock.set(i32.add(blockIndex, i32.shr_u(i32.load(run, 4), 1))),
           loop("next_block", (nextBlock) => [
             kv0.set(i32.mul(blockIndex, plan.kvTile)),
-            ...findKeys(plan, layout, { args, scratch, sequence, head, kv0, kvLength }, local),
+            ...findKeys(plan, cache, layout, { args, scratch, sequence, head, kv0, kvLength }, local),
             row.set(0),
             ...[4, 2, 1].map((rows) => {
               const step: Node[] = [call(tiles.get(rows)!, args, scratch, item, head, row, kv0, kvLength, partial), row.set(i32.add(row, rows))];

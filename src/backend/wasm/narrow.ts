@@ -7,7 +7,7 @@
  * Knows no attention.
  */
 import type { KvCacheFormat } from "../backend.ts";
-import { f32x4, i32, i32x4, i8x16, splat, v128, type Local, type Node } from "./assembler.ts";
+import { f32x4, i32, i32x4, i8x16, splat, v128, type Local, type Memory, type Node } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 import { overColumns } from "./rows.ts";
 
@@ -37,12 +37,15 @@ const narrow: Readonly<Record<Narrow, (local: MakeLocal, x: Local) => { readonly
 
 const lowHalves = [0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13];
 
-/** Writes the `bytes` bytes of f32 at `from` to `to` in the format. */
-export function narrowRow(local: MakeLocal, format: KvCacheFormat, from: Local, to: Local, bytes: Local): Node[] {
-  if (format === "f32") return overColumns(local, 0, bytes, (lanes, c) => [lanes.store(to, c, lanes.load(from, c))]);
+/** Writes the `bytes` bytes of f32 at `from` to `to`, in the memory `cache`, in the format. */
+export function narrowRow(local: MakeLocal, cache: Memory, format: KvCacheFormat, from: Local, to: Local, bytes: Local): Node[] {
   const x = local("v128", "wide");
   return overColumns(local, 0, bytes, (lanes, c) => {
-    const { code, bits } = narrow[format](local, x), at = i32.add(to, i32.shr_u(c, 1));
+    if (format === "f32") {
+      const at = cache.at(i32.add(to, c));
+      return [x.set(lanes.load(from, c)), lanes.count === 4 ? v128.store(at, x) : v128.store32_lane(at, x, 0)];
+    }
+    const { code, bits } = narrow[format](local, x), at = cache.at(i32.add(to, i32.shr_u(c, 1)));
     const store = lanes.count === 4 ? v128.store64_lane(at, i8x16.shuffle(x, x, lowHalves), 0) : i32.store16(at, i32x4.extract_lane(x, 0));
     return [x.set(lanes.load(from, c)), ...code, x.set(bits), store];
   });

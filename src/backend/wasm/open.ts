@@ -12,7 +12,7 @@ import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
 import { captureWords } from "./expr.ts";
 import { control, Heap, type HeapOptions, WasmBuffer } from "./memory.ts";
-import { addressOf, floatBits, opsModule, own, recordOps } from "./ops.ts";
+import { addressOf, floatBits, opsModule, own, recordOps, sameBank } from "./ops.ts";
 import { Pool } from "./pool.ts";
 import { Variants } from "./variants.ts";
 
@@ -160,11 +160,9 @@ class WasmBackend implements Backend {
     const put = (word: number, ...values: readonly number[]): void => values.forEach((v, i) => (words[word + i] = v));
     put(attentionArgs.work, addressOf(call.work));
     const { keyFormat = "f32", valueFormat = "f32" } = kernel.plan;
-    const cache = own(call.key.data);
-    invariant(cache.bank === own(call.value.data).bank, "keys and values lie in different memories: they must be slices of one buffer");
     for (const [first, layout, address, format] of [
       [attentionArgs.query, call.query, addressOf(call.query.data), "f32"], [attentionArgs.out, call.out, addressOf(call.out.data), "f32"],
-      [attentionArgs.key, call.key, cache.address, keyFormat], [attentionArgs.value, call.value, own(call.value.data).address, valueFormat],
+      [attentionArgs.key, call.key, own(call.key.data).address, keyFormat], [attentionArgs.value, call.value, own(call.value.data).address, valueFormat],
     ] as const) {
       const bytes = bytesPerKvElement[format];
       put(first, address, bytes * layout.sequenceStride, bytes * layout.rowStride, bytes * layout.headStride);
@@ -186,7 +184,7 @@ class WasmBackend implements Backend {
       if (value.kind === "table") put(at[i]!, addressOf(value.data), ...value.shape);
       else put(at[i]!, slot.type === "i32" ? value.value : floatBits(value.value));
     });
-    this.#emit(kernel.variants.slot("attention", { cache: cache.bank }), words, call);
+    this.#emit(kernel.variants.slot("attention", { cache: sameBank(call.key.data, call.value.data) }), words, call);
   }
 
   /** Writes down a record, or runs it in its turn. `call` is what an error of the kernel is about. */

@@ -67,6 +67,13 @@ export function addressOf(buffer: Buffer): number {
   return address;
 }
 
+/** The bank of keys and values that are read or written together. */
+export function sameBank(key: Buffer, value: Buffer): number {
+  const { bank } = own(key);
+  invariant(bank === own(value).bank, "keys and values lie in different memories: they must be slices of one buffer");
+  return bank;
+}
+
 /** Argument words in the order of a kernel's table; a buffer becomes its address, undefined 0. */
 function wordsOf<Table extends Readonly<Record<string, number>>>(table: Table, values: { readonly [Name in keyof Table]: Word }): number[] {
   const words: number[] = [];
@@ -100,9 +107,9 @@ export function recordOps(emit: Emit): Omit<Ops, "attention"> {
     },
     ropeAndCache: ({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) => emit("ropeAndCache", wordsOf(ropeArgs, {
       ...rows(batch, qkv), qkv: qkv.data, qkvStride: qkv.stride, numQueryHeads, numKvHeads: key.numHeads, headDim: key.headDim, valueHeadDim: value.headDim,
-      key: key.data, value: value.data, positions: batch.positions, slots: batch.slots, rotary, rotaryDim, qNorm, kNorm, epsilon: new Float(epsilon),
+      key: new Apart(key.data), value: new Apart(value.data), positions: batch.positions, slots: batch.slots, rotary, rotaryDim, qNorm, kNorm, epsilon: new Float(epsilon),
       pageSize: key.pageSize, format: kvFormatNumber[key.format],
-    })),
+    }), { cache: sameBank(key.data, value.data) }),
     gatedActivation: ({ out, gateUp, activation, batch }) => emit(`gated_${activation}`, wordsOf(gatedActivationArgs, {
       ...rows(batch, out), out: out.data, outStride: out.stride, gateUp: gateUp.data, gateUpStride: gateUp.stride, columns: out.columns,
     })),

@@ -15,7 +15,7 @@ export const ropeArgs = {
   ...rowWords,
   /** f32 [rows, numQueryHeads * headDim + numKvHeads * (headDim + valueHeadDim)] */
   qkv: 2, qkvStride: 3, numQueryHeads: 4, numKvHeads: 5, headDim: 6, valueHeadDim: 7,
-  /** [pages, numKvHeads, pageSize, headDim] and [pages, numKvHeads, pageSize, valueHeadDim], in the format */
+  /** [pages, numKvHeads, pageSize, headDim] and [pages, numKvHeads, pageSize, valueHeadDim], in the format, in the memory `cache` */
   key: 8, value: 9,
   /** i32 [rows] */
   positions: 10, slots: 11,
@@ -34,7 +34,8 @@ const headsPerPiece = 8;
 /** Adds `ropeAndCache`. */
 export function ropeAndCache(m: Module): Func {
   const formats = Object.keys(kvFormatNumber) as KvCacheFormat[];
-  const keep = formats.map((format) => m.func(`keep_${format}`, { from: "i32", to: "i32", bytes: "i32" }, "none", ({ from, to, bytes }, local) => narrowRow(local, format, from, to, bytes), { internal: true }));
+  const memory = m.memory("cache");
+  const keep = formats.map((format) => m.func(`keep_${format}`, { from: "i32", to: "i32", bytes: "i32" }, "none", ({ from, to, bytes }, local) => narrowRow(local, memory, format, from, to, bytes), { internal: true }));
   return kernel(m, "ropeAndCache", (args, _thread, local) => {
     const word = (name: keyof typeof ropeArgs): Node => argument(args, ropeArgs[name]);
     const i = (name: string): Local => local("i32", name);

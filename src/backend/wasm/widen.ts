@@ -7,7 +7,7 @@
  * Knows no attention.
  */
 import type { KvFormat } from "../../ir/plan.ts";
-import { f32x4, forRange, i32, i32x4, i8x16, splat, v128, type Local, type Node, type Operand } from "./assembler.ts";
+import { f32x4, forRange, i32, i32x4, i8x16, splat, v128, type Local, type Memory, type Node, type Operand } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 
 /** Formats whose rows need widening. */
@@ -65,8 +65,8 @@ const halves = [[0, 1, 2, 3], [4, 5, 6, 7]] as const;
 export const widenEight = (raw: Local, to: readonly [Local, Local]): Node[] =>
   halves.map((half, n) => to[n]!.set(i8x16.shuffle(splat.i32(0), raw, half.flatMap((i) => [2 * i, 2 * i + 1, 16 + 2 * i, 17 + 2 * i]))));
 
-/** Writes `dim` elements at `from` as f32 to `to`, which has room for `dim` rounded up to 4. `scale`: the address of the row's factor. */
-export function widenRow(local: MakeLocal, format: Narrow, dim: number, from: Local, to: Local, scale: Node): Node[] {
+/** Writes `dim` elements at `from` in the memory `cache` as f32 to `to`, which has room for `dim` rounded up to 4. `scale`: the address of the row's factor. */
+export function widenRow(local: MakeLocal, cache: Memory, format: Narrow, dim: number, from: Local, to: Local, scale: Node): Node[] {
   const row = rows[format];
   const raw = local("v128", "raw"), factor = local("v128", "factor"), d = local("i32", "widenAt"), source = local("i32", "widenFrom");
   const result = (): Node => (row.scaled ? f32x4.mul(row.widen(raw), factor) : row.widen(raw));
@@ -75,11 +75,11 @@ export function widenRow(local: MakeLocal, format: Narrow, dim: number, from: Lo
     ...(row.scaled ? [factor.set(v128.load32_splat(scale))] : []),
     ...(whole > 0 ? [forRange(d, 0, whole, 4, [
       source.set(i32.add(from, row.bytes === 1 ? d : i32.shl(d, 1))),
-      raw.set(row.load(source, 0)),
+      raw.set(row.load(cache.at(source), 0)),
       v128.store(i32.add(to, i32.shl(d, 2)), result()),
     ])] : []),
     ...Array.from({ length: dim - whole }, (_, i) => [
-      raw.set(i32x4.splat(row.one(from, row.bytes * (whole + i)))),
+      raw.set(i32x4.splat(row.one(cache.at(from), row.bytes * (whole + i)))),
       v128.store32_lane(to, result(), 0, 4 * (whole + i)),
     ]).flat(),
   ];
