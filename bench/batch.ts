@@ -19,7 +19,7 @@ import { Sequence } from "../src/engine/sequence.ts";
 import { formatBytes, loadModel, type Model, openCheckpoint, planModel } from "../src/model/load.ts";
 import { defaultSampling } from "../src/sampling/params.ts";
 import { benchmarkShape, cachedGguf, type GgufType, ggufTypes } from "./make-gguf.ts";
-import { median, report } from "./row.ts";
+import { median, report, short } from "./row.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -116,8 +116,10 @@ for (const context of new Set(cases.map((one) => one.context))) {
     report(`${name(one)}: times ${first![0].sequences === 1 ? "one" : `${first![0].sequences}`}`, values.map((value, round) => value / first![1].values[round]!), "times", threads);
   }
 }
-console.log(`\n| sequences | ${[...new Set(cases.map((one) => `context ${one.context}`))].join(" | ")} |`);
-for (const sequences of new Set(cases.map((one) => one.sequences))) {
-  console.log(`| ${sequences} | ${cases.filter((one) => one.sequences === sequences).map((one) => `${median(steps.get(one)!.values).toPrecision(3)} tokens/s`).join(" | ")} |`);
+const contexts = [...new Set(all.map((one) => one.context))];
+console.log(`\n| sequences | ${contexts.map((context) => `context ${context}`).join(" | ")} |\n|---${"|---".repeat(contexts.length)}|`);
+for (const sequences of new Set(all.map((one) => one.sequences))) {
+  const cells = contexts.map((context) => [...steps].find(([one]) => one.sequences === sequences && one.context === context)?.[1].values);
+  console.log(`| ${sequences} | ${cells.map((values) => (values ? `${short(median(values))} tokens/s` : "left out")).join(" | ")} |`);
 }
 await backend.close();

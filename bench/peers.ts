@@ -18,7 +18,7 @@ import { benchmarkShape, bytesPerStep, cachedGguf, type GgufType, ggufTypes } fr
 import { openTessera, type Runs } from "./peers/contender.ts";
 import { install, openLlama } from "./peers/llama-cpp.ts";
 import { drawPairs, type Pair } from "./plot.ts";
-import { commit, median, report } from "./row.ts";
+import { commit, median, report, short } from "./row.ts";
 
 const usage = "npm run bench -- peers [--rounds N] [--threads N] [--types q8_0,q4_0] [--only TEXT] [--write-docs]";
 const { values: flags } = parseArgs({
@@ -140,7 +140,7 @@ function table(): string[] {
     "| case | Tessera | llama.cpp | times as fast | in single rounds |", "|---|---|---|---|---|",
     ...results.map((result) => {
       const { name, unit, ours, theirs } = result, times = ratios(result);
-      const cell = (side: string, values: readonly number[]): string => `${median(values).toPrecision(3)} ${unit}${percent(sharesOfBandwidth.get(`${name}: ${side}`))}`;
+      const cell = (side: string, values: readonly number[]): string => `${short(median(values))} ${unit}${percent(sharesOfBandwidth.get(`${name}: ${side}`))}`;
       return `| ${name} | ${cell("Tessera", ours)} | ${cell("llama.cpp", theirs)} | ${median(times).toFixed(2)} | ${Math.min(...times).toFixed(2)} to ${Math.max(...times).toFixed(2)} |`;
     }),
   ];
@@ -182,7 +182,7 @@ for (const result of results) {
 console.log(`\n${table().join("\n")}`);
 const shape = Object.values(benchmarkShape).join(" ");
 const description = `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} threads of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores), ` +
-  `${bandwidth.length ? `memory read at ${median(bandwidth).toPrecision(3)} GB/s, ` : ""}load before the run ${loadBefore.toFixed(1)}; medians of ${rounds} rounds; model \`${shape}\`.`;
+  `${bandwidth.length ? `memory read at ${short(median(bandwidth))} GB/s, ` : ""}load before the run ${loadBefore.toFixed(1)}; medians of ${rounds} rounds; model \`${shape}\`.`;
 console.log(`\n${description}`);
 if (flags["write-docs"]) writeDocs(description);
 process.exit(0);

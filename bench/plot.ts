@@ -2,6 +2,8 @@
  * A chart of two contenders as SVG: for each case two bars, as long as their values against the larger of the two, so that cases of
  * different units stand in one picture. What is better is always the longer bar.
  */
+import { short } from "./row.ts";
+
 export interface Pair {
   readonly label: string;
   readonly unit: string;
@@ -11,7 +13,7 @@ export interface Pair {
   readonly smallerIsBetter?: boolean;
 }
 
-const width = 720, left = 210, right = 150, top = 74, barHeight = 15, pairHeight = 2 * barHeight + 16;
+const width = 780, left = 255, right = 150, top = 74, barHeight = 15, pairHeight = 2 * barHeight + 16;
 const colours = ["#2f5d62", "#d9a441"] as const;
 const escape = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
@@ -34,7 +36,7 @@ export function drawPairs(title: string, subtitle: string, names: readonly [stri
       const length = ((width - left - right) * goodness[side]!) / most, barTop = y + side * (barHeight + 2);
       const times = side === 0 ? `  (${(goodness[0] / goodness[1]).toFixed(2)}x)` : "";
       out.push(`<rect x="${left}" y="${barTop}" width="${length.toFixed(1)}" height="${barHeight}" fill="${colours[side]}"/>`);
-      out.push(text(left + length + 6, barTop + 12, `${value.toPrecision(3)} ${unit}${times}`, side === 0 ? ' font-weight="600"' : ""));
+      out.push(text(left + length + 6, barTop + 12, `${short(value)} ${unit}${times}`, side === 0 ? ' font-weight="600"' : ""));
     }
   }
   return `${[...out, "</svg>"].join("\n")}\n`;

@@ -27,6 +27,9 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
+/** Three digits that count, for tables: "48.2", "1650". */
+export const short = (x: number): string => String(Number(x.toPrecision(3)));
+
 /** Appends the median of `values` with their extremes to the machine's file, and prints it. */
 export function report(name: string, values: readonly number[], unit: string, threads: number): void {
   mkdirSync(folder, { recursive: true });
