@@ -5,6 +5,7 @@
  * replayed with fresh inputs. Sizes are symbolic: a kernel reads how many rows there are from the `BatchInputs` header when
  * it runs, so one Program serves any batch within its capacity. Commands run in the order given; only `read` waits.
  */
+import type { QuantizedDType } from "./quantized.ts";
 import type { AttentionPlan, KvFormat } from "../ir/plan.ts";
 
 /** Memory of the backend. `offset` and `bytes` count bytes; a slice shares its parent's memory. */
@@ -19,17 +20,26 @@ export interface Buffer {
  */
 export type BufferUse = "weights" | "kvCache";
 
-/** A matrix of weights [rows, columns], row-major, kept in the dtype it was stored in. */
+/**
+ * A matrix of weights [rows, columns]: f32 and bf16 row-major; quantised ones as `Backend.writeRows` lays them out, in `quantizedBytes` bytes
+ * (quantized.ts).
+ */
 export interface Weight {
   readonly data: Buffer;
-  readonly dtype: "f32" | "bf16";
+  readonly dtype: WeightDType;
   readonly rows: number;
   readonly columns: number;
 }
 
-/** An f32 matrix of activations. `rows` says which count of the step's header bounds it; `stride` is in elements. */
+export type WeightDType = "f32" | "bf16" | QuantizedDType;
+
+/**
+ * A matrix of activations. `rows` says which count of the step's header bounds it. f32 where nothing is said, `stride` in elements; "int8":
+ * rows of blocks (quantized.ts), `stride` in bytes. What a quantised weight is multiplied with is int8, all else f32.
+ */
 export interface Activation {
   readonly data: Buffer;
+  readonly dtype?: "f32" | "int8";
   readonly rows: RowCount;
   readonly columns: number;
   readonly stride: number;
@@ -133,15 +143,17 @@ export interface AttentionKernel {
 export type ActivationFunction = "silu" | "geluTanh" | "gelu" | "relu";
 
 /**
- * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts. Matrices are f32; x and out may be
- * the same buffer only where said.
+ * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts. Matrices are f32 where nothing else is said; x and out
+ * may be the same buffer only where said.
  */
 export interface Ops {
   /** out[t, :] = table[tokens[t], :] * scale */
   embed(o: { out: Activation; table: Weight; batch: BatchInputs; scale: number }): void;
-  /** out[r, :] = (residual[r, :] +) x[r, :] * weight / sqrt(mean(x[r, :]^2) + epsilon). `residual` may be `out`; weight: f32 [columns]. */
+  /** out[r, :] = (residual[r, :] +) x[r, :] * weight / sqrt(mean(x[r, :]^2) + epsilon). `residual` may be `out`; weight: f32 [columns]. `out` may be int8 where there is no residual. */
   rmsNorm(o: { out: Activation; x: Activation; weight: Buffer; epsilon: number; residual?: Activation; batch: BatchInputs }): void;
-  /** out[r, n] = sum_k x[r, k] weight[n, k] (+ bias[n]) (+ residual[r, n]). `residual` may be `out`. The order of the sum: docs/backends.md. */
+  /** out[r, :] = x[r, :] rounded to int8 blocks. */
+  quantize(o: { out: Activation; x: Activation; batch: BatchInputs }): void;
+  /** out[r, n] = sum_k x[r, k] weight[n, k] (+ bias[n]) (+ residual[r, n]). x is int8 where the weight is quantised. `residual` may be `out`. The order of the sum: docs/backends.md. */
   linear(o: { out: Activation; x: Activation; weight: Weight; bias?: Buffer; residual?: Activation; batch: BatchInputs }): void;
   /**
    * In place on the packed rows of `qkv` = [q heads | k heads | v heads]: per-head RMS norm of q and k where weights are given,
@@ -153,7 +165,7 @@ export interface Ops {
     qNorm?: Buffer; kNorm?: Buffer; epsilon: number; batch: BatchInputs;
   }): void;
   attention(o: AttentionCall): void;
-  /** out[r, i] = f(gateUp[r, i]) * gateUp[r, columns + i], columns being out's. */
+  /** out[r, i] = f(gateUp[r, i]) * gateUp[r, columns + i], columns being out's. `out` may be int8. */
   gatedActivation(o: { out: Activation; gateUp: Activation; activation: ActivationFunction; batch: BatchInputs }): void;
   /** out[i, :] = x[logitRows[i], :] */
   gatherRows(o: { out: Activation; x: Activation; batch: BatchInputs }): void;
@@ -181,6 +193,8 @@ export interface Backend {
   /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
   view(buffer: Buffer): Uint8Array | undefined;
   write(to: Buffer, offset: number, data: Uint8Array): void;
+  /** Writes rows of a quantised weight from `firstRow` on: packed blocks as quantized.ts says, row after row. @throws UsageError for a scale it can not hold */
+  writeRows(weight: Weight, firstRow: number, packed: Uint8Array): void;
   /** Waits for all commands so far. The bytes are valid until the next command. */
   read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array>;
   compile(plan: AttentionPlan): Promise<AttentionKernel>;

@@ -8,6 +8,7 @@ import { snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
 import { checkParams, type GenerateParams } from "../llm/params.ts";
 import type { LoadOptions } from "../llm.ts";
 import { kvCacheDTypes } from "../model/kv-format.ts";
+import { quantizationOptions } from "../model/weight-formats.ts";
 
 const units: Readonly<Record<string, number>> = { "": 1, k: 1e3, m: 1e6, g: 1e9, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
@@ -66,6 +67,7 @@ export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "hub" | 
 export function addEngineFlags(command: Command): Command {
   return command
     .addOption(new Option("--dtype <type>", "type the weights are kept in").choices(["auto", "float32", "bfloat16"]).default("auto"))
+    .addOption(new Option("--quantization <type>", "weights of 8 or 4 bits; auto: as the file has them, int8 above 200M parameters").choices(quantizationOptions).default("auto"))
     .addOption(new Option("--kv-cache-dtype <type>", "type keys and values are kept in").choices(kvCacheDTypes).default("auto"))
     .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(devices).default("cpu"))
     .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
@@ -82,11 +84,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
+  const { dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
   const { skipTokenizerInit, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
+    dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
     skipTokenizerInit, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

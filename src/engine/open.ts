@@ -5,11 +5,12 @@
  * UsageError, and all but a broken weights file is told before anything is loaded.
  */
 import type { AttentionOverrideData } from "../attention/override.ts";
-import type { Backend } from "../backend/backend.ts";
+import type { Backend, WeightDType } from "../backend/backend.ts";
 import { type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
+import type { Quantization, WeightDTypeOption } from "../model/weight-formats.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
@@ -23,7 +24,9 @@ export interface EngineOptions extends LimitOptions {
   readonly model: string;
   readonly device: Device;
   /** How matrices of weights are kept. "auto" (the default): bfloat16 where the checkpoint is, else float32. */
-  readonly dtype?: "auto" | "float32" | "bfloat16";
+  readonly dtype?: WeightDTypeOption;
+  /** Weights of 8 or 4 bits. "auto" (the default): as the checkpoint has them, and int8 for models above 200M parameters that have none. */
+  readonly quantization?: Quantization;
   /** How keys and values are kept. Default "auto" (model/kv-format.ts). */
   readonly kvCacheDtype?: KvCacheDType;
   /** Threads of the cpu device; all cores by default. */
@@ -43,15 +46,18 @@ export interface OpenEngine {
   release(): Promise<void>;
 }
 
+/** What people are told of a model's matrices. */
+const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16: "bfloat16", int8: "int8", uint8: "int8", int4: "int4", uint4: "int4" };
+
 /** The wasm backend's addresses end at 4 GiB; kernels and scratch take a little of it. */
 const cpuAddressBytes = 4 * 2 ** 30 - 64 * 2 ** 20;
 
 /** `now` is in seconds. @throws UsageError */
 export async function openEngine(options: EngineOptions, now: () => number, onProgress: Progress = () => {}): Promise<OpenEngine> {
   const start = now();
-  const { model: folder, device, dtype = "auto", kvCacheDtype = "auto", seed = 0, threads } = options;
+  const { model: folder, device, dtype = "auto", quantization = "auto", kvCacheDtype = "auto", seed = 0, threads } = options;
   if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
-  const { config: ownConfig, source } = openCheckpoint(folder, dtype, kvCacheDtype);
+  const { config: ownConfig, source } = openCheckpoint(folder, { dtype, quantization, kvCacheDtype });
   const config = options.attention ? { ...ownConfig, override: options.attention } : ownConfig;
   let backend: Backend | undefined;
   try {
@@ -70,7 +76,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     const info: EngineInfo = {
       architecture: config.architecture,
       backend: backend.description,
-      dtype: config.weightDType === "bf16" ? "bfloat16" : "float32",
+      dtype: dtypeNames[config.weightDType],
       kvCacheDtype: kvCacheDTypeOf[config.kvFormat],
       numParameters: model.numParameters,
       vocabSize: config.vocabSize,

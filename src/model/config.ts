@@ -5,7 +5,7 @@
  * file holds what they share. It knows no weights and no backend.
  */
 import type { AttentionOverrideData } from "../attention/override.ts";
-import type { ActivationFunction, KvCacheFormat } from "../backend/backend.ts";
+import type { ActivationFunction, KvCacheFormat, WeightDType } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
 import { Fields } from "./fields.ts";
 
@@ -58,7 +58,9 @@ export interface ModelConfig {
   readonly bosTokenId: number | undefined;
   readonly eosTokenIds: readonly number[];
   /** How matrices are kept in memory. Norms and biases are always f32. */
-  readonly weightDType: "f32" | "bf16";
+  readonly weightDType: WeightDType;
+  /** Matrices that are kept otherwise than `weightDType`, by their name in the checkpoint. Either all matrices are quantised or none. */
+  readonly matrixDTypes?: ReadonlyMap<string, WeightDType>;
   /** How keys and values are kept in the cache. */
   readonly kvFormat: KvCacheFormat;
   /** The operator's own attention, in place of what config.json asks for. */
@@ -69,7 +71,7 @@ export interface ModelConfig {
 export type FamilyConfig = Pick<ModelConfig, "layers" | "normOffset" | "postNorms" | "qkNorm" | "bias" | "activation" | "embeddingScale" | "attentionScale" | "attentionSoftCap" | "finalSoftCap" | "tiedEmbeddings">;
 
 /** What all families share, read before the family is asked. */
-export type SharedConfig = Omit<ModelConfig, keyof FamilyConfig | "eosTokenIds" | "weightDType" | "kvFormat" | "override"> & { readonly numLayers: number };
+export type SharedConfig = Omit<ModelConfig, keyof FamilyConfig | "eosTokenIds" | "weightDType" | "matrixDTypes" | "kvFormat" | "override"> & { readonly numLayers: number };
 
 export interface Family {
   /** Reads its own fields; what it does not read is refused unless harmless everywhere. */
@@ -141,7 +143,8 @@ export interface ConfigInputs {
   readonly config: unknown;
   /** generation_config.json, parsed, where there is one: its end tokens win, as in generate(). */
   readonly generation?: unknown;
-  readonly weightDType: ModelConfig["weightDType"];
+  readonly weightDType: WeightDType;
+  readonly matrixDTypes?: ReadonlyMap<string, WeightDType>;
   /** Default f32. */
   readonly kvFormat?: KvCacheFormat;
 }
@@ -188,5 +191,5 @@ export function readConfig(inputs: ConfigInputs, families: Readonly<Record<strin
   const outside = eosTokenIds.find((id) => id >= shared.vocabSize);
   if (outside !== undefined) throw new UsageError(`eos_token_id ${outside} is not in the vocabulary of ${shared.vocabSize} tokens; correct config.json or generation_config.json`);
   const { numLayers: _, ...rest } = shared;
-  return { ...rest, ...family, eosTokenIds, weightDType: inputs.weightDType, kvFormat: inputs.kvFormat ?? "f32" };
+  return { ...rest, ...family, eosTokenIds, weightDType: inputs.weightDType, ...(inputs.matrixDTypes && { matrixDTypes: inputs.matrixDTypes }), kvFormat: inputs.kvFormat ?? "f32" };
 }

@@ -9,7 +9,9 @@
  * Families differ by what their config says; it knows no family, no sizes of a step and no memory but what it is given.
  */
 import type { Activation, AttentionKernel, BatchInputs, Buffer, CaptureValue, KvCache, Layout, Ops, RowCount, Weight } from "../backend/backend.ts";
+import { activationRowBytes, isQuantized } from "../backend/quantized.ts";
 import { bytesPerElement } from "../core/dtype.ts";
+import { invariant } from "../core/errors.ts";
 import type { ModelConfig } from "./config.ts";
 import type { ModelTensors } from "./tensors.ts";
 
@@ -20,25 +22,47 @@ export interface LayerAttention {
   readonly work: Buffer;
 }
 
-/** The matrices between operations, by the count of their rows. */
-export const activationRows = {
-  hidden: "tokens", normed: "tokens", qkv: "tokens", attended: "tokens", gateUp: "tokens", gated: "tokens",
-  lastHidden: "logits", lastNormed: "logits", logits: "logits",
-} as const satisfies Readonly<Record<string, RowCount>>;
-export type ActivationName = keyof typeof activationRows;
+/** The matrices between operations. */
+export type Activations<T> = {
+  readonly hidden: T;
+  readonly normed: T;
+  readonly qkv: T;
+  readonly attended: T;
+  /** `attended` as quantised matrices take it. */
+  readonly rounded?: T;
+  /** What a norm stands behind before it is added to `hidden`. */
+  readonly projected?: T;
+  readonly gateUp: T;
+  readonly gated: T;
+  readonly lastHidden: T;
+  readonly lastNormed: T;
+  readonly logits: T;
+};
+export type ActivationShape = Omit<Activation, "data">;
 
-/** Columns of each. */
-export function activationColumns(config: ModelConfig): Readonly<Record<ActivationName, number>> {
+/** Which there are for a model, and their shapes: what quantised matrices are multiplied with is int8. */
+export function activationShapes(config: ModelConfig): Activations<ActivationShape> {
   const { hiddenSize, intermediateSize, headDim, numQueryHeads, numKvHeads, vocabSize } = config;
+  const quantized = isQuantized(config.weightDType);
+  const f32 = (rows: RowCount, columns: number): ActivationShape => ({ rows, columns, stride: columns });
+  const factor = (rows: RowCount, columns: number): ActivationShape => (quantized ? { dtype: "int8", rows, columns, stride: activationRowBytes(columns) } : f32(rows, columns));
+  const attended = numQueryHeads * headDim;
   return {
-    hidden: hiddenSize, normed: hiddenSize, qkv: (numQueryHeads + 2 * numKvHeads) * headDim, attended: numQueryHeads * headDim,
-    gateUp: 2 * intermediateSize, gated: intermediateSize, lastHidden: hiddenSize, lastNormed: hiddenSize, logits: vocabSize,
+    hidden: f32("tokens", hiddenSize), normed: factor("tokens", hiddenSize),
+    qkv: f32("tokens", (numQueryHeads + 2 * numKvHeads) * headDim),
+    attended: f32("tokens", attended), ...(quantized && { rounded: factor("tokens", attended) }),
+    ...(config.postNorms && { projected: f32("tokens", hiddenSize) }),
+    gateUp: f32("tokens", 2 * intermediateSize), gated: factor("tokens", intermediateSize),
+    lastHidden: f32("logits", hiddenSize), lastNormed: factor("logits", hiddenSize), logits: f32("logits", vocabSize),
   };
 }
 
+/** Bytes of a matrix of `rows` rows. */
+export const activationBytes = ({ dtype, stride }: ActivationShape, rows: number): number => rows * stride * (dtype === "int8" ? 1 : bytesPerElement.f32);
+
 export interface DecoderMemory {
   readonly batch: BatchInputs;
-  readonly activations: Readonly<Record<ActivationName, Activation>>;
+  readonly activations: Activations<Activation>;
   /** One pair for each layer. */
   readonly kv: readonly { readonly key: KvCache; readonly value: KvCache }[];
   /** [maxPositions, rotaryDim/2, 2] */
@@ -47,7 +71,7 @@ export interface DecoderMemory {
 
 export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weight>, attention: readonly LayerAttention[], memory: DecoderMemory): void {
   const { batch, rotary } = memory;
-  const { hidden, normed, qkv, attended, gateUp, gated, lastHidden, lastNormed, logits } = memory.activations;
+  const { hidden, normed, qkv, attended, rounded, projected, gateUp, gated, lastHidden, lastNormed, logits } = memory.activations;
   const { numQueryHeads, headDim, normEpsilon: epsilon } = config;
   const query: Layout = { data: qkv.data, sequenceStride: 0, rowStride: qkv.stride, headStride: headDim };
   const out: Layout = { data: attended.data, sequenceStride: 0, rowStride: attended.stride, headStride: headDim };
@@ -56,7 +80,7 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   weights.layers.forEach((layer, i) => {
     const { key, value } = memory.kv[i]!;
     ops.rmsNorm({ out: normed, x: hidden, weight: layer.attentionNorm.data, epsilon, batch });
-    ops.linear({ out: qkv, x: normed, weight: layer.qkv, ...(layer.qkvBias && { bias: layer.qkvBias.data }), batch });
+    project(qkv, normed, layer.qkv, layer.qkvBias);
     ops.ropeAndCache({
       qkv, numQueryHeads, key, value, rotary, rotaryDim: config.rope.rotaryDim, epsilon, batch,
       ...(layer.qNorm && { qNorm: layer.qNorm.data }), ...(layer.kNorm && { kNorm: layer.kNorm.data }),
@@ -65,10 +89,11 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
       ...attention[i]!, query, out, key: pages(key), value: pages(value), pageSize: key.pageSize,
       blockTable: batch.blockTable, maxPagesPerSequence: batch.maxPagesPerSequence,
     });
-    addProjection(attended, layer.o, layer.oBias, layer.postAttentionNorm);
+    if (rounded) ops.quantize({ out: rounded, x: attended, batch });
+    addProjection(rounded ?? attended, layer.o, layer.oBias, layer.postAttentionNorm);
 
     ops.rmsNorm({ out: normed, x: hidden, weight: layer.mlpNorm.data, epsilon, batch });
-    ops.linear({ out: gateUp, x: normed, weight: layer.gateUp, ...(layer.gateUpBias && { bias: layer.gateUpBias.data }), batch });
+    project(gateUp, normed, layer.gateUp, layer.gateUpBias);
     ops.gatedActivation({ out: gated, gateUp, activation: config.activation, batch });
     addProjection(gated, layer.down, layer.downBias, layer.postMlpNorm);
   });
@@ -77,14 +102,26 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   ops.linear({ out: logits, x: lastNormed, weight: weights.head ?? weights.embed, batch });
   if (config.finalSoftCap !== undefined) ops.softCap({ x: logits, cap: config.finalSoftCap, batch });
 
+  /** out = x weight + bias, the weight's rows being spread over several matrices. */
+  function project(out: Activation, x: Activation, weights: readonly Weight[], bias: Weight | undefined): void {
+    let column = 0;
+    for (const weight of weights) {
+      const from = column * bytesPerElement.f32;
+      const columns = { ...out, data: out.data.slice(from, out.data.bytes - from), columns: weight.rows };
+      ops.linear({ out: columns, x, weight, ...(bias && { bias: bias.data.slice(from, weight.rows * bytesPerElement.f32) }), batch });
+      column += weight.rows;
+    }
+  }
+
   /** hidden += norm(x weight + bias), the norm where there is one. */
   function addProjection(x: Activation, weight: Weight, bias: Weight | undefined, norm: Weight | undefined): void {
     const withBias = bias && { bias: bias.data };
     if (!norm) {
       ops.linear({ out: hidden, x, weight, ...withBias, residual: hidden, batch });
     } else {
-      ops.linear({ out: normed, x, weight, ...withBias, batch });
-      ops.rmsNorm({ out: hidden, x: normed, weight: norm.data, epsilon, residual: hidden, batch });
+      invariant(projected, "norms behind projections have no memory");
+      ops.linear({ out: projected, x, weight, ...withBias, batch });
+      ops.rmsNorm({ out: hidden, x: projected, weight: norm.data, epsilon, residual: hidden, batch });
     }
   }
 }
@@ -93,6 +130,3 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
 function pages({ data, pageSize, numHeads, headDim }: KvCache): Layout {
   return { data, sequenceStride: pageSize * numHeads * headDim, rowStride: headDim, headStride: pageSize * headDim };
 }
-
-/** Bytes of `rows` rows of a matrix of f32. */
-export const matrixBytes = (rows: number, columns: number): number => rows * columns * bytesPerElement.f32;

@@ -11,14 +11,14 @@ import { type ModelConfig, readConfig } from "./config.ts";
 import { type GgufConfig, readGgufConfig } from "./gguf-config.ts";
 import { families } from "./registry.ts";
 
-/** How a config is chosen beside what the file says. */
-export type GgufChoices = (source: WeightSource) => Pick<ModelConfig, "weightDType" | "kvFormat">;
+/** What of a config does not stand in the file. */
+export type ChosenFormats = Pick<ModelConfig, "weightDType" | "kvFormat"> & Pick<Partial<ModelConfig>, "matrixDTypes">;
 
 /**
  * Opens the model in the GGUF file at `path`. Close the source when it is loaded.
  * @throws UsageError when the file is broken, or its model cannot be run here.
  */
-export function openGgufCheckpoint(path: string, choose: GgufChoices): { readonly config: ModelConfig; readonly source: WeightSource } {
+export function openGgufCheckpoint(path: string, choose: (source: WeightSource) => ChosenFormats): { readonly config: ModelConfig; readonly source: WeightSource } {
   const file = openGguf(path);
   try {
     const description = readGgufConfig(file);

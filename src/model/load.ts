@@ -15,14 +15,15 @@ import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
 import { ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
-import { type ActivationName, activationColumns, activationRows, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
+import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
-import { openGgufCheckpoint } from "./gguf.ts";
+import { type ChosenFormats, openGgufCheckpoint } from "./gguf.ts";
 import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
 import { listTensors } from "./tensors.ts";
-import { chooseDType, loadWeights } from "./weights.ts";
+import { chooseWeightFormats, type Quantization, type WeightDTypeOption } from "./weight-formats.ts";
+import { loadWeights } from "./weights.ts";
 
 /** A captured table that other threads may write to. */
 export interface SharedTable {
@@ -64,6 +65,13 @@ export interface Model {
   readonly kernels: readonly AttentionKernel[];
 }
 
+export interface FormatOptions {
+  /** How matrices that are not quantised are kept. */
+  readonly dtype?: WeightDTypeOption;
+  readonly quantization?: Quantization;
+  readonly kvCacheDtype?: KvCacheDType;
+}
+
 export interface Checkpoint {
   readonly config: ModelConfig;
   readonly source: WeightSource;
@@ -73,8 +81,8 @@ export interface Checkpoint {
  * Opens a folder in Hugging Face layout, or a GGUF file. Close the source when the model is loaded.
  * @throws UsageError when config.json or the weights are missing, broken or not supported.
  */
-export function openCheckpoint(path: string, dtype: "auto" | "float32" | "bfloat16" = "auto", kvCacheDtype: KvCacheDType = "auto"): Checkpoint {
-  const choose = (source: WeightSource): Pick<ModelConfig, "weightDType" | "kvFormat"> => ({ weightDType: chooseDType(source, dtype), kvFormat: chooseKvFormat(kvCacheDtype) });
+export function openCheckpoint(path: string, { dtype = "auto", quantization = "auto", kvCacheDtype = "auto" }: FormatOptions = {}): Checkpoint {
+  const choose = (source: WeightSource): ChosenFormats => ({ ...chooseWeightFormats(source, dtype, quantization), kvFormat: chooseKvFormat(kvCacheDtype) });
   if (isGgufPath(path)) return openGgufCheckpoint(path, choose);
   const files = readConfigFiles(path);
   const source = openWeights(path);
@@ -178,15 +186,13 @@ export async function loadModel(
 }
 
 function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: string) => Buffer): DecoderMemory {
-  const columns = activationColumns(config);
-  const activation = (name: ActivationName): Activation => ({ data: alloc(name), rows: activationRows[name], columns: columns[name], stride: columns[name] });
   const cache = (name: string): KvCache => ({ data: alloc(name), format: config.kvFormat, pageSize: limits.pageSize, numHeads: config.numKvHeads, headDim: config.headDim });
   return {
     batch: {
       header: alloc("batch.header"), tokens: alloc("batch.tokens"), positions: alloc("batch.positions"), slots: alloc("batch.slots"),
       blockTable: alloc("batch.blockTable"), logitRows: alloc("batch.logitRows"), maxPagesPerSequence: maxPagesPerSequence(limits),
     },
-    activations: Object.fromEntries((Object.keys(activationRows) as ActivationName[]).map((name) => [name, activation(name)])) as Record<ActivationName, Activation>,
+    activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
     kv: config.layers.map((_, i) => ({ key: cache(`layers.${i}.keys`), value: cache(`layers.${i}.values`) })),
     rotary: alloc("rotary"),
   };

@@ -4,10 +4,11 @@
  * The loader takes its memory from this list and from nowhere else, so the plan is exact. It knows no backend.
  */
 import { headerWord } from "../backend/backend.ts";
+import { bytesPerElement } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
 import type { ModelConfig } from "./config.ts";
-import { type ActivationName, activationColumns, activationRows, matrixBytes } from "./decoder.ts";
+import { type ActivationShape, activationBytes, activationShapes } from "./decoder.ts";
 import { listTensors, tensorBytes } from "./tensors.ts";
 
 export interface ModelLimits {
@@ -61,7 +62,6 @@ export function bytesPerPage(config: ModelConfig, pageSize: number): number {
 export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: readonly number[], tables: readonly { readonly name: string; readonly bytes: number }[] = []): MemoryPlan {
   checkLimits(config, limits);
   const { maxNumBatchedTokens: maxTokens, maxNumSeqs, numPages, pageSize } = limits;
-  const columns = activationColumns(config);
   const rows = { tokens: maxTokens, logits: maxLogitsOf(limits) };
   const inputs = {
     header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
@@ -72,8 +72,8 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
   const parts = [
     ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec))),
     ...config.layers.flatMap((_, i) => [part("kvCache", `layers.${i}.keys`, kvBytes), part("kvCache", `layers.${i}.values`, kvBytes)]),
-    ...Object.entries(activationRows).map(([name, count]) => part("activations", name, matrixBytes(rows[count], columns[name as ActivationName]))),
-    part("rotary", "rotary", matrixBytes(limits.maxModelLen, config.rope.rotaryDim)),
+    ...Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => part("activations", name, activationBytes(shape, rows[shape.rows]))),
+    part("rotary", "rotary", limits.maxModelLen * config.rope.rotaryDim * bytesPerElement.f32),
     ...Object.entries(inputs).map(([name, words]) => part("inputs", `batch.${name}`, i32Bytes * words)),
     ...workWords.map((words, i) => part("workLists", `work.${i}`, i32Bytes * words)),
     ...tables.map(({ name, bytes }) => part("modTables", name, Math.max(i32Bytes, bytes))),

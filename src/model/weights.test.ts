@@ -7,7 +7,8 @@ import type { WeightSource } from "../weights/source.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { families } from "./registry.ts";
 import { listTensors, tensorBytes } from "./tensors.ts";
-import { checkWeights, chooseDType, loadWeights } from "./weights.ts";
+import { chooseWeightFormats } from "./weight-formats.ts";
+import { checkWeights, loadWeights } from "./weights.ts";
 
 const raw = {
   architectures: ["LlamaForCausalLM"], vocab_size: 5, hidden_size: 4, intermediate_size: 6, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1,
@@ -58,11 +59,11 @@ for (const viewed of [true, false]) {
         const specs = new Map(listTensors(c).map((spec) => [spec.name, spec]));
         const told: (readonly [number, number])[] = [];
         const weights = loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(specs.get(name)!)), (done, total) => told.push([done, total]));
-        const { qkv, qkvBias } = weights.layers[0]!;
+        const { qkv: [qkv], qkvBias } = weights.layers[0]!;
         const prefix = "model.layers.0.self_attn";
         const joined = (suffix: string): number[] => ["q", "k", "v"].flatMap((x) => [...toFloat32(tensors.get(`${prefix}.${x}_proj.${suffix}`)!.data, stored.toLowerCase() as DType)]);
-        assert.deepEqual([qkv.dtype, qkv.rows, qkv.columns], [weightDType, 8, 4]);
-        assert.deepEqual([...toFloat32(bytes.get(qkv.data)!, weightDType)], joined("weight"));
+        assert.deepEqual([qkv!.dtype, qkv!.rows, qkv!.columns], [weightDType, 8, 4]);
+        assert.deepEqual([...toFloat32(bytes.get(qkv!.data)!, weightDType)], joined("weight"));
         assert.deepEqual([...toFloat32(bytes.get(qkvBias!.data)!, "f32")], joined("bias"));
         const total = [...specs.values()].reduce((sum, spec) => sum + tensorBytes(spec), 0);
         assert.deepEqual(told.at(-1), [total, total]);
@@ -107,9 +108,9 @@ test("a stored rotary table is passed over, and a head too where embeddings are 
 test("auto keeps bf16 where all matrices are bf16, and is f32 otherwise", () => {
   const tensors = checkpoint(config("f32"), "BF16");
   tensors.set("model.norm.weight", { ...tensors.get("model.norm.weight")!, dtype: "F32" });
-  assert.equal(chooseDType(sourceOf(tensors), "auto"), "bf16");
-  assert.equal(chooseDType(sourceOf(tensors), "float32"), "f32");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto").weightDType, "bf16");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "float32", "auto").weightDType, "f32");
   tensors.set("lm_head.weight", { ...tensors.get("lm_head.weight")!, dtype: "F16" });
-  assert.equal(chooseDType(sourceOf(tensors), "auto"), "f32");
-  assert.equal(chooseDType(sourceOf(tensors), "bfloat16"), "bf16");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto").weightDType, "f32");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "bfloat16", "auto").weightDType, "bf16");
 });

@@ -3,17 +3,21 @@
  * piece by piece through a small buffer. At no time is a whole tensor held twice.
  */
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
-import { bytesPerElement, type DType, fromFloat32, toFloat32 } from "../core/dtype.ts";
+import { isQuantized, type QuantizedDType } from "../backend/quantized.ts";
+import { bytesPerElement, fromFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
+import { type BlockType, blockFormats } from "../weights/block-formats.ts";
+import { packer } from "../weights/packed-blocks.ts";
 import { readInOrder, type StoredTensor, type WeightSource } from "../weights/source.ts";
 import type { ModelConfig } from "./config.ts";
-import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes, type TensorSpec } from "./tensors.ts";
+import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes } from "./tensors.ts";
 
 /** Bytes read at a time where elements change. A multiple of every element's size. */
 const chunkBytes = 2 ** 22;
 
-/** What a checkpoint's elements may be. */
-const readable: Readonly<Partial<Record<StoredTensor["dtype"], DType>>> = { F32: "f32", F16: "f16", BF16: "bf16" };
+const memoryType: Readonly<Record<"f32" | "bf16", BlockType>> = { f32: "F32", bf16: "BF16" };
+/** Checked by `checkWeights`. */
+const stored = (dtype: StoredTensor["dtype"]): BlockType => dtype as BlockType;
 
 const listed = (names: readonly string[]): string => names.slice(0, 5).join(", ") + (names.length > 5 ? ` and ${names.length - 5} more` : "");
 
@@ -30,14 +34,8 @@ export function checkWeights(source: WeightSource, config: ModelConfig): void {
   for (const [name, shape] of needed) {
     const info = source.info(name)!;
     if (String(info.shape) !== String(shape)) throw new UsageError(`${name} has shape [${info.shape}], but config.json asks for [${shape}]`);
-    if (!readable[info.dtype]) throw new UsageError(`${name} is ${info.dtype}; a checkpoint in ${Object.keys(readable).join(", ")} is needed`);
+    if (!Object.hasOwn(blockFormats, info.dtype)) throw new UsageError(`${name} is ${info.dtype}; a checkpoint in ${Object.keys(blockFormats).join(", ")} is needed`);
   }
-}
-
-/** How matrices are kept in memory: as asked for, or ("auto") bf16 where the checkpoint has nothing else, and f32 otherwise. */
-export function chooseDType(source: WeightSource, asked: "auto" | "float32" | "bfloat16"): ModelConfig["weightDType"] {
-  if (asked !== "auto") return asked === "float32" ? "f32" : "bf16";
-  return [...source.names()].every((name) => source.info(name)!.dtype === "BF16" || source.info(name)!.shape.length < 2) ? "bf16" : "f32";
 }
 
 /**
@@ -49,36 +47,61 @@ export function loadWeights(backend: Backend, source: WeightSource, config: Mode
   const total = listTensors(config).reduce((bytes, spec) => bytes + tensorBytes(spec), 0);
   let done = 0;
   return mapTensors(modelTensors(config), (spec) => {
-    const data = alloc(spec.name);
-    let at = 0;
-    for (const part of spec.parts) at += loadPart(backend, source, part.source, spec, data, at);
+    const weight: Weight = { data: alloc(spec.name), dtype: spec.dtype, rows: spec.rows, columns: spec.columns };
+    let row = 0;
+    for (const part of spec.parts) {
+      loadPart(backend, source, part.source, weight, row, spec.offset);
+      row += part.rows;
+    }
     onBytes((done += tensorBytes(spec)), total);
-    return { data, dtype: spec.dtype, rows: spec.rows, columns: spec.columns };
+    return weight;
   });
 }
 
-/** Loads one tensor of the file to byte `at` of `data`. Returns the bytes it takes there. */
-function loadPart(backend: Backend, source: WeightSource, name: string, spec: TensorSpec, data: Buffer, at: number): number {
+/** Loads one tensor of the file as rows of `weight` from `firstRow` on. */
+function loadPart(backend: Backend, source: WeightSource, name: string, weight: Weight, firstRow: number, offset: 0 | 1): void {
+  const { data, dtype, columns } = weight;
   const info = source.info(name)!;
-  const stored = readable[info.dtype]!;
-  const unchanged = stored === spec.dtype && spec.offset === 0;
+  if (isQuantized(dtype)) return loadQuantized(backend, source, name, weight, dtype, firstRow);
+  const { blockElements, blockBytes, toFloat32 } = blockFormats[stored(info.dtype)];
+  const at = firstRow * columns * bytesPerElement[dtype], unchanged = memoryType[dtype] === info.dtype && offset === 0;
   const view = backend.view(data);
-  if (unchanged && view) {
-    readInOrder(source, name, view.subarray(at, at + info.bytes));
-    return info.bytes;
-  }
-  const ratio = bytesPerElement[spec.dtype] / bytesPerElement[stored];
-  const chunk = new Uint8Array(Math.min(info.bytes, chunkBytes));
+  if (unchanged && view) return readInOrder(source, name, view.subarray(at, at + info.bytes));
+  const ratio = (bytesPerElement[dtype] * blockElements) / blockBytes;
+  const chunk = new Uint8Array(Math.min(info.bytes, Math.floor(chunkBytes / blockBytes) * blockBytes));
   for (let from = 0; from < info.bytes; from += chunk.length) {
     const bytes = chunk.subarray(0, Math.min(chunk.length, info.bytes - from));
     readInOrder(source, name, bytes, from);
-    backend.write(data, at + from * ratio, unchanged ? bytes : convert(bytes, stored, spec));
+    if (unchanged) backend.write(data, at + from, bytes);
+    else {
+      const values = toFloat32(bytes);
+      if (offset !== 0) for (let i = 0; i < values.length; i++) values[i]! += offset;
+      backend.write(data, at + from * ratio, fromFloat32(values, dtype));
+    }
   }
-  return info.bytes * ratio;
 }
 
-function convert(bytes: Uint8Array, stored: DType, { dtype, offset }: TensorSpec): Uint8Array {
-  const values = toFloat32(bytes, stored);
-  if (offset !== 0) for (let i = 0; i < values.length; i++) values[i]! += offset;
-  return fromFloat32(values, dtype);
+/** Whole rows at a time, packed as the backend takes them. */
+function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number): void {
+  const info = source.info(name)!, rows = info.shape[0]!, rowBytes = info.bytes / rows;
+  const pack = packer(stored(info.dtype), dtype, weight.columns);
+  const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(chunkBytes / rowBytes));
+  const chunk = new Uint8Array(Math.min(rows, perChunk) * rowBytes);
+  for (let row = 0; row < rows; row += perChunk) {
+    const bytes = chunk.subarray(0, Math.min(perChunk, rows - row) * rowBytes);
+    source.read(name, bytes, row * rowBytes);
+    try {
+      backend.writeRows(weight, firstRow + row, pack(info.fileRow ? reordered(bytes, rowBytes, info.fileRow) : bytes));
+    } catch (error) {
+      if (error instanceof RangeError) throw new UsageError(`${name}: ${error.message}, which ${dtype} cannot hold; load the model with --quantization none`);
+      throw error;
+    }
+  }
+}
+
+/** Rows in the tensor's order, of all its rows in the file's. */
+function reordered(bytes: Uint8Array, rowBytes: number, fileRow: (row: number) => number): Uint8Array {
+  const out = new Uint8Array(bytes.length);
+  for (let row = 0; row * rowBytes < bytes.length; row++) out.set(bytes.subarray(fileRow(row) * rowBytes, (fileRow(row) + 1) * rowBytes), row * rowBytes);
+  return out;
 }

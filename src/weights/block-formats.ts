@@ -47,7 +47,7 @@ function format(id: number, blockElements: number, blockBytes: number, expand: E
 const f16 = (bytes: DataView, at: number): number => fromF16(bytes.getUint16(at, true));
 
 /** Scale and minimum of eight runs of 32, six bits each, in 12 bytes: four of each whole, the last four's upper two bits in the first four's spare ones. */
-function sixBits(bytes: DataView, at: number, run: number): { readonly scale: number; readonly min: number } {
+export function sixBits(bytes: DataView, at: number, run: number): { readonly scale: number; readonly min: number } {
   const byte = (i: number): number => bytes.getUint8(at + i);
   if (run < 4) return { scale: byte(run) & 63, min: byte(run + 4) & 63 };
   return { scale: (byte(run + 4) & 15) | ((byte(run - 4) >> 6) << 4), min: (byte(run + 4) >> 4) | ((byte(run) >> 6) << 4) };

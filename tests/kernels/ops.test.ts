@@ -36,7 +36,7 @@ class Bench {
   matrix(rows: RowCount, columns: number, of = this.normal, extra = 3): Activation {
     return { data: this.floats(maxRows * (columns + extra), of), rows, columns, stride: columns + extra };
   }
-  weight = (rows: number, columns: number, dtype: Weight["dtype"]): Weight =>
+  weight = (rows: number, columns: number, dtype: "f32" | "bf16"): Weight =>
     ({ data: this.put(fromFloat32(Float32Array.from({ length: rows * columns }, this.normal), dtype)), dtype, rows, columns });
   batch(numTokens: number, numLogits = numTokens, vocabulary = 1): BatchInputs {
     return {

@@ -5,6 +5,7 @@
  */
 import { invariant } from "../../core/errors.ts";
 import type { Buffer, Weight } from "../backend.ts";
+import { dequantizeRow, isQuantized, packedRowBytes } from "../quantized.ts";
 
 export class ReferenceBuffer implements Buffer {
   readonly bytes: number;
@@ -43,10 +44,14 @@ export function i32Of(buffer: Buffer): Int32Array {
   return new Int32Array(store, offset, bytes >> 2);
 }
 
-/** Row `row` of a weight, widened to f32. */
+/** Row `row` of a weight, widened to f32. Quantised rows lie as they were handed over. */
 export function weightRow(weight: Weight, row: number): Float32Array {
   invariant(row >= 0 && row < weight.rows, `row ${row} of a weight with ${weight.rows} rows`);
   const { store, offset } = own(weight.data);
+  if (isQuantized(weight.dtype)) {
+    const bytes = packedRowBytes(weight.dtype, weight.columns);
+    return dequantizeRow(new Uint8Array(store, offset + row * bytes, bytes), weight.dtype, weight.columns);
+  }
   if (weight.dtype === "f32") return new Float32Array(store, offset + 4 * row * weight.columns, weight.columns);
   // bf16 is the upper half of an f32.
   const words = Uint32Array.from(new Uint16Array(store, offset + 2 * row * weight.columns, weight.columns));

@@ -5,7 +5,8 @@
  */
 import { invariant, UsageError } from "../../core/errors.ts";
 import type { AttentionPlan } from "../../ir/plan.ts";
-import type { AttentionKernel, Backend, Buffer, Ops, Program } from "../backend.ts";
+import type { AttentionKernel, Backend, Buffer, Ops, Program, Weight } from "../backend.ts";
+import { isQuantized, packedRowBytes } from "../quantized.ts";
 import { attend, describe } from "./attention.ts";
 import { bytesOf, ReferenceBuffer } from "./memory.ts";
 import { definitions } from "./ops.ts";
@@ -28,6 +29,7 @@ class ReferenceBackend implements Backend {
     this.ops = {
       embed: (o) => this.#submit(() => loops.embed(o)),
       rmsNorm: (o) => this.#submit(() => loops.rmsNorm(o)),
+      quantize: (o) => this.#submit(() => loops.quantize(o)),
       linear: (o) => this.#submit(() => loops.linear(o)),
       ropeAndCache: (o) => this.#submit(() => loops.ropeAndCache(o)),
       attention: (o) => this.#submit(() => loops.attention(o)),
@@ -71,6 +73,11 @@ class ReferenceBackend implements Backend {
   write(to: Buffer, offset: number, data: Uint8Array): void {
     invariant(!this.#recording, "write inside record");
     bytesOf(to.slice(offset, data.byteLength)).set(data);
+  }
+
+  writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): void {
+    invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
+    this.write(data, firstRow * packedRowBytes(dtype, columns), packed);
   }
 
   async read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {

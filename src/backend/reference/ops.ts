@@ -8,6 +8,7 @@ import { fromFloat32 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { bytesPerKvElement } from "../../ir/plan.ts";
 import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type KvCache, type Ops, type RowCount } from "../backend.ts";
+import { activationRowBytes, activationValues, isQuantized, quantizeActivations } from "../quantized.ts";
 import { bytesOf, f32Of, i32Of, weightRow } from "./memory.ts";
 
 const countWord: Readonly<Record<RowCount, number>> = { tokens: headerWord.numTokens, logits: headerWord.numLogits };
@@ -17,12 +18,27 @@ function rowsOf(matrix: Activation, batch: BatchInputs): number {
   return i32Of(batch.header)[countWord[matrix.rows]]!;
 }
 
-/** The rows of `matrix` in this step, as views into its memory. */
+/** The rows of an f32 `matrix` in this step, as views into its memory. */
 function rows(matrix: Activation, batch: BatchInputs): Float32Array[] {
+  invariant(matrix.dtype !== "int8", "an activation of int8 where f32 is wanted");
   const data = f32Of(matrix.data);
   const count = rowsOf(matrix, batch);
   invariant(count === 0 || (count - 1) * matrix.stride + matrix.columns <= data.length, `${count} rows do not fit an activation of ${matrix.data.bytes} bytes`);
   return Array.from({ length: count }, (_, r) => data.subarray(r * matrix.stride, r * matrix.stride + matrix.columns));
+}
+
+/** The rows of an int8 `matrix` in this step, as bytes in its memory. */
+function blockRows(matrix: Activation, batch: BatchInputs): Uint8Array[] {
+  const data = bytesOf(matrix.data), bytes = activationRowBytes(matrix.columns);
+  const count = rowsOf(matrix, batch);
+  invariant(count === 0 || (count - 1) * matrix.stride + bytes <= data.length, `${count} rows of blocks do not fit an activation of ${matrix.data.bytes} bytes`);
+  return Array.from({ length: count }, (_, r) => data.subarray(r * matrix.stride, r * matrix.stride + bytes));
+}
+
+/** Writes the rows of `out`, rounding them to blocks where it is int8. `row(r)` computes row r in double. */
+function writeRows(out: Activation, batch: BatchInputs, row: (r: number) => ArrayLike<number>): void {
+  if (out.dtype === "int8") blockRows(out, batch).forEach((to, r) => to.set(quantizeActivations(Float32Array.from(row(r)))));
+  else rows(out, batch).forEach((to, r) => to.set(row(r)));
 }
 
 /** erf(x) = 2/sqrt(pi) e^(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!, whose terms are all of one sign. */
@@ -78,16 +94,20 @@ export const definitions: Omit<Ops, "attention"> = {
     const w = f32Of(weight);
     const from = rows(x, batch);
     const added = residual && rows(residual, batch);
-    rows(out, batch).forEach((to, r) => {
-      const y = normalised(from[r]!, w, epsilon);
-      for (let i = 0; i < out.columns; i++) to[i] = y[i]! + (added ? added[r]![i]! : 0);
-    });
+    writeRows(out, batch, (r) => normalised(from[r]!, w, epsilon).map((y, i) => y + (added ? added[r]![i]! : 0)));
+  },
+
+  quantize({ out, x, batch }) {
+    invariant(out.dtype === "int8", "quantize writes int8 blocks");
+    const from = rows(x, batch);
+    writeRows(out, batch, (r) => from[r]!);
   },
 
   linear({ out, x, weight, bias, residual, batch }) {
     invariant(weight.columns === x.columns && weight.rows === out.columns, `linear [${weight.rows}, ${weight.columns}] from ${x.columns} to ${out.columns} columns`);
     const b = bias && f32Of(bias);
-    const from = rows(x, batch);
+    invariant((x.dtype === "int8") === isQuantized(weight.dtype), `activations of ${x.dtype ?? "f32"} meet weights of ${weight.dtype}`);
+    const from = x.dtype === "int8" ? blockRows(x, batch).map((row) => activationValues(row, x.columns)) : rows(x, batch);
     const added = residual && rows(residual, batch);
     const to = rows(out, batch);
     for (let n = 0; n < weight.rows; n++) {
@@ -133,9 +153,7 @@ export const definitions: Omit<Ops, "attention"> = {
   gatedActivation({ out, gateUp, activation, batch }) {
     const f = activationFunctions[activation];
     const from = rows(gateUp, batch);
-    rows(out, batch).forEach((to, r) => {
-      for (let i = 0; i < out.columns; i++) to[i] = f(from[r]![i]!) * from[r]![out.columns + i]!;
-    });
+    writeRows(out, batch, (r) => Float64Array.from({ length: out.columns }, (_, i) => f(from[r]![i]!) * from[r]![out.columns + i]!));
   },
 
   gatherRows({ out, x, batch }) {

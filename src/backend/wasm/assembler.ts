@@ -149,6 +149,7 @@ export const f32 = namespace("f32");
 export const f64 = namespace("f64");
 export const v128 = namespace("v128");
 export const i8x16 = namespace("i8x16");
+export const i16x8 = namespace("i16x8");
 export const i32x4 = namespace("i32x4");
 export const i64x2 = namespace("i64x2");
 export const f32x4 = namespace("f32x4");

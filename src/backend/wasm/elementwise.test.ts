@@ -11,8 +11,8 @@ const m = new Module();
 const math = new MathLibrary(m);
 embed(m, "f32");
 embed(m, "bf16");
-rmsNorm(m);
-for (const activation of gatedActivations) gatedActivation(m, math, activation);
+rmsNorm(m, "f32");
+for (const activation of gatedActivations) gatedActivation(m, math, activation, "f32");
 gatherRows(m);
 softCap(m, math);
 

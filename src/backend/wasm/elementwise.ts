@@ -8,7 +8,17 @@
 import { f32, f32x4, i32, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import { argument, forEachClaimed, kernel, type MakeLocal } from "./kernel.ts";
 import type { MathLibrary } from "./math.ts";
-import { bytesPerWeight, least, overColumns, rmsFactor, rowAddress, rowCount, rowWords, splatArgument, type WeightType } from "./rows.ts";
+import { quantizeColumns } from "./quantize.ts";
+import { bytesPerWeight, overColumns, overStretches, rmsFactor, rowAddress, rowCount, rowWords, splatArgument, type Lanes, type WeightType } from "./rows.ts";
+
+/** How a kernel writes rows that a matrix is multiplied with: f32, or int8 blocks (backend/quantized.ts) with strides in bytes. */
+export type RowType = "f32" | "int8";
+const suffix: Readonly<Record<RowType, string>> = { f32: "", int8: "_int8" };
+/** The address of a row of `out`. */
+const outAddress = (type: RowType, base: Node, row: Operand, stride: Node): Node => (type === "f32" ? rowAddress(base, row, stride) : i32.add(base, i32.mul(row, stride)));
+/** Writes the elements at byte offsets [from, to) of f32 of a row. */
+const writeRow = (type: RowType, local: MakeLocal, out: Local, from: Operand, to: Local, value: (lanes: Lanes, i: Local) => Node): Node[] =>
+  type === "f32" ? overColumns(local, from, to, (lanes, i) => [lanes.store(out, i, value(lanes, i))]) : quantizeColumns(local, out, from, to, value);
 
 /** out[t, :] = table[tokens[t], :] * scale. table: [vocabulary, columns] without gaps; tokens: i32 [rows]; scale: f32. */
 export const embedArgs = { ...rowWords, out: 2, outStride: 3, table: 4, tokens: 5, columns: 6, scale: 7 } as const;
@@ -39,78 +49,57 @@ export function embed(m: Module, dtype: WeightType): Func {
  */
 export const rmsNormArgs = { ...rowWords, out: 2, outStride: 3, x: 4, xStride: 5, columns: 6, weight: 7, epsilon: 8, residual: 9, residualStride: 10 } as const;
 
-/** Adds `rmsNorm`. The order of the sum of squares is that of `rmsFactor`. */
-export function rmsNorm(m: Module): Func {
-  return kernel(m, "rmsNorm", (args, _thread, local) => {
+/** Adds `rmsNorm`, or `rmsNorm_int8`, which takes no residual. The order of the sum of squares is that of `rmsFactor`. */
+export function rmsNorm(m: Module, type: RowType): Func {
+  return kernel(m, `rmsNorm${suffix[type]}`, (args, _thread, local) => {
     const word = (name: keyof typeof rmsNormArgs): Node => argument(args, rmsNormArgs[name]);
     const row = local("i32", "row"), rows = local("i32", "rows"), bytes = local("i32", "bytes");
     const x = local("i32", "x"), to = local("i32", "to"), weight = local("i32", "weight"), residual = local("i32", "residual");
     const factor = local("v128", "factor");
-    const normal = (load: (base: Local) => Node): Node => f32x4.mul(f32x4.mul(load(x), factor), load(weight));
+    const normal = (lanes: Lanes, i: Local): Node => f32x4.mul(f32x4.mul(lanes.load(x, i), factor), lanes.load(weight, i));
     return [
       rows.set(rowCount(args)),
       bytes.set(i32.shl(word("columns"), 2)),
       weight.set(word("weight")),
       forEachClaimed(row, rows, [
         x.set(rowAddress(word("x"), row, word("xStride"))),
-        to.set(rowAddress(word("out"), row, word("outStride"))),
+        to.set(outAddress(type, word("out"), row, word("outStride"))),
         residual.set(rowAddress(word("residual"), row, word("residualStride"))),
         ...rmsFactor(local, factor, x, bytes, f32.load(args, 4 * rmsNormArgs.epsilon)),
-        when(
+        ...(type === "int8" ? writeRow(type, local, to, 0, bytes, normal) : [when(
           word("residual"),
-          overColumns(local, 0, bytes, (lanes, i) => [lanes.store(to, i, f32x4.add(lanes.load(residual, i), normal((base) => lanes.load(base, i))))]),
-          overColumns(local, 0, bytes, (lanes, i) => [lanes.store(to, i, normal((base) => lanes.load(base, i)))]),
-        ),
+          writeRow(type, local, to, 0, bytes, (lanes, i) => f32x4.add(lanes.load(residual, i), normal(lanes, i))),
+          writeRow(type, local, to, 0, bytes, normal),
+        )]),
       ]),
     ];
   });
 }
 
-const pieceColumns = 512;
-
-/** Claims stretches of `pieceColumns` columns of all rows: `body` runs with `row` set, for the byte offsets [from, to) of it. */
-function overStretches(args: Local, local: MakeLocal, columns: Node, body: (row: Local, from: Local, to: Local) => readonly Node[]): Node[] {
-  const piece = local("i32", "piece"), pieces = local("i32", "pieces"), stretches = local("i32", "stretches"), width = local("i32", "columns");
-  const row = local("i32", "row"), from = local("i32", "from"), to = local("i32", "to");
-  return [
-    width.set(columns),
-    stretches.set(i32.div_u(i32.add(width, pieceColumns - 1), pieceColumns)),
-    pieces.set(i32.mul(rowCount(args), stretches)),
-    forEachClaimed(piece, pieces, [
-      row.set(i32.div_u(piece, stretches)),
-      from.set(i32.mul(i32.rem_u(piece, stretches), 4 * pieceColumns)),
-      to.set(least(i32.add(from, 4 * pieceColumns), i32.shl(width, 2))),
-      ...body(row, from, to),
-    ]),
-  ];
-}
-
 /** out[r, i] = f(gateUp[r, i]) * gateUp[r, columns + i], columns being out's. */
 export const gatedActivationArgs = { ...rowWords, out: 2, outStride: 3, gateUp: 4, gateUpStride: 5, columns: 6 } as const;
 
-/** f(x), x free to evaluate many times. */
+/** f(x); `held` is free to keep x in where it is used twice. */
 const activations = {
-  silu: (math: MathLibrary, x: Operand): Node => f32x4.mul(x, math.sigmoid(x)),
-  geluTanh: (math: MathLibrary, x: Operand): Node => math.geluTanh(x),
-  gelu: (math: MathLibrary, x: Operand): Node => math.gelu(x),
-  relu: (_: MathLibrary, x: Operand): Node => f32x4.max(x, splat.f32(0)),
+  silu: (math: MathLibrary, x: Node, held: Local): Node => f32x4.mul(held.tee(x), math.sigmoid(held)),
+  geluTanh: (math: MathLibrary, x: Node): Node => math.geluTanh(x),
+  gelu: (math: MathLibrary, x: Node): Node => math.gelu(x),
+  relu: (_: MathLibrary, x: Node): Node => f32x4.max(x, splat.f32(0)),
 } as const;
 export type GatedActivation = keyof typeof activations;
 export const gatedActivations = Object.keys(activations) as readonly GatedActivation[];
 
-/** Adds `gated_silu`, `gated_geluTanh`, `gated_gelu` or `gated_relu`. */
-export function gatedActivation(m: Module, math: MathLibrary, activation: GatedActivation): Func {
-  return kernel(m, `gated_${activation}`, (args, _thread, local) => {
+/** Adds `gated_silu`, `gated_geluTanh`, `gated_gelu` or `gated_relu`, with `_int8` behind it where it writes such rows. */
+export function gatedActivation(m: Module, math: MathLibrary, activation: GatedActivation, type: RowType): Func {
+  return kernel(m, `gated_${activation}${suffix[type]}`, (args, _thread, local) => {
     const word = (name: keyof typeof gatedActivationArgs): Node => argument(args, gatedActivationArgs[name]);
     const gate = local("i32", "gate"), up = local("i32", "up"), out = local("i32", "out"), x = local("v128", "x");
+    const value = (lanes: Lanes, i: Local): Node => f32x4.mul(activations[activation](math, lanes.load(gate, i), x), lanes.load(up, i));
     return overStretches(args, local, word("columns"), (row, from, to) => [
       gate.set(rowAddress(word("gateUp"), row, word("gateUpStride"))),
       up.set(i32.add(gate, i32.shl(word("columns"), 2))),
-      out.set(rowAddress(word("out"), row, word("outStride"))),
-      ...overColumns(local, from, to, (lanes, i) => [
-        x.set(lanes.load(gate, i)),
-        lanes.store(out, i, f32x4.mul(activations[activation](math, x), lanes.load(up, i))),
-      ]),
+      out.set(outAddress(type, word("out"), row, word("outStride"))),
+      ...writeRow(type, local, out, from, to, value),
     ]);
   });
 }

@@ -7,14 +7,18 @@
 import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
 import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
-import type { AttentionCall, AttentionKernel, Backend, Buffer, BufferUse, Ops, Program } from "../backend.ts";
+import type { AttentionCall, AttentionKernel, Backend, Buffer, BufferUse, Ops, Program, Weight } from "../backend.ts";
+import { isQuantized, type QuantizedDType } from "../quantized.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
 import { captureWords } from "./expr.ts";
 import { control, Heap, type HeapOptions, WasmBuffer } from "./memory.ts";
 import { addressOf, floatBits, opsModule, own, recordOps, sameBank } from "./ops.ts";
+import { writePanels } from "./panels.ts";
 import { Pool } from "./pool.ts";
+import { type DotOperand, probeDot, quantizedModule } from "./quantized.ts";
 import { Variants } from "./variants.ts";
+import { wideBytes } from "./wide.ts";
 
 export interface WasmOptions extends HeapOptions {
   /** Default: all of the machine's. A page that is not cross-origin isolated has one. */
@@ -74,6 +78,9 @@ class WasmBackend implements Backend {
   readonly #heap: Heap;
   readonly #pool: Pool;
   #kernels: Variants | undefined;
+  /** Kernels of quantised weights, delivered when the first of a dtype is asked for. */
+  readonly #quantized = new Map<QuantizedDType, Variants>();
+  readonly #dotOperand: DotOperand = probeDot();
   /** A program of one record and its arguments, for ops run outside `record` while nothing else is under way. */
   readonly #immediate: WasmBuffer;
   #recording: { readonly records: number[]; readonly arguments: WasmBuffer[] } | undefined;
@@ -96,7 +103,7 @@ class WasmBackend implements Backend {
     this.#immediate = heap.alloc(recordBytes + 4 * immediateWords);
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
     this.ops = {
-      ...recordOps((kernel, words, banks) => this.#emit(this.#kernels!.slot(kernel, banks), words)),
+      ...recordOps((kernel, words, banks, dtype) => this.#emit((dtype ? this.#kernelsOf(dtype) : this.#kernels!).slot(kernel, banks), words)),
       attention: (call) => this.#attention(call),
     };
   }
@@ -118,6 +125,21 @@ class WasmBackend implements Backend {
     invariant(offset >= 0 && offset + data.byteLength <= to.bytes, `write of ${data.byteLength} bytes at ${offset} of ${to.bytes}`);
     const written = this.#pool.busy ? data.slice() : data;
     this.#pool.submit(() => this.view(to).set(written, offset));
+  }
+
+  writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): void {
+    invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
+    invariant(!this.#pool.busy, "weights are written while a program runs");
+    writePanels(this.view(data), dtype, columns, firstRow, packed, this.#dotOperand);
+  }
+
+  #kernelsOf(dtype: QuantizedDType): Variants {
+    let kernels = this.#quantized.get(dtype);
+    if (!kernels) {
+      kernels = Variants.later(this.#pool, () => quantizedModule(dtype, this.#dotOperand), this.#fail, (bytes) => wideBytes(dtype, this.#dotOperand, bytes));
+      this.#quantized.set(dtype, kernels);
+    }
+    return kernels;
   }
 
   async read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {

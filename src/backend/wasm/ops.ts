@@ -2,7 +2,8 @@
  * The fixed ops: which kernel each is, and its argument words. The kernels are in matmul.ts, elementwise.ts and rope.ts.
  */
 import { invariant } from "../../core/errors.ts";
-import { type Activation, type BatchInputs, type Buffer, headerWord, type Ops } from "../backend.ts";
+import { type Activation, type BatchInputs, type Buffer, headerWord, type Ops, type WeightDType } from "../backend.ts";
+import { blocksOf, isQuantized, type QuantizedDType } from "../quantized.ts";
 import { Module } from "./assembler.ts";
 import {
   embed, embedArgs, gatedActivation, gatedActivationArgs, gatedActivations, gatherRows, gatherRowsArgs, rmsNorm, rmsNormArgs, softCap, softCapArgs,
@@ -10,10 +11,12 @@ import {
 import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
 import { MathLibrary } from "./math.ts";
 import { WasmBuffer } from "./memory.ts";
+import { piecePanels, quantizedEmbedArgs, quantizedLinearArgs } from "./quantized.ts";
+import { quantize, quantizeArgs } from "./quantize.ts";
 import type { Banks } from "./variants.ts";
 import { kvFormatNumber, ropeAndCache, ropeArgs } from "./rope.ts";
 
-/** One module with every fixed op; exports are named as `recordOps` emits them. */
+/** One module with every fixed op but those on quantised weights (quantized.ts); exports are named as `recordOps` emits them. */
 export function opsModule(): Module {
   const m = new Module();
   const math = new MathLibrary(m);
@@ -21,16 +24,22 @@ export function opsModule(): Module {
     embed(m, dtype);
     linear(m, dtype);
   }
-  rmsNorm(m);
+  quantize(m);
+  for (const type of ["f32", "int8"] as const) {
+    rmsNorm(m, type);
+    for (const activation of gatedActivations) gatedActivation(m, math, activation, type);
+  }
   ropeAndCache(m);
-  for (const activation of gatedActivations) gatedActivation(m, math, activation);
   gatherRows(m);
   softCap(m, math);
   return m;
 }
 
-/** Writes down one launch: a kernel by name, its argument words, and the banks of its memories that may not be the first. */
-export type Emit = (kernel: string, words: readonly number[], banks?: Banks) => void;
+/**
+ * Writes down one launch: a kernel by name, its argument words, the banks of its memories that may not be the first, and of which quantised
+ * dtype its module is.
+ */
+export type Emit = (kernel: string, words: readonly number[], banks?: Banks, dtype?: QuantizedDType) => void;
 
 /** A float where an argument word wants its bits. */
 class Float {
@@ -88,29 +97,39 @@ function wordsOf<Table extends Readonly<Record<string, number>>>(table: Table, v
 const rows = (batch: BatchInputs, out: Activation): { header: Buffer; rowsWord: number } =>
   ({ header: batch.header, rowsWord: out.rows === "tokens" ? headerWord.numTokens : headerWord.numLogits });
 
+const quantizedOnly = (dtype: WeightDType): QuantizedDType | undefined => (isQuantized(dtype) ? dtype : undefined);
+/** The suffix of kernels that write `out`. */
+const suffix = (out: Activation): string => (out.dtype === "int8" ? "_int8" : "");
+
 /** All ops but attention, as launches given to `emit`. */
 export function recordOps(emit: Emit): Omit<Ops, "attention"> {
   return {
-    embed: ({ out, table, batch, scale }) => emit(`embed_${table.dtype}`, wordsOf(embedArgs, {
-      ...rows(batch, out), out: out.data, outStride: out.stride, table: new Apart(table.data), tokens: batch.tokens, columns: out.columns, scale: new Float(scale),
-    }), { weights: own(table.data).bank }),
-    rmsNorm: ({ out, x, weight, epsilon, residual, batch }) => emit("rmsNorm", wordsOf(rmsNormArgs, {
+    embed: ({ out, table, batch, scale }) => emit(`embed_${table.dtype}`, wordsOf(isQuantized(table.dtype) ? quantizedEmbedArgs : embedArgs, {
+      ...rows(batch, out), out: out.data, outStride: isQuantized(table.dtype) ? 4 * out.stride : out.stride, table: new Apart(table.data), tokens: batch.tokens, columns: out.columns, scale: new Float(scale),
+    }), { weights: own(table.data).bank }, quantizedOnly(table.dtype)),
+    rmsNorm: ({ out, x, weight, epsilon, residual, batch }) => emit(`rmsNorm${suffix(out)}`, wordsOf(rmsNormArgs, {
       ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, columns: out.columns, weight,
       epsilon: new Float(epsilon), residual: residual?.data, residualStride: residual?.stride,
     })),
+    quantize: ({ out, x, batch }) => emit("quantize", wordsOf(quantizeArgs, {
+      ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, columns: x.columns,
+    })),
     linear: ({ out, x, weight, bias, residual, batch }) => {
-      invariant(x.columns === weight.columns && out.columns === weight.rows, `linear of ${x.columns} by ${weight.rows} x ${weight.columns} to ${out.columns}`);
-      emit(`linear_${weight.dtype}`, wordsOf(linearArgs, {
-        ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, weight: new Apart(weight.data), n: weight.rows, k: weight.columns,
-        bias, residual: residual?.data, residualStride: residual?.stride, pieceColumns: linearPieceColumns(weight.columns, weight.dtype),
-      }), { weights: own(weight.data).bank });
+      const { data, dtype, rows: n, columns: k } = weight;
+      invariant(x.columns === k && out.columns === n, `linear of ${x.columns} by ${n} x ${k} to ${out.columns}`);
+      invariant((x.dtype === "int8") === isQuantized(dtype), `activations of ${x.dtype ?? "f32"} meet weights of ${dtype}`);
+      const shared = { ...rows(batch, out), out: out.data, x: x.data, xStride: x.stride, weight: new Apart(data), n, bias, residual: residual?.data };
+      const words = isQuantized(dtype)
+        ? wordsOf(quantizedLinearArgs, { ...shared, outStride: 4 * out.stride, residualStride: 4 * (residual?.stride ?? 0), blocks: blocksOf(k), piecePanels: piecePanels(dtype, blocksOf(k)) })
+        : wordsOf(linearArgs, { ...shared, outStride: out.stride, residualStride: residual?.stride, k, pieceColumns: linearPieceColumns(k, dtype) });
+      emit(`linear_${dtype}`, words, { weights: own(data).bank }, quantizedOnly(dtype));
     },
     ropeAndCache: ({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) => emit("ropeAndCache", wordsOf(ropeArgs, {
       ...rows(batch, qkv), qkv: qkv.data, qkvStride: qkv.stride, numQueryHeads, numKvHeads: key.numHeads, headDim: key.headDim, valueHeadDim: value.headDim,
       key: new Apart(key.data), value: new Apart(value.data), positions: batch.positions, slots: batch.slots, rotary, rotaryDim, qNorm, kNorm, epsilon: new Float(epsilon),
       pageSize: key.pageSize, format: kvFormatNumber[key.format],
     }), { cache: sameBank(key.data, value.data) }),
-    gatedActivation: ({ out, gateUp, activation, batch }) => emit(`gated_${activation}`, wordsOf(gatedActivationArgs, {
+    gatedActivation: ({ out, gateUp, activation, batch }) => emit(`gated_${activation}${suffix(out)}`, wordsOf(gatedActivationArgs, {
       ...rows(batch, out), out: out.data, outStride: out.stride, gateUp: gateUp.data, gateUpStride: gateUp.stride, columns: out.columns,
     })),
     gatherRows: ({ out, x, batch }) => emit("gatherRows", wordsOf(gatherRowsArgs, {

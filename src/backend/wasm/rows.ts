@@ -2,7 +2,7 @@
  * Walking the rows and columns of matrices: what the kernels of the fixed ops share. Knows none of them.
  */
 import { constant, f32, f32x4, forRange, i32, i32x4, splat, v128, type Local, type Memory, type Node, type Operand } from "./assembler.ts";
-import { argument, type MakeLocal } from "./kernel.ts";
+import { argument, forEachClaimed, type MakeLocal } from "./kernel.ts";
 
 /** How weights are stored. */
 export type WeightType = "f32" | "bf16";
@@ -37,13 +37,13 @@ export interface Lanes {
   loadWeight(dtype: WeightType, weights: Memory, base: Operand, i: Operand): Node;
   store(base: Operand, i: Operand, value: Operand): Node;
 }
-const four: Lanes = {
+export const four: Lanes = {
   count: 4,
   load: (base, i) => v128.load(i32.add(base, i)),
   loadWeight: (dtype, weights, base, i) => loadFourWeights[dtype](weights.at(i32.add(base, dtype === "f32" ? i : i32.shr_u(i, 1))), 0),
   store: (base, i, value) => v128.store(i32.add(base, i), value),
 };
-const one: Lanes = {
+export const one: Lanes = {
   count: 1,
   load: (base, i) => v128.load32_zero(i32.add(base, i)),
   loadWeight: (dtype, weights, base, i) => loadOneWeight[dtype](weights.at(i32.add(base, dtype === "f32" ? i : i32.shr_u(i, 1)))),
@@ -58,6 +58,25 @@ export function overColumns(local: MakeLocal, from: Operand, to: Local, body: (l
     whole.set(i32.add(start, i32.and(i32.sub(to, start), -16))),
     forRange(i, start, whole, 16, body(four, i)),
     forRange(i, whole, to, 4, body(one, i)),
+  ];
+}
+
+const pieceColumns = 512;
+
+/** Claims stretches of `pieceColumns` columns of all rows: `body` runs with `row` set, for the byte offsets [from, to) of it. */
+export function overStretches(args: Local, local: MakeLocal, columns: Node, body: (row: Local, from: Local, to: Local) => readonly Node[]): Node[] {
+  const piece = local("i32", "piece"), pieces = local("i32", "pieces"), stretches = local("i32", "stretches"), width = local("i32", "columns");
+  const row = local("i32", "row"), from = local("i32", "from"), to = local("i32", "to");
+  return [
+    width.set(columns),
+    stretches.set(i32.div_u(i32.add(width, pieceColumns - 1), pieceColumns)),
+    pieces.set(i32.mul(rowCount(args), stretches)),
+    forEachClaimed(piece, pieces, [
+      row.set(i32.div_u(piece, stretches)),
+      from.set(i32.mul(i32.rem_u(piece, stretches), 4 * pieceColumns)),
+      to.set(least(i32.add(from, 4 * pieceColumns), i32.shl(width, 2))),
+      ...body(row, from, to),
+    ]),
   ];
 }
 

@@ -20,6 +20,9 @@ export class Variants {
   #kernels: ReadonlyMap<string, number> = new Map();
   readonly #firstSlots = new Map<string, number>();
 
+  /** What is done to the bytes before they are delivered. */
+  #prepare = (bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> => bytes;
+
   /** `failed` hears of a variant that could not be delivered later on. */
   private constructor(pool: Pool, build: () => Module, failed: (error: unknown) => void) {
     this.#pool = pool;
@@ -27,12 +30,19 @@ export class Variants {
     this.#failed = failed;
   }
 
+  /** Delivers nothing before a kernel is asked for. */
+  static later(pool: Pool, build: () => Module, failed: (error: unknown) => void, prepare: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer>): Variants {
+    const variants = new Variants(pool, build, failed);
+    variants.#prepare = prepare;
+    variants.#name(build());
+    return variants;
+  }
+
   /** Loads the variant that has everything in bank 0. @throws UsageError when memory has no room for the code */
   static async load(pool: Pool, build: () => Module, failed: (error: unknown) => void): Promise<Variants> {
     const variants = new Variants(pool, build, failed);
     const module = build();
-    variants.#memories = module.memories;
-    variants.#kernels = new Map(module.exports.map((name, i) => [name, i]));
+    variants.#name(module);
     await variants.#deliver(module, module.memories.map(() => 0));
     return variants;
   }
@@ -47,9 +57,14 @@ export class Variants {
     return this.#firstSlots.get(chosen.join())! + index;
   }
 
+  #name(module: Module): void {
+    this.#memories = module.memories;
+    this.#kernels = new Map(module.exports.map((name, i) => [name, i]));
+  }
+
   #deliver(module: Module, banks: readonly number[]): Promise<void> {
     const apart = module.memories.filter((_, i) => banks[i] !== 0);
-    const { slot, loaded } = this.#pool.load(module.bytes(apart), module.exports.length, banks.filter((bank) => bank !== 0));
+    const { slot, loaded } = this.#pool.load(this.#prepare(module.bytes(apart)), module.exports.length, banks.filter((bank) => bank !== 0));
     this.#firstSlots.set(banks.join(), slot);
     return loaded;
   }
