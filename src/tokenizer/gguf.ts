@@ -15,7 +15,7 @@ export type GgufMetadata = ReadonlyMap<string, unknown>;
 /** Values of tokenizer.ggml.token_type. */
 const tokenTypes = { unknown: 2, control: 3, userDefined: 4, unused: 5 } as const;
 
-/** Texts of tokens that end a turn. Files name but one of them, and chats end with another. llama.cpp goes by such a list too. */
+/** Texts of tokens that end a turn, all with "<" in front. Files name but one of them, and chats end with another. llama.cpp goes by such a list too. */
 const endTexts: ReadonlySet<string> = new Set([
   "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "<｜end▁of▁sentence｜>",
 ]);
@@ -59,7 +59,7 @@ export function ggufTextFiles(metadata: GgufMetadata, path: string): TextFiles {
   if (parts === undefined) throw read.refuse(`tokenizer.ggml.model is ${JSON.stringify(kind)}, and ${Object.keys(kinds).join(" and ")} are known`);
   const vocabulary = { tokens: read.tokens(), types: read.numbers("token_type") };
   const { tokens } = vocabulary;
-  const added = addedTokens(vocabulary, read);
+  const { added, ends } = addedTokens(vocabulary, read);
   const { addBos, ...tokenizer } = parts(vocabulary, read);
 
   const named = Object.entries(namedTokens).flatMap(([name, key]): [string, string][] => {
@@ -68,14 +68,13 @@ export function ggufTextFiles(metadata: GgufMetadata, path: string): TextFiles {
   });
   const around = { bos: read.flag("add_bos_token") ?? addBos, eos: read.flag("add_eos_token") ?? false };
   const texts = Object.fromEntries(named);
-  const ends = [...endKeys.flatMap((key) => read.id(key, tokens.length) ?? []), ...tokens.keys().filter((id) => endTexts.has(tokens[id]!))];
   return {
     "tokenizer.json": {
       ...tokenizer, added_tokens: added,
       post_processor: template(around.bos ? texts["bos_token"] : undefined, around.eos ? texts["eos_token"] : undefined),
     },
     "tokenizer_config.json": { ...texts, ...read.chatTemplates() },
-    "generation_config.json": { eos_token_id: [...new Set(ends)], ...ggufSampling(metadata) },
+    "generation_config.json": { eos_token_id: ends, ...ggufSampling(metadata) },
   };
 }
 
@@ -87,22 +86,24 @@ export function ggufSampling(metadata: GgufMetadata): Readonly<Record<string, nu
   }));
 }
 
-/** The tokens that are looked for in a text before anything else. */
-function addedTokens({ tokens, types }: Vocabulary, read: Reader): object[] {
+/** The tokens that are looked for in a text before anything else, and the ids of those that end a turn. */
+function addedTokens({ tokens, types }: Vocabulary, read: Reader): { readonly added: readonly object[]; readonly ends: readonly number[] } {
   const ids = [...endKeys, "bos_token_id", "unknown_token_id"] as const;
   const special = new Set(types === undefined ? ids.flatMap((key) => read.id(key, tokens.length) ?? []) : []);
-  const rows: object[] = [];
+  const rows: object[] = [], ends = new Set(endKeys.flatMap((key) => read.id(key, tokens.length) ?? []));
   const add = (id: number, content: string, isSpecial: boolean): void => void rows.push({ id, content, special: isSpecial, normalized: false });
   for (let id = 0; id < tokens.length; id++) {
     const text = tokens[id]!, type = types?.[id];
-    if (type === tokenTypes.control || type === tokenTypes.unknown || special.has(id) || endTexts.has(text)) add(id, text, true);
+    const isEnd = text.startsWith("<") && endTexts.has(text);
+    if (isEnd) ends.add(id);
+    if (type === tokenTypes.control || type === tokenTypes.unknown || special.has(id) || isEnd) add(id, text, true);
     else if (type === tokenTypes.userDefined) {
       // llama.cpp's converter writes the spaces of a token as spaces where the model has "▁" for them; a text may hold either.
       if (text.includes(" ")) add(id, text.replaceAll(" ", "▁"), false);
       add(id, text, false);
     }
   }
-  return rows;
+  return { added: rows, ends: [...ends] };
 }
 
 /** By tokenizer.ggml.model. */

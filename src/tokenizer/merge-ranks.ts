@@ -2,10 +2,12 @@
  * Which two neighbouring tokens merge, and which pair goes first: the table of a byte-pair encoding, from a list of merges or from
  * SentencePiece's scores.
  *
- * A list of merges is read whole. From scores nothing is derived beforehand: a pair's rank is looked up by the text of both
- * together when the pair is first met, and remembered. So 256,000 tokens cost no more than 32,000 before the first word.
+ * A pair is looked up by its texts when it is first met, and remembered by its ids. So little is done before the first word: the
+ * merges become keys (280,000 of them with Llama 3), and from scores, where any two tokens whose texts together are a token merge,
+ * nothing is derived at all.
  */
 import { UsageError } from "../core/errors.ts";
+import { PairTable } from "./pair-table.ts";
 
 /** What a BPE model says of its merges: a list, or by id the scores of SentencePiece. */
 export interface MergeConfig {
@@ -26,27 +28,36 @@ export interface Ranks {
 /** Ranks must stay below this for the keys of bpe.ts. */
 const maxRank = 2 ** 25;
 /** Pairs that are remembered, those that do not merge too. */
-const maxPairs = 2 ** 20;
+const maxPairs = 2 ** 17;
 
-/** The merges in the order of the list. Throws UsageError where one names a token that the vocabulary lacks. */
+/** The merges in the order of the list. `rankOf` throws UsageError where one makes a token that the vocabulary lacks. */
 export function mergeRanks(config: MergeConfig, vocab: ReadonlyMap<string, number>, forbidden: ReadonlySet<number>): Ranks {
   const { merges = [] } = config;
-  const numIds = countIds(vocab);
-  const result = new Int32Array(merges.length);
-  const ranks = new Map<number, number>();
   const prefixLength = config.continuing_subword_prefix?.length ?? 0;
+  const texts = textsOf(vocab);
+  // Only in pairs may a token have a space in it.
+  const separator = merges.every((merge) => typeof merge === "string") ? " " : "\0";
+  const ranks = new Map<string, number>();
   for (let rank = 0; rank < merges.length; rank++) {
     const merge = merges[rank]!;
-    const [left = "", right = ""] = typeof merge === "string" ? splitOnce(merge) : merge;
-    const a = vocab.get(left), b = vocab.get(right), to = vocab.get(left + (prefixLength > 0 ? right.slice(prefixLength) : right));
-    if (a === undefined || b === undefined || to === undefined) {
-      const what = `merge ${rank} (${JSON.stringify(merge)}) names a token that the vocabulary lacks`;
-      throw new UsageError(`the model's tokenizer: ${what}; the file is damaged, download it again`);
-    }
-    result[rank] = to;
-    if (!forbidden.has(to)) ranks.set(a * numIds + b, rank);
+    ranks.set(typeof merge === "string" ? (separator === " " ? merge : merge.replace(" ", separator)) : `${merge[0]}${separator}${merge[1]}`, rank);
   }
-  return { rankOf: (left, right) => ranks.get(left * numIds + right) ?? -1, merged: (rank) => result[rank]! };
+  const result = new Int32Array(merges.length);
+  return {
+    rankOf: remember((left, right) => {
+      const a = texts[left]!, b = texts[right]!;
+      const rank = ranks.get(a + separator + b);
+      if (rank === undefined) return -1;
+      const to = vocab.get(prefixLength > 0 ? a + b.slice(prefixLength) : a + b);
+      if (to === undefined) {
+        const what = `merge ${rank} (${JSON.stringify(merges[rank])}) makes a token that the vocabulary lacks`;
+        throw new UsageError(`the model's tokenizer: ${what}; the file is damaged, download it again`);
+      }
+      result[rank] = to;
+      return forbidden.has(to) ? -1 : rank;
+    }),
+    merged: (rank) => result[rank]!,
+  };
 }
 
 /**
@@ -54,17 +65,14 @@ export function mergeRanks(config: MergeConfig, vocab: ReadonlyMap<string, numbe
  * one token's splits the one whose left side has the lower id.
  */
 export function scoreRanks(scores: ArrayLike<number>, vocab: ReadonlyMap<string, number>, forbidden: ReadonlySet<number>): Ranks {
-  const numIds = countIds(vocab);
-  const texts: string[] = [];
-  for (const [text, id] of vocab) texts[id] = text;
+  const texts = textsOf(vocab), numIds = texts.length;
   const order = byScore(scores, vocab);
   const place = new Int32Array(numIds);
-  order.forEach((id, at) => void (place[id] = at));
+  for (let at = 0; at < order.length; at++) place[order[at]!] = at;
   // A rank is (place by score, place among the token's splits); splits beyond the last of these share it.
   const numSplits = Math.floor(maxRank / numIds);
 
-  const known = new Map<number, number>();
-  const look = (left: number, right: number): number => {
+  const rankOf = remember((left, right) => {
     const whole = texts[left]! + texts[right]!;
     const to = vocab.get(whole);
     if (to === undefined || forbidden.has(to)) return -1;
@@ -74,25 +82,28 @@ export function scoreRanks(scores: ArrayLike<number>, vocab: ReadonlyMap<string,
       if (other !== undefined && other < left && vocab.has(whole.slice(i))) split++;
     }
     return place[to]! * numSplits + Math.min(split, numSplits - 1);
-  };
-  return {
-    rankOf: (left, right) => {
-      const key = left * numIds + right;
-      let rank = known.get(key);
-      if (rank === undefined) {
-        if (known.size >= maxPairs) known.clear();
-        known.set(key, (rank = look(left, right)));
-      }
-      return rank;
-    },
-    merged: (rank) => order[Math.floor(rank / numSplits)]!,
+  });
+  return { rankOf, merged: (rank) => order[Math.floor(rank / numSplits)]! };
+}
+
+/** `look`, asked once for each pair while there is room. */
+function remember(look: Ranks["rankOf"]): Ranks["rankOf"] {
+  const known = new PairTable(maxPairs);
+  return (left, right) => {
+    let rank = known.get(left, right);
+    if (rank === undefined) {
+      if (known.size >= maxPairs) known.clear();
+      known.set(left, right, (rank = look(left, right)));
+    }
+    return rank;
   };
 }
 
-function countIds(vocab: ReadonlyMap<string, number>): number {
-  let numIds = 0;
-  for (const id of vocab.values()) if (id >= numIds) numIds = id + 1;
-  return numIds;
+/** By id. */
+function textsOf(vocab: ReadonlyMap<string, number>): string[] {
+  const texts: string[] = [];
+  for (const [text, id] of vocab) texts[id] = text;
+  return texts;
 }
 
 /** Ids by falling score, then rising id. Most vocabularies lie so already. */
@@ -102,10 +113,4 @@ function byScore(scores: ArrayLike<number>, vocab: ReadonlyMap<string, number>):
     if (scores[ids[i]!]! > scores[ids[i - 1]!]! || ids[i]! < ids[i - 1]!) return ids.sort((a, b) => scores[b]! - scores[a]! || a - b);
   }
   return ids;
-}
-
-/** "a b" as ["a", "b"]: the old form of a merge. */
-function splitOnce(merge: string): [string, string] {
-  const space = merge.indexOf(" ", 1);
-  return space < 0 ? [merge, ""] : [merge.slice(0, space), merge.slice(space + 1)];
 }

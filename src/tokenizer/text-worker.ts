@@ -22,4 +22,4 @@ onMessage((message) => {
   post(reply, reply.kind === "done" ? [reply.result.ids.buffer as ArrayBuffer] : []);
 });
 post({ kind: "ready" } satisfies Reply);
-tokenizer.encode(""); // The merge tables are built before the first request waits for them.
+tokenizer.encode("a"); // The large tables are built before the first request waits for them.

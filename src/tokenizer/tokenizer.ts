@@ -71,26 +71,26 @@ export function loadTokenizer(files: TextFiles): Tokenizer {
 
 function build(json: Json, files: TextFiles): Tokenizer {
   const modelConfig = field(json, "model");
-  const modelVocab = vocabOf(modelConfig);
+  // A thread that only decodes does not need the large tables: ids by texts, and merges.
+  const vocab = lazy(() => vocabOf(modelConfig));
   const added = list(json, "added_tokens").map(addedToken);
-  const ids = new Map(modelVocab);
-  for (const token of added) ids.set(token.content, token.id);
-  const tokens: (string | undefined)[] = [];
-  for (const [token, id] of ids) tokens[id] = token;
+  const addedIds = new Map(added.map((token) => [token.content, token.id]));
+  const idOf = (token: string): number | undefined => addedIds.get(token) ?? vocab().get(token);
+  const tokens = tokensOf(modelConfig, vocab);
+  for (const token of added) tokens[token.id] = token.content;
   const special = new Set(added.filter((token) => token.special).map((token) => token.id));
 
   const library = libraryOf(json);
   const normalize = library.normalizer ?? ((piece: string) => piece);
   const cut = preTokenizer(field(json, "pre_tokenizer"));
-  // Merge tables are large, and a thread that only decodes does not need them.
-  const model = lazy(() => modelOf(modelConfig, modelVocab, special));
+  const model = lazy(() => modelOf(modelConfig, vocab(), special));
 
   const raw = added.filter((token) => !token.normalized), normalized = added.filter((token) => token.normalized);
   const findRaw = new Matcher(raw);
   // Positions are lost in normalising, so where trust differs within the text special tokens are looked for in the raw text only.
   const findTrusted = new Matcher([...raw, ...normalized.filter((token) => token.special)]);
   const findNormalized = new Matcher(normalized, (token) => normalize(token.content));
-  const [prefix, suffix] = surroundings(library.post_processor, ids);
+  const [prefix, suffix] = surroundings(library.post_processor, idOf);
 
   const encode = (source: string, options: EncodeOptions = {}): Int32Array => {
     const { addSpecialTokens = true, allowSpecial = false, untrusted } = options;
@@ -130,7 +130,7 @@ function build(json: Json, files: TextFiles): Tokenizer {
     isSpecial: (id: number) => special.has(id),
     bytes: (id: number, first: boolean) => {
       const token = tokens[id];
-      if (token === undefined) return undefined;
+      if (token === undefined || token === null) return undefined;
       return first ? bytes(token, true) : (cache[id] ??= bytes(token, false));
     },
   };
@@ -145,10 +145,10 @@ function build(json: Json, files: TextFiles): Tokenizer {
       return start + stream.flush();
     },
     vocabSize: tokens.length,
-    ...endTokens(files, ids),
+    ...endTokens(files, idOf),
     specialTokens: added.filter((token) => token.special).map((token) => token.content),
-    tokenToId: (token) => ids.get(token),
-    idToToken: (id) => tokens[id],
+    tokenToId: idOf,
+    idToToken: (id) => tokens[id] ?? undefined,
     idToBytes: (id) => tokenBytes.bytes(id, false),
   };
 }
@@ -171,7 +171,16 @@ function addedToken(row: Json): AddedToken {
   return { id, content, special, normalized, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
 }
 
-/** token -> id. Unigram lists [token, score] pairs, what comes of a GGUF file lists tokens, with null for an id that no text becomes; the others have an object. */
+/** By id: the token's text; null where no text becomes it. */
+function tokensOf(model: Json, vocab: () => ReadonlyMap<string, number>): (string | null | undefined)[] {
+  const listed = field(model, "vocab");
+  if (Array.isArray(listed) && !Array.isArray(listed[0])) return [...(listed as readonly (string | null)[])];
+  const tokens: (string | undefined)[] = [];
+  for (const [token, id] of vocab()) tokens[id] = token;
+  return tokens;
+}
+
+/** token -> id. Unigram lists [token, score] pairs, what comes of a GGUF file lists tokens; the others have an object. */
 function vocabOf(model: Json): Map<string, number> {
   const vocab = field(model, "vocab");
   if (Array.isArray(vocab)) {
@@ -201,17 +210,17 @@ function libraryOf(json: Json): { normalizer: ((piece: string) => string) | null
 type PostProcessor = (tokens: string[], pair: null, addSpecialTokens: boolean) => { readonly tokens: readonly string[] };
 
 /** The ids that stand before and after a text with special tokens, found by processing a token that no vocabulary has. */
-function surroundings(process: PostProcessor | null, ids: ReadonlyMap<string, number>): [readonly number[], readonly number[]] {
+function surroundings(process: PostProcessor | null, idOf: (token: string) => number | undefined): [readonly number[], readonly number[]] {
   if (process === null) return [[], []];
   const probe = "\u0000the text\u0000";
   const { tokens } = process([probe], null, true);
-  const idOf = (token: string): number => {
-    const id = ids.get(token);
+  const known = (token: string): number => {
+    const id = idOf(token);
     if (id === undefined) throw damaged(`the post_processor adds "${token}", which is no token of this vocabulary`);
     return id;
   };
   const at = tokens.indexOf(probe);
-  return [tokens.slice(0, at).map(idOf), tokens.slice(at + 1).map(idOf)];
+  return [tokens.slice(0, at).map(known), tokens.slice(at + 1).map(known)];
 }
 
 function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: ReadonlySet<number>): Model {
@@ -245,10 +254,10 @@ function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: Read
 }
 
 /** Beginning and end of text, from every file that names them. */
-function endTokens(files: TextFiles, ids: ReadonlyMap<string, number>): { bosId: number | undefined; eosIds: readonly number[] } {
+function endTokens(files: TextFiles, idOf: (token: string) => number | undefined): { bosId: number | undefined; eosIds: readonly number[] } {
   const names = [parseFile(files, "tokenizer_config.json"), parseFile(files, "special_tokens_map.json")];
   const configs = [parseFile(files, "generation_config.json"), parseFile(files, "config.json")];
-  const named = (name: string): number[] => names.flatMap((file) => ids.get(tokenText(field(file, name)) ?? "") ?? []);
+  const named = (name: string): number[] => names.flatMap((file) => tokenText(field(file, name)) ?? []).flatMap((token) => idOf(token) ?? []);
   const numbered = (name: string): number[] => configs.flatMap((file) => field(file, name)).filter((id): id is number => typeof id === "number");
   const [bosId] = [...named("bos_token"), ...numbered("bos_token_id")];
   return { bosId, eosIds: [...new Set([...named("eos_token"), ...numbered("eos_token_id")])] };
