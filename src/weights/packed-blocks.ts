@@ -42,13 +42,13 @@ function eachBlock(type: BlockType, dtype: QuantizedDType, repack: (source: Data
   };
 }
 
-/** The 32 codes of 5 bits: 16 pairs of 4 bits at `pairs`, their upper bits at `fifth`. */
-function fiveBits(source: DataView, fifth: number, pairs: number, out: Uint8Array, to: number, zero: number): void {
+/** The 32 codes of 5 bits: 16 pairs of 4 bits at `pairs`, their upper bits at `fifth`. Less `zero`, times `sign`. */
+function fiveBits(source: DataView, fifth: number, pairs: number, out: Uint8Array, to: number, zero: number, sign: 1 | -1): void {
   const upper = source.getUint32(fifth, true);
   for (let i = 0; i < 16; i++) {
     const pair = source.getUint8(pairs + i);
-    out[to + i] = ((pair & 15) | (((upper >>> i) & 1) << 4)) - zero;
-    out[to + 16 + i] = ((pair >> 4) | (((upper >>> (i + 16)) & 1) << 4)) - zero;
+    out[to + i] = sign * (((pair & 15) | (((upper >>> i) & 1) << 4)) - zero);
+    out[to + 16 + i] = sign * (((pair >> 4) | (((upper >>> (i + 16)) & 1) << 4)) - zero);
   }
 }
 
@@ -61,12 +61,14 @@ function runScale(source: DataView, at: number, run: number, to: number, view: D
 
 const repackers: Readonly<Partial<Record<BlockType, Pack>>> = {
   Q5_0: eachBlock("Q5_0", "int8", (source, at, out, to, view) => {
-    view.setUint16(to, source.getUint16(at, true), true);
-    fiveBits(source, at + 2, at + 6, out, to + 2, 16);
+    // llama.cpp's scales of Q5_0 have a sign, those of int8 have none: it goes into the codes.
+    const scale = source.getUint16(at, true);
+    view.setUint16(to, scale & 0x7fff, true);
+    fiveBits(source, at + 2, at + 6, out, to + 2, 16, scale < 0x8000 ? 1 : -1);
   }),
   Q5_1: eachBlock("Q5_1", "uint8", (source, at, out, to, view) => {
     view.setUint32(to, source.getUint32(at, true), true);
-    fiveBits(source, at + 4, at + 8, out, to + 4, 0);
+    fiveBits(source, at + 4, at + 8, out, to + 4, 0, 1);
   }),
   // 16 bytes of d, m and eight runs' scales; then 32 bytes for each two runs of 32, the first below, the second above.
   Q4_K: eachBlock("Q4_K", "uint4", (source, at, out, to, view) => {
