@@ -128,8 +128,8 @@ export function quantizeRows(values: Float32Array, dtype: QuantizedDType, column
       const from = row * columns + block * blockElements, to = Math.min(from + blockElements, (row + 1) * columns), at = row * rowBytes + block * blockBytes;
       let least = 0, greatest = 0;
       for (let i = from; i < to; i++) {
-        if (values[i]! < least) least = values[i]!;
-        else if (!(values[i]! <= greatest)) greatest = values[i]!;
+        least = Math.min(least, values[i]!); // NaN stays
+        greatest = Math.max(greatest, values[i]!);
       }
       if (!(greatest - least < 65504)) throw new RangeError(`a block of weights reaches from ${least} to ${greatest}`);
       const scale = f16Nearest(hasMin ? (greatest - least) / most : dtype === "int8" ? Math.max(greatest, -least) / 127 : (greatest > -least ? greatest : least) / -8);
