@@ -193,8 +193,11 @@ export interface Backend {
   /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
   view(buffer: Buffer): Uint8Array | undefined;
   write(to: Buffer, offset: number, data: Uint8Array): void;
-  /** Writes rows of a quantised weight from `firstRow` on: packed blocks as quantized.ts says, row after row. @throws UsageError for a scale it can not hold */
-  writeRows(weight: Weight, firstRow: number, packed: Uint8Array): void;
+  /**
+   * Writes rows of a quantised weight from `firstRow` on: packed blocks as quantized.ts says, row after row. `packed` is free again when
+   * the promise resolves; it may be a `view`. @throws UsageError for a scale it can not hold
+   */
+  writeRows(weight: Weight, firstRow: number, packed: Uint8Array): Promise<void>;
   /** Waits for all commands so far. The bytes are valid until the next command. */
   read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array>;
   compile(plan: AttentionPlan): Promise<AttentionKernel>;

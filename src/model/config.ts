@@ -39,6 +39,8 @@ export interface ModelConfig {
   readonly maxPositions: number;
   readonly layers: readonly LayerConfig[];
   readonly rope: RopeConfig;
+  /** Of layers with a window, where they rotate otherwise than the others. */
+  readonly localRope?: RopeConfig;
   readonly normEpsilon: number;
   /** The norms multiply by weight + normOffset (1 in Gemma); added when loading. */
   readonly normOffset: 0 | 1;
@@ -93,7 +95,25 @@ const harmless: ReadonlySet<string> = new Set([
 
 const ropeKinds = { default: "default", linear: "linear", llama3: "llama3" } as const;
 
-/** `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4). Where both stand they must agree. */
+/**
+ * `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4). Where both stand they must agree. Layers with a window may
+ * have their own: among `rope_parameters` by kind of layer (5), or as `rope_local_base_freq` (4).
+ */
+function readRopes(fields: Fields, headDim: number): Pick<ModelConfig, "rope" | "localRope"> {
+  if (headDim % 2 !== 0) fields.fail("head_dim", `heads of ${headDim} elements cannot be rotated in pairs; an even number is needed`);
+  if (fields.has("rope_parameters")) {
+    const byKind = fields.nested("rope_parameters");
+    if (byKind.has("full_attention")) {
+      for (const name of ["rope_theta", "rope_scaling", "rope_local_base_freq"]) if (fields.has(name)) fields.fail(name, "rope_parameters says it too; keep one of them");
+      const [full, sliding] = ["full_attention", "sliding_attention"].map((kind) => readRope(new Fields({ rope_parameters: byKind.take(kind) }, "config.json"), headDim));
+      byKind.finish();
+      return { rope: full!, localRope: sliding! };
+    }
+  }
+  const local = fields.has("rope_local_base_freq") ? fields.positive("rope_local_base_freq") : undefined;
+  return { rope: readRope(fields, headDim), ...(local !== undefined && { localRope: { theta: local, rotaryDim: headDim, scaling: { kind: "none" } } }) };
+}
+
 function readRope(fields: Fields, headDim: number): RopeConfig {
   const theta4 = fields.has("rope_theta") ? fields.positive("rope_theta") : undefined;
   const fromOld = fields.has("rope_scaling") ? fields.nested("rope_scaling") : undefined;
@@ -113,7 +133,6 @@ function readRope(fields: Fields, headDim: number): RopeConfig {
         originalMaxPositions: from.count("original_max_position_embeddings"),
       };
   from.finish();
-  if (headDim % 2 !== 0) fields.fail("head_dim", `heads of ${headDim} elements cannot be rotated in pairs; an even number is needed`);
   return { theta, rotaryDim: headDim, scaling };
 }
 
@@ -178,7 +197,7 @@ export function readConfig(inputs: ConfigInputs, families: Readonly<Record<strin
     intermediateSize: fields.count("intermediate_size"),
     numLayers: fields.count("num_hidden_layers"),
     maxPositions: fields.count("max_position_embeddings"),
-    rope: readRope(fields, headDim),
+    ...readRopes(fields, headDim),
     normEpsilon: fields.positive("rms_norm_eps", 1e-6),
     bosTokenId: fields.ids("bos_token_id")[0],
   };

@@ -67,10 +67,12 @@ export interface DecoderMemory {
   readonly kv: readonly { readonly key: KvCache; readonly value: KvCache }[];
   /** [maxPositions, rotaryDim/2, 2] */
   readonly rotary: Buffer;
+  /** Of layers with a window, where they have their own. */
+  readonly localRotary?: Buffer;
 }
 
 export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weight>, attention: readonly LayerAttention[], memory: DecoderMemory): void {
-  const { batch, rotary } = memory;
+  const { batch } = memory;
   const { hidden, normed, qkv, attended, rounded, projected, gateUp, gated, lastHidden, lastNormed, logits } = memory.activations;
   const { numQueryHeads, headDim, normEpsilon: epsilon } = config;
   const query: Layout = { data: qkv.data, sequenceStride: 0, rowStride: qkv.stride, headStride: headDim };
@@ -79,6 +81,7 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   ops.embed({ out: hidden, table: weights.embed, batch, scale: config.embeddingScale });
   weights.layers.forEach((layer, i) => {
     const { key, value } = memory.kv[i]!;
+    const rotary = (config.layers[i]!.window !== undefined && memory.localRotary) || memory.rotary;
     ops.rmsNorm({ out: normed, x: hidden, weight: layer.attentionNorm.data, epsilon, batch });
     project(qkv, normed, layer.qkv, layer.qkvBias);
     ops.ropeAndCache({

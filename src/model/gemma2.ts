@@ -6,7 +6,7 @@ import { activationNames, type Family, readLayers } from "./config.ts";
 import type { Fields } from "./fields.ts";
 
 /** Null or absent: no cap. */
-function readCap(fields: Fields, name: string): number | undefined {
+export function readCap(fields: Fields, name: string): number | undefined {
   if (fields.has(name)) return fields.positive(name);
   fields.take(name);
   return undefined;

@@ -19,7 +19,8 @@ export type ChosenFormats = Pick<ModelConfig, "weightDType" | "kvFormat"> & Pick
  * @throws UsageError when the file is broken, or its model cannot be run here.
  */
 export function openGgufCheckpoint(path: string, choose: (source: WeightSource) => ChosenFormats): { readonly config: ModelConfig; readonly source: WeightSource } {
-  const file = openGguf(path);
+  // The vocabulary is the tokenizer's, in another thread.
+  const file = openGguf(path, (key) => key.startsWith("tokenizer."));
   try {
     const description = readGgufConfig(file);
     const source = file.source(placeTensors(file, description));

@@ -150,10 +150,11 @@ export async function loadModel(
     return backend.alloc(bytes);
   };
 
-  const weights = loadWeights(backend, source, config, alloc, (done, total) => onProgress("loading weights", done, total));
+  const weights = await loadWeights(backend, source, config, alloc, (done, total) => onProgress("loading weights", done, total));
   const memory = takeMemory(config, limits, alloc);
-  const table = rotaryTable(config.rope, limits.maxModelLen);
-  backend.write(memory.rotary, 0, new Uint8Array(table.buffer));
+  for (const [to, rope] of [[memory.rotary, config.rope], [memory.localRotary, config.localRope]] as const) {
+    if (to && rope) backend.write(to, 0, new Uint8Array(rotaryTable(rope, limits.maxModelLen).buffer));
+  }
 
   const attention = planLayers(config, limits);
   const captures = attention.groups.map((group, g) => group.captures.map((capture): CaptureValue => {
@@ -195,6 +196,7 @@ function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: stri
     activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
     kv: config.layers.map((_, i) => ({ key: cache(`layers.${i}.keys`), value: cache(`layers.${i}.values`) })),
     rotary: alloc("rotary"),
+    ...(config.localRope && { localRotary: alloc("localRotary") }),
   };
 }
 

@@ -74,6 +74,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
     ...config.layers.flatMap((_, i) => [part("kvCache", `layers.${i}.keys`, kvBytes), part("kvCache", `layers.${i}.values`, kvBytes)]),
     ...Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => part("activations", name, activationBytes(shape, rows[shape.rows]))),
     part("rotary", "rotary", limits.maxModelLen * config.rope.rotaryDim * bytesPerElement.f32),
+    ...(config.localRope ? [part("rotary", "localRotary", limits.maxModelLen * config.localRope.rotaryDim * bytesPerElement.f32)] : []),
     ...Object.entries(inputs).map(([name, words]) => part("inputs", `batch.${name}`, i32Bytes * words)),
     ...workWords.map((words, i) => part("workLists", `work.${i}`, i32Bytes * words)),
     ...tables.map(({ name, bytes }) => part("modTables", name, Math.max(i32Bytes, bytes))),

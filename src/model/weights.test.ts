@@ -45,20 +45,21 @@ function memory(viewed: boolean): { backend: Backend; bytes: Map<Buffer, Uint8Ar
     },
     view: (buffer: Buffer) => (viewed ? bytes.get(buffer) : undefined),
     write: (to: Buffer, offset: number, data: Uint8Array) => bytes.get(to)!.set(data, offset),
+    free: (buffer: Buffer) => void bytes.delete(buffer),
   };
   return { backend: backend as unknown as Backend, bytes };
 }
 
 for (const viewed of [true, false]) {
   for (const stored of ["BF16", "F16", "F32"] as const) {
-    test(`${stored} weights arrive as f32 and as bf16, joined in order, ${viewed ? "in memory that is read into" : "by writes"}`, () => {
+    test(`${stored} weights arrive as f32 and as bf16, joined in order, ${viewed ? "in memory that is read into" : "by writes"}`, async () => {
       for (const weightDType of ["f32", "bf16"] as const) {
         const c = config(weightDType);
         const tensors = checkpoint(c, stored);
         const { backend, bytes } = memory(viewed);
         const specs = new Map(listTensors(c).map((spec) => [spec.name, spec]));
         const told: (readonly [number, number])[] = [];
-        const weights = loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(specs.get(name)!)), (done, total) => told.push([done, total]));
+        const weights = await loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(specs.get(name)!)), (done, total) => told.push([done, total]));
         const { qkv: [qkv], qkvBias } = weights.layers[0]!;
         const prefix = "model.layers.0.self_attn";
         const joined = (suffix: string): number[] => ["q", "k", "v"].flatMap((x) => [...toFloat32(tensors.get(`${prefix}.${x}_proj.${suffix}`)!.data, stored.toLowerCase() as DType)]);
@@ -73,17 +74,17 @@ for (const viewed of [true, false]) {
   }
 }
 
-test("gemma's norms get their 1 when they are loaded, and nothing else does", () => {
+test("gemma's norms get their 1 when they are loaded, and nothing else does", async () => {
   const c = config("bf16", { architectures: ["Gemma2ForCausalLM"], head_dim: 2, query_pre_attn_scalar: 2, sliding_window: 4, attention_bias: false });
   const tensors = checkpoint(c, "BF16");
   const { backend, bytes } = memory(true);
-  const weights = loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(listTensors(c).find((spec) => spec.name === name)!)), () => {});
+  const weights = await loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(listTensors(c).find((spec) => spec.name === name)!)), () => {});
   assert.deepEqual([...toFloat32(bytes.get(weights.finalNorm.data)!, "f32")], [...toFloat32(tensors.get("model.norm.weight")!.data, "bf16")].map((x) => x + 1));
   assert.deepEqual(bytes.get(weights.embed.data), tensors.get("model.embed_tokens.weight")!.data);
   assert.equal(weights.head, undefined);
 });
 
-test("what is missing, left over, of another shape or unreadable is refused by name", () => {
+test("what is missing, left over, of another shape or unreadable is refused by name", async () => {
   const c = config("f32");
   const refuse = (change: (tensors: ReturnType<typeof checkpoint>) => void, message: RegExp): void => {
     const tensors = checkpoint(c, "F32");
@@ -97,7 +98,7 @@ test("what is missing, left over, of another shape or unreadable is refused by n
   refuse((t) => t.set("model.norm.weight", { ...t.get("model.norm.weight")!, dtype: "I8" }), /model\.norm\.weight is I8/);
 });
 
-test("a stored rotary table is passed over, and a head too where embeddings are tied", () => {
+test("a stored rotary table is passed over, and a head too where embeddings are tied", async () => {
   const tied = config("f32", { tie_word_embeddings: true });
   const tensors = checkpoint(config("f32"), "F32");
   tensors.set("model.layers.0.self_attn.rotary_emb.inv_freq", tensors.get("model.norm.weight")!);
@@ -105,7 +106,7 @@ test("a stored rotary table is passed over, and a head too where embeddings are 
   assert.ok(tensors.has("lm_head.weight"));
 });
 
-test("auto keeps bf16 where all matrices are bf16, and is f32 otherwise", () => {
+test("auto keeps bf16 where all matrices are bf16, and is f32 otherwise", async () => {
   const tensors = checkpoint(config("f32"), "BF16");
   tensors.set("model.norm.weight", { ...tensors.get("model.norm.weight")!, dtype: "F32" });
   assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto").weightDType, "bf16");

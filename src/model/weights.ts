@@ -3,17 +3,17 @@
  * piece by piece through a small buffer. At no time is a whole tensor held twice.
  */
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
-import { isQuantized, type QuantizedDType } from "../backend/quantized.ts";
+import { isQuantized, panelRows, type QuantizedDType } from "../backend/quantized.ts";
 import { bytesPerElement, fromFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { type BlockType, blockFormats } from "../weights/block-formats.ts";
 import { packer } from "../weights/packed-blocks.ts";
 import { readInOrder, type StoredTensor, type WeightSource } from "../weights/source.ts";
 import type { ModelConfig } from "./config.ts";
-import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes } from "./tensors.ts";
+import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes, type TensorSpec } from "./tensors.ts";
 
 /** Bytes read at a time where elements change. A multiple of every element's size. */
-const chunkBytes = 2 ** 22;
+const chunkBytes = 2 ** 20;
 
 const memoryType: Readonly<Record<"f32" | "bf16", BlockType>> = { f32: "F32", bf16: "BF16" };
 /** Checked by `checkWeights`. */
@@ -42,33 +42,39 @@ export function checkWeights(source: WeightSource, config: ModelConfig): void {
  * Loads every tensor into memory that `alloc` gives (one call for each, by the tensor's name).
  * @param onBytes told after each tensor how many bytes are in memory, and how many there will be
  */
-export function loadWeights(backend: Backend, source: WeightSource, config: ModelConfig, alloc: (name: string) => Buffer, onBytes: (done: number, total: number) => void): ModelTensors<Weight> {
+export async function loadWeights(
+  backend: Backend, source: WeightSource, config: ModelConfig, alloc: (name: string) => Buffer, onBytes: (done: number, total: number) => void,
+): Promise<ModelTensors<Weight>> {
   checkWeights(source, config);
   const total = listTensors(config).reduce((bytes, spec) => bytes + tensorBytes(spec), 0);
+  const weights = mapTensors(modelTensors(config), (spec) => ({ spec, weight: { data: alloc(spec.name), dtype: spec.dtype, rows: spec.rows, columns: spec.columns } }));
+  const staging = backend.alloc(chunkBytes), chunk = backend.view(staging) ?? new Uint8Array(chunkBytes);
   let done = 0;
-  return mapTensors(modelTensors(config), (spec) => {
-    const weight: Weight = { data: alloc(spec.name), dtype: spec.dtype, rows: spec.rows, columns: spec.columns };
+  const all: { readonly spec: TensorSpec; readonly weight: Weight }[] = [];
+  mapTensors(weights, (each) => all.push(each));
+  for (const { spec, weight } of all) {
     let row = 0;
     for (const part of spec.parts) {
-      loadPart(backend, source, part.source, weight, row, spec.offset);
+      await loadPart(backend, source, part.source, weight, row, spec.offset, chunk);
       row += part.rows;
     }
     onBytes((done += tensorBytes(spec)), total);
-    return weight;
-  });
+  }
+  backend.free(staging);
+  return mapTensors(weights, ({ weight }) => weight);
 }
 
 /** Loads one tensor of the file as rows of `weight` from `firstRow` on. */
-function loadPart(backend: Backend, source: WeightSource, name: string, weight: Weight, firstRow: number, offset: 0 | 1): void {
+async function loadPart(backend: Backend, source: WeightSource, name: string, weight: Weight, firstRow: number, offset: 0 | 1, space: Uint8Array): Promise<void> {
   const { data, dtype, columns } = weight;
   const info = source.info(name)!;
-  if (isQuantized(dtype)) return loadQuantized(backend, source, name, weight, dtype, firstRow);
+  if (isQuantized(dtype)) return loadQuantized(backend, source, name, weight, dtype, firstRow, space);
   const { blockElements, blockBytes, toFloat32 } = blockFormats[stored(info.dtype)];
   const at = firstRow * columns * bytesPerElement[dtype], unchanged = memoryType[dtype] === info.dtype && offset === 0;
   const view = backend.view(data);
   if (unchanged && view) return readInOrder(source, name, view.subarray(at, at + info.bytes));
   const ratio = (bytesPerElement[dtype] * blockElements) / blockBytes;
-  const chunk = new Uint8Array(Math.min(info.bytes, Math.floor(chunkBytes / blockBytes) * blockBytes));
+  const chunk = space.subarray(0, Math.min(info.bytes, Math.floor(chunkBytes / blockBytes) * blockBytes));
   for (let from = 0; from < info.bytes; from += chunk.length) {
     const bytes = chunk.subarray(0, Math.min(chunk.length, info.bytes - from));
     readInOrder(source, name, bytes, from);
@@ -82,16 +88,16 @@ function loadPart(backend: Backend, source: WeightSource, name: string, weight: 
 }
 
 /** Whole rows at a time, packed as the backend takes them. */
-function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number): void {
+async function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number, space: Uint8Array): Promise<void> {
   const info = source.info(name)!, rows = info.shape[0]!, rowBytes = info.bytes / rows;
   const pack = packer(stored(info.dtype), dtype, weight.columns);
-  const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(chunkBytes / rowBytes));
-  const chunk = new Uint8Array(Math.min(rows, perChunk) * rowBytes);
+  const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(chunkBytes / rowBytes / panelRows) * panelRows);
+  const chunk = perChunk * rowBytes <= space.length ? space : new Uint8Array(perChunk * rowBytes);
   for (let row = 0; row < rows; row += perChunk) {
     const bytes = chunk.subarray(0, Math.min(perChunk, rows - row) * rowBytes);
     source.read(name, bytes, row * rowBytes);
     try {
-      backend.writeRows(weight, firstRow + row, pack(info.fileRow ? reordered(bytes, rowBytes, info.fileRow) : bytes));
+      await backend.writeRows(weight, firstRow + row, pack(info.fileRow ? reordered(bytes, rowBytes, info.fileRow) : bytes));
     } catch (error) {
       if (error instanceof RangeError) throw new UsageError(`${name}: ${error.message}, which ${dtype} cannot hold; load the model with --quantization none`);
       throw error;

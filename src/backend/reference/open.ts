@@ -75,7 +75,7 @@ class ReferenceBackend implements Backend {
     bytesOf(to.slice(offset, data.byteLength)).set(data);
   }
 
-  writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): void {
+  async writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): Promise<void> {
     invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
     this.write(data, firstRow * packedRowBytes(dtype, columns), packed);
   }

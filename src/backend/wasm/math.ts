@@ -13,7 +13,7 @@
  *
  * A function is added to the module when it is first used, so a kernel carries only what it calls. Knows no kernels.
  */
-import { branchIf, call, f32x4, f64x2, i32x4, i64x2, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
+import { branchIf, call, f32x4, f64x2, i32, i32x4, i64x2, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 
 type Vector = Node;
@@ -29,8 +29,8 @@ const half = (x: Operand, high: boolean): Vector => f64x2.promote_low_f32x4(high
 const joined = (low: Operand, high: Operand): Vector => joinLow(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high));
 
 /** c[0] x^(n-1) + ... + c[n-1]. `x` must be free to evaluate many times: a local. */
-const polynomial = (x: Operand, coefficients: readonly number[]): Vector =>
-  coefficients.slice(1).reduce<Vector>((sum, c) => f32x4.relaxed_madd(sum, x, splat.f32(c)), splat.f32(coefficients[0]!));
+const polynomial = (x: Operand, coefficients: readonly number[], f32: (x: number) => Vector = splat.f32): Vector =>
+  coefficients.slice(1).reduce<Vector>((sum, c) => f32x4.relaxed_madd(sum, x, f32(c)), f32(coefficients[0]!));
 const polynomialF64 = (x: Operand, coefficients: readonly number[]): Vector =>
   coefficients.slice(1).reduce<Vector>((sum, c) => f64x2.relaxed_madd(sum, x, splat.f64(c)), splat.f64(coefficients[0]!));
 
@@ -390,20 +390,46 @@ export class MathLibrary {
 }
 
 /**
- * Code that sets `result` to e^x for x <= 0 (or NaN), in place of a call: for the inner loop of a softmax. 2 ulp; exactly 1 at 0 and exactly
- * 0 below -86, where a probability beside the row's largest, 1, is lost in rounding anyway. `x` must be a local.
+ * Vector constants that stay in registers through a loop. V8 makes a literal anew, in three instructions, at each use; what it cannot know to
+ * be constant it keeps. So each is a sum with an i32 that is always 0.
  */
-export function expOfNonPositive(local: MakeLocal, x: Local, result: Local): Node[] {
+export class KeptConstants {
+  readonly #local: MakeLocal;
+  readonly #kept = new Map<number, Local>();
+  constructor(local: MakeLocal) {
+    this.#local = local;
+  }
+  readonly f32 = (x: number): Node => {
+    const kept = this.#kept.get(x) ?? this.#local("v128", `constant${this.#kept.size}`);
+    this.#kept.set(x, kept);
+    return kept.get;
+  };
+  /** To stand before the loop, made after it. `zero` must be a local. */
+  code(zero: Local): Node[] {
+    const bits = new DataView(new ArrayBuffer(4));
+    return [...this.#kept].map(([x, to]) => {
+      bits.setFloat32(0, x);
+      return to.set(i32x4.splat(i32.add(zero, bits.getInt32(0))));
+    });
+  }
+}
+
+/**
+ * Code that sets `result` to e^x for x <= 0 (or NaN), in place of a call: for the inner loop of a softmax. 2 ulp; exactly 1 at 0 and exactly
+ * 0 below -86, where a probability beside the row's largest, 1, is lost in rounding anyway. `x` must be a local; `f32` makes
+ * constants.
+ */
+export function expOfNonPositive(local: MakeLocal, x: Local, result: Local, f32: (x: number) => Vector = splat.f32): Node[] {
   const t = local("v128", "shifted"), n = local("v128", "n"), r = local("v128", "r");
   return [
-    r.set(f32x4.pmax(x, splat.f32(-86))),
-    t.set(f32x4.relaxed_madd(r, splat.f32(Math.LOG2E), splat.f32(12582912))),
-    n.set(f32x4.sub(t, splat.f32(12582912))),
-    r.set(f32x4.relaxed_nmadd(n, splat.f32(0.693359375), r)),
-    r.set(f32x4.relaxed_nmadd(n, splat.f32(-2.12194440e-4), r)),
-    n.set(polynomial(r, expPolynomial)),
-    r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), splat.f32(1))),
+    r.set(f32x4.pmax(x, f32(-86))),
+    t.set(f32x4.relaxed_madd(r, f32(Math.LOG2E), f32(12582912))),
+    n.set(f32x4.sub(t, f32(12582912))),
+    r.set(f32x4.relaxed_nmadd(n, f32(0.693359375), r)),
+    r.set(f32x4.relaxed_nmadd(n, f32(-2.12194440e-4), r)),
+    n.set(polynomial(r, expPolynomial, f32)),
+    r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), f32(1))),
     // The shift leaves nothing of 1.5 * 2^23 but n, in the exponent's place.
-    result.set(v128.andnot(i32x4.add(r, i32x4.shl(t, 23)), f32x4.lt(x, splat.f32(-86)))),
+    result.set(v128.andnot(i32x4.add(r, i32x4.shl(t, 23)), f32x4.lt(x, f32(-86)))),
   ];
 }

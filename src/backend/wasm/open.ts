@@ -8,15 +8,15 @@ import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
 import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
 import type { AttentionCall, AttentionKernel, Backend, Buffer, BufferUse, Ops, Program, Weight } from "../backend.ts";
-import { isQuantized, type QuantizedDType } from "../quantized.ts";
+import { blocksOf, isQuantized, packedRowBytes, panelRows, type QuantizedDType } from "../quantized.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
 import { captureWords } from "./expr.ts";
 import { control, Heap, type HeapOptions, WasmBuffer } from "./memory.ts";
 import { addressOf, floatBits, opsModule, own, recordOps, sameBank } from "./ops.ts";
-import { writePanels } from "./panels.ts";
+import { scaleError, writePanels } from "./panels.ts";
 import { Pool } from "./pool.ts";
-import { type DotOperand, probeDot, quantizedModule } from "./quantized.ts";
+import { type DotOperand, packArgs, panelBlockBytes, probeDot, quantizedModule } from "./quantized.ts";
 import { Variants } from "./variants.ts";
 import { wideBytes } from "./wide.ts";
 
@@ -127,10 +127,37 @@ class WasmBackend implements Backend {
     this.#pool.submit(() => this.view(to).set(written, offset));
   }
 
-  writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): void {
+  async writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): Promise<void> {
     invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
-    invariant(!this.#pool.busy, "weights are written while a program runs");
-    writePanels(this.view(data), dtype, columns, firstRow, packed, this.#dotOperand);
+    const { address, bank } = own(data);
+    const slot = this.#kernelsOf(dtype).slot(`pack_${dtype}`, { weights: bank });
+    await this.#pool.settled();
+    this.#throwFailure();
+    // Whole panels by the threads; the rows of others before and behind them one by one.
+    const rowBytes = packedRowBytes(dtype, columns), rows = packed.length / rowBytes;
+    const from = Math.min(rows, (panelRows - (firstRow % panelRows)) % panelRows), panels = Math.floor((rows - from) / panelRows), to = from + panels * panelRows;
+    for (const [begin, end] of [[0, from], [to, rows]] as const) {
+      if (begin < end) writePanels(this.view(data), dtype, columns, firstRow + begin, packed.subarray(begin * rowBytes, end * rowBytes), this.#dotOperand);
+    }
+    if (panels === 0) return;
+    const inPlace = packed.buffer === this.#heap.memory.buffer;
+    const staging = inPlace ? undefined : this.#heap.alloc(packed.length);
+    if (staging) this.view(staging).set(packed);
+    const args = this.#heap.alloc(4 * Object.keys(packArgs).length), words = this.#words(args);
+    const start = (staging?.address ?? packed.byteOffset) + from * rowBytes, panelBytes = blocksOf(columns) * panelBlockBytes(dtype);
+    words[packArgs.packed] = start;
+    words[packArgs.rowBytes] = rowBytes;
+    words[packArgs.weight] = address + ((firstRow + from) / panelRows) * panelBytes;
+    words[packArgs.panels] = panels;
+    words[packArgs.blocks] = blocksOf(columns);
+    const program = this.#heap.alloc(recordBytes);
+    this.#words(program).set([1, 0, slot, args.address]);
+    this.#run(program);
+    await this.#pool.settled();
+    const refused = words[packArgs.refused]!;
+    for (const buffer of [args, program, ...(staging ? [staging] : [])]) this.#heap.free(buffer);
+    this.#throwFailure();
+    if (refused !== 0) throw scaleError(dtype, refused & 0xffff);
   }
 
   #kernelsOf(dtype: QuantizedDType): Variants {

@@ -1,6 +1,6 @@
 /**
  * Rows of packed blocks (backend/quantized.ts) into the panels that the kernels read (quantized.ts): codes of 16 rows interleaved by
- * four, scales and minimums as packed floats.
+ * four, scales and minimums as packed floats. Row by row, as it is defined; the kernel `pack_<dtype>` does whole panels.
  *
  * Knows no tensors and no files.
  */
@@ -17,6 +17,10 @@ function packedFloatTable(): Uint32Array {
   return packedFloats;
 }
 
+/** What is told of an f16 that is no packed float. */
+export const scaleError = (dtype: QuantizedDType, f16: number): UsageError =>
+  new UsageError(`a block of ${dtype} has the scale or minimum ${fromF16(f16)}, which is not below 8; keep the weights unquantised (--quantization none)`);
+
 /** Writes rows of packed blocks of a weight to its panels. `memory` are the weight's bytes, `firstRow` counts its rows. @throws UsageError for a scale that is not below 8 */
 export function writePanels(memory: Uint8Array, dtype: QuantizedDType, columns: number, firstRow: number, packed: Uint8Array, operand: DotOperand): void {
   const { bits, hasMin, blockBytes } = quantizedFormats[dtype];
@@ -32,7 +36,7 @@ export function writePanels(memory: Uint8Array, dtype: QuantizedDType, columns: 
   const blockWords = panelBlockBytes(dtype) / 4;
   const take = (at: number): number => {
     const bitsOfFloat = source.getUint16(at, true), float = floats[bitsOfFloat]!;
-    if (float === none) throw new UsageError(`a block of ${dtype} has the scale or minimum ${fromF16(bitsOfFloat)}, which is not below 8; keep the weights unquantised (--quantization none)`);
+    if (float === none) throw scaleError(dtype, bitsOfFloat);
     return float;
   };
   for (let r = 0; r < rows; r++) {

@@ -20,7 +20,7 @@
  * instruction of two neighbours (compile.node.ts). Knows no ops and no buffers.
  */
 import { activationBlock, blockElements, panelRows, quantizedFormats, type QuantizedDType } from "../quantized.ts";
-import { branch, branchIf, block, call, f32, f32x4, forRange, i16x8, i32, i32x4, loop, Module, splat, v128, when, type Func, type Local, type Node, type Operand } from "./assembler.ts";
+import { branch, branchIf, block, call, f32, f32x4, forRange, i16x8, i32, i32x4, i8x16, loop, Module, splat, v128, when, type Func, type Local, type Node, type Operand } from "./assembler.ts";
 import { argument, forEachClaimed, kernel } from "./kernel.ts";
 import { least, rowCount, rowWords } from "./rows.ts";
 
@@ -239,11 +239,12 @@ function tileFunction(m: Module, dtype: QuantizedDType, operand: DotOperand, row
   }, { internal: true });
 }
 
-/** The kernels of one quantised dtype: `linear_<dtype>` and `embed_<dtype>`. */
+/** The kernels of one quantised dtype: `linear_<dtype>`, `embed_<dtype>` and `pack_<dtype>`. */
 export function quantizedModule(dtype: QuantizedDType, operand: DotOperand): Module {
   const m = new Module();
   quantizedLinear(m, dtype, operand);
   quantizedEmbed(m, dtype, operand);
+  packPanels(m, dtype, operand);
   return m;
 }
 
@@ -343,6 +344,61 @@ export function quantizedEmbed(m: Module, dtype: QuantizedDType, operand: DotOpe
           ]),
           from.set(i32.add(from, panelBlockBytes(dtype))),
           branchIf(next, i32.lt_u(to, end)),
+        ]),
+      ]),
+    ];
+  });
+}
+
+/** Rows of packed blocks to panels: 16 rows at a time. weight: where row `firstRow` of it goes, in the memory `weights`. */
+export const packArgs = { packed: 0, rowBytes: 1, weight: 2, panels: 3, blocks: 4, /** Out: 0x10000 and the bits of an f16 that is no packed float. */ refused: 5 } as const;
+
+/** Adds `pack_<dtype>`: what panels.ts does row by row, for whole panels. */
+export function packPanels(m: Module, dtype: QuantizedDType, operand: DotOperand): Func {
+  const { bits, hasMin, blockBytes } = quantizedFormats[dtype];
+  const codesAt = hasMin ? 4 : 2, codeBytes = bits === 8 ? blockElements : blockElements / 2;
+  const flip = (codeOffset(dtype, operand) & 0xff) === 128 ? splat.i32(0x80808080 | 0) : undefined;
+  const weights = m.memory("weights");
+  return kernel(m, `pack_${dtype}`, (args, _thread, local) => {
+    const word = (name: keyof typeof packArgs): Node => argument(args, packArgs[name]);
+    const panel = local("i32", "panel"), panels = local("i32", "panels"), rowBytes = local("i32", "rowBytes");
+    const from = local("i32", "from"), to = local("i32", "to"), block = local("i32", "block"), bitsOfFloat = local("i32", "bits"), magnitude = local("i32", "magnitude");
+    const row = range(4).map((i) => local("i32", `row${i}`)), v = range(4).map((i) => local("v128", `v${i}`)), t = range(4).map((i) => local("v128", `t${i}`));
+    const words = (a: Local, b: Local, ...lanes: readonly number[]): Node => i8x16.shuffle(a, b, lanes.flatMap((lane) => range(4).map((byte) => 4 * lane + byte)));
+    /** 16 codes of each of four rows: four vectors of four codes of each. */
+    const transpose = (at: number, group: number): Node[] => [
+      ...v.map((x, i) => x.set(flip ? v128.xor(v128.load(row[i]!, codesAt + at), flip) : v128.load(row[i]!, codesAt + at))),
+      t[0]!.set(words(v[0]!, v[1]!, 0, 4, 1, 5)), t[1]!.set(words(v[2]!, v[3]!, 0, 4, 1, 5)), t[2]!.set(words(v[0]!, v[1]!, 2, 6, 3, 7)), t[3]!.set(words(v[2]!, v[3]!, 2, 6, 3, 7)),
+      ...([[0, 1, [0, 1, 4, 5]], [0, 1, [2, 3, 6, 7]], [2, 3, [0, 1, 4, 5]], [2, 3, [2, 3, 6, 7]]] as const)
+        .map(([a, b, lanes], step) => v128.store(weights.at(to), words(t[a]!, t[b]!, ...lanes), 16 * ((at / 4 + step) * groups + group))),
+    ];
+    /** An f16 of a row as packed float: its exponent moved by 14, or where it is subnormal by way of f32. */
+    const float = (from: Local, source: number, target: number): Node[] => [
+      bitsOfFloat.set(i32.load16_u(from, source)),
+      magnitude.set(i32.and(bitsOfFloat, 0x7fff)),
+      when(i32.ge_u(magnitude, 0x4800), [i32.store(args, i32.or(bitsOfFloat, 0x10000), 4 * packArgs.refused)]),
+      i32.store16(weights.at(to), i32.or(i32.and(bitsOfFloat, 0x8000), i32.select(
+        i32.add(magnitude, 14 << 10), i32.shr_u(i32.reinterpret_f32(f32.mul(f32.convert_i32_u(magnitude), 2 ** -24 / packedFloatScale)), packedFloatShift), i32.ge_u(magnitude, 0x400),
+      )), target),
+    ];
+    return [
+      panels.set(word("panels")),
+      rowBytes.set(word("rowBytes")),
+      forEachClaimed(panel, panels, [
+        from.set(i32.add(word("packed"), i32.mul(i32.mul(panel, panelRows), rowBytes))),
+        to.set(i32.add(word("weight"), i32.mul(i32.mul(panel, word("blocks")), panelBlockBytes(dtype)))),
+        forRange(block, 0, word("blocks"), 1, [
+          ...range(groups).flatMap((group) => [
+            row[0]!.set(i32.add(from, i32.mul(rowBytes, 4 * group))),
+            ...row.slice(1).map((r, i) => r.set(i32.add(row[i]!, rowBytes))),
+            ...range(codeBytes / 16).flatMap((half) => transpose(16 * half, group)),
+            ...row.flatMap((r, i) => [
+              ...float(r, 0, panelRows * codeBytes + 2 * (4 * group + i)),
+              ...(hasMin ? float(r, 2, panelRows * codeBytes + 2 * panelRows + 2 * (4 * group + i)) : []),
+            ]),
+          ]),
+          from.set(i32.add(from, blockBytes)),
+          to.set(i32.add(to, panelBlockBytes(dtype))),
         ]),
       ]),
     ];
