@@ -7,7 +7,7 @@
  *
  * It knows no HTTP, and of tensors only that they exist behind the engine.
  */
-import { type AttentionOverride, resolveOverride } from "./attention/override.ts";
+import type { AttentionOverride, AttentionOverrideData } from "./attention/override.ts";
 import { BadRequest, UsageError } from "./core/errors.ts";
 import { startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
@@ -16,7 +16,6 @@ import { Generation, readOutput } from "./llm/generation.ts";
 import { findModel } from "./llm/find-model.ts";
 import { checkMessages, checkOptions, unknownOption } from "./llm/known.ts";
 import { checkParams, fitMaxTokens, generateOptions, type CheckedParams, type GenerateParams } from "./llm/params.ts";
-import { readOwnAttention } from "./model/load.ts";
 import { defaultSampling } from "./sampling/params.ts";
 import { startText, type ChatMessage, type TextService } from "./tokenizer/text.ts";
 import type { HubOptions } from "./weights/hub.ts";
@@ -107,7 +106,7 @@ export class LLM implements AsyncDisposable {
     if (unknown) throw new UsageError(unknown.message);
     const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
     const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
-    const override = attention && resolveOverride(attention, readOwnAttention(found.path));
+    const override = attention && (await resolveAttention(attention, found.path));
     const text = skipTokenizerInit ? undefined : await startText(found.text);
     try {
       // A chat's turn may end with a token that only the tokenizer's files name.
@@ -233,6 +232,12 @@ export class LLM implements AsyncDisposable {
     if (!this.#text) throw new UsageError("no tokenizer is loaded (skipTokenizerInit); load the model without that option");
     return this.#text;
   }
+}
+
+/** The mods of each layer. The compiler is loaded only where there are any: this thread does not need it otherwise. */
+async function resolveAttention(attention: AttentionOverride, path: string): Promise<AttentionOverrideData> {
+  const [{ resolveOverride }, { readOwnAttention }] = await Promise.all([import("./attention/override.ts"), import("./model/load.ts")]);
+  return resolveOverride(attention, readOwnAttention(path));
 }
 
 /** Sampling defaults the model's makers recommend, from generation_config.json: its text, or what is in it. Throws UsageError when it is not JSON. */

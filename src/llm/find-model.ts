@@ -46,7 +46,7 @@ function nameOfGguf(path: string): string {
 }
 
 function readGgufText(path: string, withText: boolean): TextFiles {
-  const { metadata, close } = openGguf(path);
+  const { metadata, close } = openGguf(path, (key) => !withText && key.startsWith("tokenizer."));
   close();
   return withText ? ggufTextFiles(metadata, path) : { "generation_config.json": ggufSampling(metadata) };
 }

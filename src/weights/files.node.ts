@@ -1,5 +1,4 @@
 /** Files through node:fs. Synchronous: loading is one long job of the thread that does it. */
-import { createHash } from "node:crypto";
 import fs from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
@@ -27,6 +26,8 @@ function openFile(path: string): OpenFile {
 }
 
 function grow(path: string, hash: "sha256" | "sha1", prefix: string): GrowingFile {
+  // Loaded when first needed: it takes longer than all the rest of this file's imports.
+  const { createHash } = process.getBuiltinModule("node:crypto");
   const digest = createHash(hash).update(prefix);
   const fd = fs.openSync(path, "a+");
   let bytes = 0;

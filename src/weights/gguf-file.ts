@@ -7,7 +7,7 @@ import { files } from "#files";
 import { invariant, UsageError } from "../core/errors.ts";
 import { blockFormats } from "./block-formats.ts";
 import type { OpenFile } from "./files.ts";
-import { type GgufHeader, type GgufTensor, type GgufValue, readGguf, shown } from "./gguf.ts";
+import { type GgufHeader, type GgufTensor, type GgufValue, readGguf, shown, type Skips } from "./gguf.ts";
 import type { WeightSource } from "./source.ts";
 
 /** Where a tensor of a checkpoint is found in the file. */
@@ -32,8 +32,8 @@ export interface GgufFile {
 /** Whether `path` names a GGUF file. */
 export const isGgufPath = (path: string): boolean => /\.gguf$/i.test(path);
 
-/** @throws UsageError when it is not there, is malformed, or is one part of several that do not fit together. */
-export function openGguf(path: string): GgufFile {
+/** Opens it; `skips` as for `readGguf`. @throws UsageError when it is not there, is malformed, or is one part of several that do not fit together. */
+export function openGguf(path: string, skips?: Skips): GgufFile {
   if (!files.isFile(path)) throw new UsageError(`${path}: there is no such file; give the path of a .gguf file`);
   const open: OpenFile[] = [];
   const close = (): void => open.splice(0).forEach((file) => file.close());
@@ -41,7 +41,7 @@ export function openGguf(path: string): GgufFile {
   const add = (part: string): GgufHeader => {
     const file = files.openFile(part);
     open.push(file);
-    const header = readGguf(file);
+    const header = readGguf(file, skips);
     for (const [name, tensor] of header.tensors) {
       const other = tensors.get(name);
       if (other) throw new UsageError(`${name} is both in ${other.file.path} and in ${part}`);

@@ -21,6 +21,13 @@ const good: GgufContents = {
   ],
 };
 
+test("a list of texts that nobody needs is stepped over, and what follows is read as it stands", () => {
+  const file = fileOf(writeGguf({ metadata: { "a.words": ["string[]", ["one", "two"]], "b.words": ["string[]", ["three"]], after: ["u32", 5] }, tensors: [] }));
+  const { metadata } = readGguf(file, (key) => key.startsWith("a."));
+  assert.deepEqual([...metadata], [["a.words", []], ["b.words", ["three"]], ["after", 5]]);
+  assert.throws(() => readGguf(cut(file, 60), () => true), { name: "UsageError", message: /m\.gguf/ });
+});
+
 test("a header gives every kind of value, and each tensor's type, shape and place", () => {
   for (const version of [2, 3]) {
     const all = writeGguf({ ...good, version });

@@ -71,11 +71,14 @@ const defaultAlignment = 32;
 const minKeyBytes = 8 + 1 + 4 + 1;
 const minTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
 
+/** Whether a list of texts is left empty, by its key: whoever needs no vocabulary need not decode it. */
+export type Skips = (key: string) => boolean;
+
 /**
- * Reads the header of `file`.
+ * Reads the header of `file`; the lists of texts that `skips` names are empty.
  * @throws UsageError naming file, byte, what was found and what was expected, when it is not what the format demands.
  */
-export function readGguf(file: OpenFile): GgufHeader {
+export function readGguf(file: OpenFile, skips: Skips = () => false): GgufHeader {
   const bytes: HeaderBytes = new HeaderBytes(file, "GGUF");
   const magic = bytes.u32("the magic");
   if (magic !== 0x46554747) bytes.fail(0, `it begins with ${hex(magic)}, but "GGUF" is expected`);
@@ -91,7 +94,7 @@ export function readGguf(file: OpenFile): GgufHeader {
     if (key === "") bytes.fail(at, "a key is empty, but a name is expected");
     if (metadata.has(key)) bytes.fail(at, `key ${key} is there a second time, but each may be there once`);
     const valueAt = bytes.at + 4;
-    const value = readValue(bytes, key);
+    const value = readValue(bytes, key, skips);
     if (key === "general.alignment") {
       if (!isAlignment(value)) bytes.fail(valueAt, `${key} is ${shown(value)}, but a power of two from 8 is expected`);
       alignment = value;
@@ -108,11 +111,11 @@ function readVersion(bytes: HeaderBytes): void {
   if (version !== 2 && version !== 3) bytes.fail(at, `the version is ${version}, but 2 or 3 is expected; convert the model again with a newer llama.cpp`);
 }
 
-function readValue(bytes: HeaderBytes, key: string): GgufValue {
+function readValue(bytes: HeaderBytes, key: string, skips: Skips): GgufValue {
   const at = bytes.at;
   const type = bytes.u32(`the type of ${key}`);
   if (type === stringType) return bytes.text(key);
-  if (type === arrayType) return readArray(bytes, key);
+  if (type === arrayType) return readArray(bytes, key, skips);
   const scalar = scalarTypes[type] ?? bytes.fail(at, `${key} has type ${type}, but one from 0 to 12 is expected`);
   const begin = bytes.take(scalar.bytes, key);
   const value = scalar.read(bytes.view, begin);
@@ -121,11 +124,16 @@ function readValue(bytes: HeaderBytes, key: string): GgufValue {
   return value === 1;
 }
 
-function readArray(bytes: HeaderBytes, key: string): GgufValue {
+function readArray(bytes: HeaderBytes, key: string, skips: Skips): GgufValue {
   const at = bytes.at;
   const type = bytes.u32(`the element type of ${key}`);
   if (type === arrayType) bytes.fail(at, `${key} is a list of lists, but a list of strings, numbers or bools is expected`);
-  if (type === stringType) return bytes.texts(bytes.count(`the length of ${key}`, 8), key);
+  if (type === stringType) {
+    const count = bytes.count(`the length of ${key}`, 8);
+    if (!skips(key)) return bytes.texts(count, key);
+    bytes.skipTexts(count, key);
+    return [];
+  }
   const scalar = scalarTypes[type] ?? bytes.fail(at, `${key} has elements of type ${type}, but one from 0 to 12 is expected`);
   const count = bytes.count(`the length of ${key}`, scalar.bytes);
   const begin = bytes.take(count * scalar.bytes, key);

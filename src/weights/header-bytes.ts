@@ -104,9 +104,7 @@ export class HeaderBytes {
     const lengths = new Uint32Array(count);
     let total = 0;
     for (let i = 0; i < count; i++) {
-      const at = this.take(8, what);
-      const bytes = this.view.getUint32(at, true) + 2 ** 32 * this.view.getUint32(at + 4, true);
-      if (bytes > this.#file.bytes - this.at) this.fail(at, `the length of ${what}[${i}] is ${this.exact(at)}, but ${this.#file.bytes - this.at} bytes are left`);
+      const bytes = this.#length(i, what);
       lengths[i] = bytes;
       total += bytes;
       this.take(bytes, what);
@@ -134,6 +132,19 @@ export class HeaderBytes {
     const texts = new Array<string>(count);
     for (let i = 0, at = 0; i < count; i++) texts[i] = text.slice(at, (at += units[i]!));
     return texts;
+  }
+
+  /** Steps over `count` texts. Their lengths are checked, what they say is not. */
+  skipTexts(count: number, what: string): void {
+    for (let i = 0; i < count; i++) this.take(this.#length(i, what), what);
+  }
+
+  /** The length of the next text of a list. */
+  #length(i: number, what: string): number {
+    const at = this.take(8, what);
+    const bytes = this.view.getUint32(at, true) + 2 ** 32 * this.view.getUint32(at + 4, true);
+    if (bytes > this.#file.bytes - this.at) this.fail(at, `the length of ${what}[${i}] is ${this.exact(at)}, but ${this.#file.bytes - this.at} bytes are left`);
+    return bytes;
   }
 
   #failText(first: number, lengths: Uint32Array, what: string): never {
