@@ -1,6 +1,6 @@
 /** The keys of one block of attention: where their rows lie, or their widened copies. */
 import type { AttentionPlan, KvFormat } from "../../ir/plan.ts";
-import { forRange, i32, when, type Local, type Memory, type Node, type Operand } from "./assembler.ts";
+import { forRange, i32, i32x4, lanes, v128, when, type Local, type Memory, type Node, type Operand } from "./assembler.ts";
 import { attentionArgs, type Names, type ScratchLayout, up } from "./attention-layout.ts";
 import { argument, type MakeLocal } from "./kernel.ts";
 import { least } from "./rows.ts";
@@ -30,6 +30,36 @@ export function findKeys(plan: AttentionPlan, cache: Memory, layout: ScratchLayo
       when(i32.le_s(j, last), widenRow(local, cache, format, dim, address, to, factor)),
     ];
   };
+  const oneByOne = forRange(j, 0, plan.kvTile, 1, [
+    at.set(i32.add(c.scratch, i32.shl(j, 2))),
+    ...placeRow(plan.keyFormat, plan.headDimQk, layout.keyTile, layout.keyAddress, attentionArgs.keyScale, keyAddress),
+    ...placeRow(plan.valueFormat, plan.headDimV, layout.valueTile, layout.valueAddress, attentionArgs.valueScale, valueAddress),
+    when(i32.lt_s(j, last), [
+      when(i32.lt_u(token.tee(i32.add(token, 1)), pageSize), [
+        keyAddress.set(i32.add(keyAddress, argument(c.args, attentionArgs.keyToken))),
+        valueAddress.set(i32.add(valueAddress, argument(c.args, attentionArgs.valueToken))),
+      ], [token.set(0), page.set(i32.add(page, 4)), ...openPage()]),
+    ]),
+  ]);
+  /** Of a block without an end in it, in pages of fours, four tokens lie in one page. */
+  const fourByFour = (): Node[] => {
+    const keySteps = local("v128", "keySteps"), valueSteps = local("v128", "valueSteps");
+    const steps = (word: number): Node => i32x4.mul(i32x4.splat(argument(c.args, word)), lanes(0, 1, 2, 3));
+    return [
+      keySteps.set(steps(attentionArgs.keyToken)),
+      valueSteps.set(steps(attentionArgs.valueToken)),
+      forRange(j, 0, plan.kvTile, 4, [
+        when(i32.ge_u(token, pageSize), [token.set(0), page.set(i32.add(page, 4)), ...openPage()]),
+        at.set(i32.add(c.scratch, i32.shl(j, 2))),
+        v128.store(at, i32x4.add(i32x4.splat(keyAddress), keySteps), layout.keyAddress),
+        v128.store(at, i32x4.add(i32x4.splat(valueAddress), valueSteps), layout.valueAddress),
+        token.set(i32.add(token, 4)),
+        keyAddress.set(i32.add(keyAddress, i32.shl(argument(c.args, attentionArgs.keyToken), 2))),
+        valueAddress.set(i32.add(valueAddress, i32.shl(argument(c.args, attentionArgs.valueToken), 2))),
+      ]),
+    ];
+  };
+  const anyCopied = isCopied(plan.keyFormat, plan.headDimQk) || isCopied(plan.valueFormat, plan.headDimV);
   return [
     pageSize.set(argument(c.args, attentionArgs.pageSize)),
     table.set(i32.add(argument(c.args, attentionArgs.blockTable), i32.shl(i32.mul(c.sequence, argument(c.args, attentionArgs.maxPagesPerSequence)), 2))),
@@ -39,16 +69,6 @@ export function findKeys(plan: AttentionPlan, cache: Memory, layout: ScratchLayo
     page.set(i32.add(table, i32.shl(i32.div_u(c.kv0, pageSize), 2))),
     token.set(i32.rem_u(c.kv0, pageSize)),
     ...openPage(),
-    forRange(j, 0, plan.kvTile, 1, [
-      at.set(i32.add(c.scratch, i32.shl(j, 2))),
-      ...placeRow(plan.keyFormat, plan.headDimQk, layout.keyTile, layout.keyAddress, attentionArgs.keyScale, keyAddress),
-      ...placeRow(plan.valueFormat, plan.headDimV, layout.valueTile, layout.valueAddress, attentionArgs.valueScale, valueAddress),
-      when(i32.lt_s(j, last), [
-        when(i32.lt_u(token.tee(i32.add(token, 1)), pageSize), [
-          keyAddress.set(i32.add(keyAddress, argument(c.args, attentionArgs.keyToken))),
-          valueAddress.set(i32.add(valueAddress, argument(c.args, attentionArgs.valueToken))),
-        ], [token.set(0), page.set(i32.add(page, 4)), ...openPage()]),
-      ]),
-    ]),
+    anyCopied ? oneByOne : when(i32.and(i32.eqz(i32.and(pageSize, 3)), i32.ge_s(last, plan.kvTile - 1)), fourByFour(), [oneByOne]),
   ];
 }

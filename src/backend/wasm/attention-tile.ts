@@ -7,7 +7,8 @@ import { inRow } from "./attention-keys.ts";
 import { attentionArgs, type ScratchLayout } from "./attention-layout.ts";
 import { captureWords, type Columns, ExprEmitter, type EmitContext } from "./expr.ts";
 import type { MakeLocal } from "./kernel.ts";
-import { expOfNonPositive, type MathLibrary } from "./math.ts";
+import { expOfNonPositive, KeptConstants, type MathLibrary } from "./math.ts";
+import { least } from "./rows.ts";
 import { isWidenedInPlace, widenEight } from "./widen.ts";
 
 /** One block of keys for `rows` consecutive rows. */
@@ -19,10 +20,12 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
     const vectors = (name: string): Local[] => each.map((r) => local("v128", `${name}${r}`));
     const query = each.map((r) => local("i32", `query${r}`)), state = each.map((r) => local("i32", `state${r}`)), score = vectors("score"), max = vectors("max");
     const q = vectors("q"), h = vectors("h"), b = local("v128", "b"), kv = local("v128", "kv"), valid = local("v128", "valid"), live = vectors("allowed");
-    const j = local("i32", "j"), at = local("i32", "at"), isTail = local("i32", "isTail");
+    const j = local("i32", "j"), at = local("i32", "at"), numKeys = local("i32", "numKeys");
     const context: EmitContext = { local, math, report, args: p.args, captures: plan.captures, captureAt: captureWords(plan.captures, attentionArgs.captures).at };
 
-    const keyCode: Node[] = [], hoisted: Node[] = [];
+    /** Without mods of the score, a block that is wholly allowed needs nothing of what a key is but its score. */
+    const plain = plan.scoreMod.kind === "score" && !plan.weightMod;
+    const keyCode: Node[] = [], lastCode: Node[] = [], hoisted: Node[] = [];
     const columns = (): Columns | undefined => rows === 1 ? undefined
       : { emitter: new ExprEmitter(context, { b, h: h[0]!, q: q[0]! }, kv, score[0]!), live: valid, oneHead: group === 1 };
     const maskColumns = columns(), scoreColumns = columns();
@@ -47,14 +50,20 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
         keyCode.push(...mod.take(), score[r]!.set(v128.and(weight, live[r]!)));
         hoisted.push(...mod.hoisted);
       } else {
-        keyCode.push(score[r]!.set(v128.bitselect(score[r]!, splat.f32(-Infinity), live[r]!)), max[r]!.set(f32x4.pmax(max[r]!, score[r]!)));
+        keyCode.push(score[r]!.set(v128.bitselect(score[r]!, splat.f32(-Infinity), live[r]!)));
+        lastCode.push(max[r]!.set(f32x4.pmax(max[r]!, score[r]!)));
       }
-      keyCode.push(v128.store(at, score[r]!, layout.scores + 4 * plan.kvTile * r));
+      lastCode.push(v128.store(at, score[r]!, layout.scores + 4 * plan.kvTile * r));
     }
     const ofColumns = maskColumns?.emitter.take() ?? [];
     keyCode.unshift(...(ofColumns.length > 0 ? [when(p.partial, ofColumns)] : []), ...(scoreColumns?.emitter.take() ?? []));
     hoisted.unshift(...(maskColumns?.emitter.hoisted ?? []), ...(scoreColumns?.emitter.hoisted ?? []));
+    keyCode.unshift(
+      kv.set(i32x4.add(i32x4.splat(i32.add(p.kv0, j)), lanes(0, 1, 2, 3))),
+      valid.set(i32x4.lt_s(kv, i32x4.splat(p.kvLength))),
+    );
     return [
+      numKeys.set(least(i32.sub(p.kvLength, p.kv0), plan.kvTile)),
       ...each.flatMap((r) => [
         query[r]!.set(i32.load(i32.add(p.scratch, i32.shl(i32.add(p.row, r), 2)), layout.queryAddress)),
         state[r]!.set(i32.add(i32.add(p.scratch, layout.state), i32.mul(i32.add(p.row, r), layout.stateBytes))),
@@ -68,14 +77,12 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
       forRange(j, 0, plan.kvTile, 4, [
         at.set(i32.add(p.scratch, i32.shl(j, 2))),
         ...dotProducts(plan, cache, layout, query, score, at, local),
-        kv.set(i32x4.add(i32x4.splat(i32.add(p.kv0, j)), lanes(0, 1, 2, 3))),
-        valid.set(i32x4.lt_s(kv, i32x4.splat(p.kvLength))),
-        ...keyCode,
+        ...(plain ? [when(i32.or(p.partial, i32.lt_s(numKeys, plan.kvTile)), keyCode)] : keyCode),
+        ...lastCode,
       ]),
-      ...(plan.weightMod ? [] : [comment("Online softmax."), ...softmax(plan, layout, p.scratch, state, max, local)]),
+      ...(plan.weightMod ? [] : [comment("Online softmax."), ...softmax(plan, layout, p.scratch, state, max, p.partial, local)]),
       comment("Values, keys ascending."),
-      isTail.set(i32.select(i32.sub(p.kvLength, p.kv0), plan.kvTile, i32.lt_s(i32.sub(p.kvLength, p.kv0), plan.kvTile))),
-      ...accumulate(plan, cache, layout, p.scratch, state, max, isTail, local),
+      ...accumulate(plan, cache, layout, p.scratch, state, max, numKeys, local),
     ];
   }, { internal: true });
 }
@@ -161,11 +168,12 @@ function wideningDotProducts(plan: AttentionPlan, cache: Memory, layout: Scratch
 }
 
 /** Turns the scores in scratch into probabilities; leaves in `factor` (the maxima's locals) what the old sums are multiplied by. */
-function softmax(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, state: readonly Local[], factor: readonly Local[], local: MakeLocal): Node[] {
+function softmax(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, state: readonly Local[], factor: readonly Local[], partial: Local, local: MakeLocal): Node[] {
+  const zero = local("i32", "zero"), constants = new KeptConstants(local);
   const top = local("v128", "top"), old = local("v128", "old"), base = local("v128", "base"), sum = local("v128", "sum"), p = local("v128", "p"), j = local("i32", "softmaxAt"), at = local("i32", "scoreAt");
   const accBytes = layout.stateBytes - 32;
   const swap = (v: Local, order: readonly [number, number, number, number]): Node => i8x16.shuffle(v, v, order.flatMap((word) => [0, 1, 2, 3].map((byte) => 4 * word + byte)));
-  return state.flatMap((s, r) => [
+  const code = state.flatMap((s, r) => [
     old.set(v128.load32_splat(s, accBytes + 16)),
     top.set(f32x4.pmax(factor[r]!, old)),
     top.set(f32x4.pmax(top, swap(top, [2, 3, 0, 1]))),
@@ -174,17 +182,19 @@ function softmax(plan: AttentionPlan, layout: ScratchLayout, scratch: Local, sta
     comment("A row without a key so far: -Infinity - -Infinity would be NaN."),
     base.set(v128.andnot(top, f32x4.eq(top, splat.f32(-Infinity)))),
     p.set(f32x4.sub(old, base)),
-    ...expOfNonPositive(local, p, factor[r]!),
+    ...expOfNonPositive(local, p, factor[r]!, constants.f32),
     sum.set(f32x4.mul(v128.load(s, accBytes), factor[r]!)),
     forRange(j, 0, 4 * plan.kvTile, 16, [
       at.set(i32.add(scratch, j)),
       p.set(f32x4.sub(v128.load(at, layout.scores + 4 * plan.kvTile * r), base)),
-      ...expOfNonPositive(local, p, p),
+      ...expOfNonPositive(local, p, p, constants.f32),
       v128.store(at, p, layout.scores + 4 * plan.kvTile * r),
       sum.set(f32x4.add(sum, p)),
     ]),
     v128.store(s, sum, accBytes),
   ]);
+  // What is always 0, though nobody who compiles this can know.
+  return [zero.set(i32.shr_u(partial, 1)), ...constants.code(zero), ...code];
 }
 
 /**
