@@ -43,6 +43,21 @@ test("gemma2 scales embeddings, adds one to its norms and ties its embeddings wh
   assert.deepEqual([c.embeddingScale, c.normOffset, c.tiedEmbeddings, c.activation, c.attentionSoftCap, c.finalSoftCap, c.weightDType], [8, 1, true, "geluTanh", 50, undefined, "bf16"]);
 });
 
+test("gemma3 has windows on five of six layers, which alone rotate by the local base", () => {
+  const own = { head_dim: 16, query_pre_attn_scalar: 64, sliding_window: 8, hidden_act: undefined, num_hidden_layers: 7 };
+  const four = config("Gemma3ForCausalLM", { ...own, rope_theta: 1e6, rope_local_base_freq: 1e4, rope_scaling: { rope_type: "linear", factor: 8 }, sliding_window_pattern: 6 });
+  const five = config("Gemma3ForCausalLM", {
+    ...own, layer_types: [..."sssssfs"].map((c) => (c === "f" ? "full_attention" : "sliding_attention")),
+    rope_parameters: { full_attention: { rope_theta: 1e6, rope_type: "linear", factor: 8 }, sliding_attention: { rope_theta: 1e4, rope_type: "default" } },
+  });
+  assert.deepEqual(four, five);
+  assert.deepEqual(windows(four), [8, 8, 8, 8, 8, undefined, 8]);
+  assert.deepEqual([four.rope, four.localRope], [{ theta: 1e6, rotaryDim: 16, scaling: { kind: "linear", factor: 8 } }, { theta: 1e4, rotaryDim: 16, scaling: { kind: "none" } }]);
+  assert.deepEqual([four.normOffset, four.qkNorm, four.postNorms, four.attentionScale, four.finalSoftCap], [1, true, true, 0.125, undefined]);
+  assert.throws(() => config("Gemma3ForCausalLM", { ...own, rope_theta: 1e6 }), { name: "UsageError", message: /rope_local_base_freq is undefined; the base/ });
+  assert.throws(() => config("Gemma3ForCausalLM", { ...own, rope_local_base_freq: 1e4 }), { name: "UsageError", message: /rope_theta is undefined; the base/ });
+});
+
 test("generation_config.json's end tokens win over config.json's", () => {
   assert.deepEqual(config("LlamaForCausalLM", {}, { eos_token_id: [5, 6] }).eosTokenIds, [5, 6]);
   assert.deepEqual(config("LlamaForCausalLM", {}, { temperature: 1 }).eosTokenIds, [2]);

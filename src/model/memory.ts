@@ -43,6 +43,8 @@ export interface MemoryPlan {
 const kinds: readonly MemoryKind[] = ["weights", "kvCache", "activations", "rotary", "inputs", "workLists", "modTables"];
 const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64;
 const i32Bytes = 4;
+/** Room for bytes of the file on their way, while weights are loaded. */
+export const stagingBytes = 2 ** 20;
 
 export const maxLogitsOf = (limits: ModelLimits): number => limits.maxLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);
@@ -73,6 +75,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
     ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec))),
     ...config.layers.flatMap((_, i) => [part("kvCache", `layers.${i}.keys`, kvBytes), part("kvCache", `layers.${i}.values`, kvBytes)]),
     ...Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => part("activations", name, activationBytes(shape, rows[shape.rows]))),
+    part("inputs", "staging", stagingBytes),
     part("rotary", "rotary", limits.maxModelLen * config.rope.rotaryDim * bytesPerElement.f32),
     ...(config.localRope ? [part("rotary", "localRotary", limits.maxModelLen * config.localRope.rotaryDim * bytesPerElement.f32)] : []),
     ...Object.entries(inputs).map(([name, words]) => part("inputs", `batch.${name}`, i32Bytes * words)),

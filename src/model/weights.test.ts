@@ -7,6 +7,7 @@ import type { WeightSource } from "../weights/source.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { families } from "./registry.ts";
 import { listTensors, tensorBytes } from "./tensors.ts";
+import { stagingBytes } from "./memory.ts";
 import { chooseWeightFormats } from "./weight-formats.ts";
 import { checkWeights, loadWeights } from "./weights.ts";
 
@@ -59,7 +60,7 @@ for (const viewed of [true, false]) {
         const { backend, bytes } = memory(viewed);
         const specs = new Map(listTensors(c).map((spec) => [spec.name, spec]));
         const told: (readonly [number, number])[] = [];
-        const weights = await loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(specs.get(name)!)), (done, total) => told.push([done, total]));
+        const weights = await loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(name === "staging" ? stagingBytes : tensorBytes(specs.get(name)!)), (done, total) => told.push([done, total]));
         const { qkv: [qkv], qkvBias } = weights.layers[0]!;
         const prefix = "model.layers.0.self_attn";
         const joined = (suffix: string): number[] => ["q", "k", "v"].flatMap((x) => [...toFloat32(tensors.get(`${prefix}.${x}_proj.${suffix}`)!.data, stored.toLowerCase() as DType)]);
@@ -78,7 +79,7 @@ test("gemma's norms get their 1 when they are loaded, and nothing else does", as
   const c = config("bf16", { architectures: ["Gemma2ForCausalLM"], head_dim: 2, query_pre_attn_scalar: 2, sliding_window: 4, attention_bias: false });
   const tensors = checkpoint(c, "BF16");
   const { backend, bytes } = memory(true);
-  const weights = await loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(tensorBytes(listTensors(c).find((spec) => spec.name === name)!)), () => {});
+  const weights = await loadWeights(backend, sourceOf(tensors), c, (name) => backend.alloc(name === "staging" ? stagingBytes : tensorBytes(listTensors(c).find((spec) => spec.name === name)!)), () => {});
   assert.deepEqual([...toFloat32(bytes.get(weights.finalNorm.data)!, "f32")], [...toFloat32(tensors.get("model.norm.weight")!.data, "bf16")].map((x) => x + 1));
   assert.deepEqual(bytes.get(weights.embed.data), tensors.get("model.embed_tokens.weight")!.data);
   assert.equal(weights.head, undefined);

@@ -10,10 +10,8 @@ import { type BlockType, blockFormats } from "../weights/block-formats.ts";
 import { packer } from "../weights/packed-blocks.ts";
 import { readInOrder, type StoredTensor, type WeightSource } from "../weights/source.ts";
 import type { ModelConfig } from "./config.ts";
+import { stagingBytes } from "./memory.ts";
 import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes, type TensorSpec } from "./tensors.ts";
-
-/** Bytes read at a time where elements change. A multiple of every element's size. */
-const chunkBytes = 2 ** 20;
 
 const memoryType: Readonly<Record<"f32" | "bf16", BlockType>> = { f32: "F32", bf16: "BF16" };
 /** Checked by `checkWeights`. */
@@ -48,7 +46,7 @@ export async function loadWeights(
   checkWeights(source, config);
   const total = listTensors(config).reduce((bytes, spec) => bytes + tensorBytes(spec), 0);
   const weights = mapTensors(modelTensors(config), (spec) => ({ spec, weight: { data: alloc(spec.name), dtype: spec.dtype, rows: spec.rows, columns: spec.columns } }));
-  const staging = backend.alloc(chunkBytes), chunk = backend.view(staging) ?? new Uint8Array(chunkBytes);
+  const staging = alloc("staging"), chunk = backend.view(staging) ?? new Uint8Array(stagingBytes);
   let done = 0;
   const all: { readonly spec: TensorSpec; readonly weight: Weight }[] = [];
   mapTensors(weights, (each) => all.push(each));
@@ -74,7 +72,7 @@ async function loadPart(backend: Backend, source: WeightSource, name: string, we
   const view = backend.view(data);
   if (unchanged && view) return readInOrder(source, name, view.subarray(at, at + info.bytes));
   const ratio = (bytesPerElement[dtype] * blockElements) / blockBytes;
-  const chunk = space.subarray(0, Math.min(info.bytes, Math.floor(chunkBytes / blockBytes) * blockBytes));
+  const chunk = space.subarray(0, Math.min(info.bytes, Math.floor(stagingBytes / blockBytes) * blockBytes));
   for (let from = 0; from < info.bytes; from += chunk.length) {
     const bytes = chunk.subarray(0, Math.min(chunk.length, info.bytes - from));
     readInOrder(source, name, bytes, from);
@@ -91,7 +89,7 @@ async function loadPart(backend: Backend, source: WeightSource, name: string, we
 async function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number, space: Uint8Array): Promise<void> {
   const info = source.info(name)!, rows = info.shape[0]!, rowBytes = info.bytes / rows;
   const pack = packer(stored(info.dtype), dtype, weight.columns);
-  const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(chunkBytes / rowBytes / panelRows) * panelRows);
+  const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(stagingBytes / rowBytes / panelRows) * panelRows);
   const chunk = perChunk * rowBytes <= space.length ? space : new Uint8Array(perChunk * rowBytes);
   for (let row = 0; row < rows; row += perChunk) {
     const bytes = chunk.subarray(0, Math.min(perChunk, rows - row) * rowBytes);
