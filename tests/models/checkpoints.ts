@@ -7,7 +7,7 @@ import { type DType, fromFloat32, toFloat32 } from "../../src/core/dtype.ts";
 import { files } from "../../src/weights/files.node.ts";
 import { readHeader } from "../../src/weights/safetensors.ts";
 
-export const fixtureNames = ["llama", "llama3-rope", "llama-tied-bias", "mistral-sw", "qwen2", "qwen3", "gemma2"] as const;
+export const fixtureNames = ["llama", "llama3-rope", "llama-tied-bias", "mistral-sw", "qwen2", "qwen3", "gemma2", "gemma3"] as const;
 export const fixture = (name: string): string => join(import.meta.dirname, "..", "fixtures", "hf", name);
 
 export interface Golden {

@@ -1,4 +1,4 @@
-/** Seven tiny checkpoints against what transformers made of them: logits, and greedy tokens. */
+/** Eight tiny checkpoints against what transformers made of them: logits, and greedy tokens. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { loadModel, openCheckpoint, type Model } from "../../src/model/load.ts";

@@ -152,6 +152,7 @@ test(`${inputs} files with one to three fields changed are read truly or refused
       const header = readGguf(file);
       stage = "checking";
       checkHeader(header, all.length);
+      assert.deepEqual(readGguf(file, () => true).tensors, header.tensors, "without its texts a file is the same");
       read++;
       stage = "config";
       readConfig({ config: readGgufConfig({ path: file.path, ...header }).json, weightDType: "f32" }, families);
@@ -161,7 +162,7 @@ test(`${inputs} files with one to three fields changed are read truly or refused
       assert.ok(error instanceof UsageError && (stage === "reading" ? /^hostile\.gguf .* at byte \d+, / : /^(hostile\.gguf|config\.json|eos_token_id)/).test(error.message), `input ${n} (${done.join("; ")}), ${stage}: ${String((error as Error).stack)}`);
       refused++;
     }
-    assert.ok(allocated <= 8 * all.length + 4096, `input ${n} (${done.join("; ")}): ${allocated} bytes for a file of ${all.length}`);
+    assert.ok(allocated <= 12 * all.length + 4096, `input ${n} (${done.join("; ")}): ${allocated} bytes for a file of ${all.length}`);
   }
   const counts = `${executed} executed: ${read} read, ${configs} of them with a config, ${refused} refused`;
   assert.ok(executed >= floor && read > floor / 20 && refused > floor / 2 && configs > floor / 100, counts);

@@ -39,11 +39,13 @@ const readJson = (path: string): Record<string, unknown> => JSON.parse(readFileS
 for (const name of fixtureNames) {
   test(`${name}: a config as transformers 4 writes it means the same`, () => {
     const five = readJson(join(fixture(name), "config.json"));
-    const { rope_parameters, dtype, layer_types: _, ...four } = five as { rope_parameters: { rope_theta: number; rope_type: string }; dtype: string; layer_types?: unknown };
-    const { rope_theta, ...scaling } = rope_parameters;
+    type Rope = { rope_theta: number; rope_type: string };
+    const { rope_parameters, dtype, layer_types: _, ...four } = five as { rope_parameters: Rope & { full_attention?: Rope; sliding_attention?: Rope }; dtype: string; layer_types?: unknown };
+    const { rope_theta, ...scaling } = rope_parameters.full_attention ?? rope_parameters;
+    if (rope_parameters.sliding_attention) Object.assign(four, { rope_local_base_freq: rope_parameters.sliding_attention.rope_theta });
     Object.assign(four, { rope_theta, rope_scaling: scaling.rope_type === "default" ? null : scaling, torch_dtype: dtype, transformers_version: "4.46.0", _name_or_path: "x" });
     // Version 4 leaves out what is the default of every model.
-    if ("tie_word_embeddings" in four && name === "gemma2") delete four.tie_word_embeddings;
+    if ("tie_word_embeddings" in four && name.startsWith("gemma")) delete four.tie_word_embeddings;
     assert.deepEqual(readConfig({ config: four, weightDType: "f32" }, families), readConfig({ config: five, weightDType: "f32" }, families));
   });
 }
