@@ -9,7 +9,7 @@
  */
 import type { AttentionOverride, AttentionOverrideData } from "./attention/override.ts";
 import { BadRequest, UsageError } from "./core/errors.ts";
-import { startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
+import { prepareEngine, startEngine, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Stats } from "./engine/messages.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
@@ -105,16 +105,20 @@ export class LLM implements AsyncDisposable {
     const unknown = unknownOption(options, loadOptions, "LLM.load");
     if (unknown) throw new UsageError(unknown.message);
     const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
-    const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
-    const override = attention && (await resolveAttention(attention, found.path));
-    const text = skipTokenizerInit ? undefined : await startText(found.text);
+    const machine = { device: engineOptions.device ?? "cpu", ...(engineOptions.threads !== undefined && { threads: engineOptions.threads }) };
+    const thread = prepareEngine(machine);
+    let text: TextService | undefined;
     try {
+      const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
+      const override = attention && (await resolveAttention(attention, found.path));
+      text = skipTokenizerInit ? undefined : await startText(found.text);
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const engine = await startEngine({ device: "cpu", ...engineOptions, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] }, onProgress);
+      const engine = await startEngine({ ...engineOptions, ...machine, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] }, onProgress, thread);
       const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};
       return new LLM({ name: found.name, engine, text, defaults, seed });
     } catch (error) {
       text?.close();
+      await thread.terminate();
       throw error;
     }
   }

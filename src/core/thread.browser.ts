@@ -31,11 +31,17 @@ const scope = globalThis as unknown as Scope;
 // A module may await: whoever imports this one starts once the data has come.
 const inWorker = typeof (globalThis as { WorkerGlobalScope?: unknown }).WorkerGlobalScope !== "undefined";
 const data: unknown = inWorker ? await new Promise((resolve) => (scope.onmessage = (event) => resolve(event.data))) : undefined;
+/** What came before somebody listened. */
+const early: unknown[] = [];
+if (inWorker) scope.onmessage = (event) => void early.push(event.data);
 
 export function parent(): Parent {
   return {
     data,
     post: (message, transfer) => scope.postMessage(message, transfer),
-    onMessage: (handler) => void (scope.onmessage = (event) => handler(event.data)),
+    onMessage: (handler) => {
+      scope.onmessage = (event) => handler(event.data);
+      for (const message of early.splice(0)) handler(message);
+    },
   };
 }

@@ -7,12 +7,13 @@ export function spawn(url: URL, data: unknown): Thread {
   // A thread inherits the process's flags, and refuses to start on this one (node --input-type=module -e "...").
   const fromText = process.execArgv.some((flag) => flag.startsWith("--input-type"));
   const worker = new Worker(url, { workerData: data, ...(fromText && { execArgv: [] }) });
-  let failure: string | undefined;
+  let failure: string | undefined, ended: string | undefined;
   worker.on("error", (error: unknown) => (failure = error instanceof Error ? error.message : String(error)));
+  worker.once("exit", (code) => (ended = failure ?? `exit code ${code}`));
   return {
     post: (message, transfer) => worker.postMessage(message, [...(transfer ?? [])]),
     onMessage: (handler) => void worker.on("message", handler),
-    onExit: (handler) => void worker.once("exit", (code) => handler(failure ?? `exit code ${code}`)),
+    onExit: (handler) => void (ended === undefined ? worker.once("exit", () => handler(ended!)) : queueMicrotask(() => handler(ended!))),
     unref: () => worker.unref(),
     ref: () => worker.ref(),
     terminate: async () => void (await worker.terminate()),

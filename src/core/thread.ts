@@ -16,5 +16,6 @@ export interface Parent {
   /** What `spawn` was given. */
   readonly data: unknown;
   post(message: unknown, transfer?: readonly ArrayBuffer[]): void;
+  /** What came before the first handler was there, it still gets. */
   onMessage(handler: (message: unknown) => void): void;
 }

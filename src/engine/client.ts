@@ -13,7 +13,7 @@ import type { SamplingParams } from "../sampling/params.ts";
 import type { Engine } from "./engine.ts";
 import { Host } from "./host.ts";
 import type { Delta, EngineInfo, FromEngine, Stats, ToEngine } from "./messages.ts";
-import type { EngineOptions, Progress } from "./open.ts";
+import type { EngineOptions, Machine, Progress } from "./open.ts";
 
 export type { EngineOptions, Progress };
 
@@ -188,13 +188,20 @@ export function clientOf(engine: Engine, info: EngineInfo, now: () => number, re
   return client;
 }
 
+/** A thread for `startEngine`, which opens `machine` meanwhile. Started before the model is found, it is ready when the model is. */
+export function prepareEngine({ device, threads }: Machine): Thread {
+  // The sources run as they are and as compiled: the worker's file ends as this one does.
+  const url = new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url);
+  return spawn(url, { device, ...(threads !== undefined && { threads }) } satisfies Machine);
+}
+
 /**
- * Loads a model and runs its engine in a worker thread.
+ * Loads a model and runs its engine in a worker thread, `thread`.
  * @throws UsageError for what the caller can mend: no such model, one that is not supported, one that does not fit.
  */
-export function startEngine(options: EngineOptions, onProgress?: Progress): Promise<EngineClient> {
-  // The sources run as they are and as compiled: the worker's file ends as this one does.
-  return connect(spawn(new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url), options), onProgress);
+export function startEngine(options: EngineOptions, onProgress?: Progress, thread = prepareEngine(options)): Promise<EngineClient> {
+  thread.post(options);
+  return connect(thread, onProgress);
 }
 
 /** The client of an engine that `thread` is loading. The thread keeps the process alive while it loads and while requests are in flight. */

@@ -11,6 +11,7 @@ import { UsageError } from "../core/errors.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
 import type { Quantization, WeightDTypeOption } from "../model/weight-formats.ts";
+import type { WeightSource } from "../weights/source.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
@@ -52,15 +53,23 @@ const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16
 /** The wasm backend's addresses end at 4 GiB; kernels and scratch take a little of it. */
 const cpuAddressBytes = 4 * 2 ** 30 - 64 * 2 ** 20;
 
-/** `now` is in seconds. @throws UsageError */
-export async function openEngine(options: EngineOptions, now: () => number, onProgress: Progress = () => {}): Promise<OpenEngine> {
+/** What a backend is opened by. It needs no model, so it can be opened while somebody still looks for one. */
+export type Machine = Pick<EngineOptions, "device" | "threads">;
+
+export const openMachine = ({ device, threads }: Machine): Promise<Backend> => openBackend(device, threads === undefined ? {} : { threads });
+
+/** `now` is in seconds; `opening` is the backend, which is closed where the model cannot be loaded. @throws UsageError */
+export async function openEngine(options: EngineOptions, now: () => number, onProgress: Progress = () => {}, opening = openMachine(options)): Promise<OpenEngine> {
   const start = now();
-  const { model: folder, device, dtype = "auto", quantization = "auto", kvCacheDtype = "auto", seed = 0, threads } = options;
-  if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
-  const { config: ownConfig, source } = openCheckpoint(folder, { dtype, quantization, kvCacheDtype });
-  const config = options.attention ? { ...ownConfig, override: options.attention } : ownConfig;
-  let backend: Backend | undefined;
+  // Whoever reads the model's files first says what is wrong with them before it says that there is no backend.
+  opening.catch(() => {});
+  let source: WeightSource | undefined;
   try {
+    const { model: path, device, dtype = "auto", quantization = "auto", kvCacheDtype = "auto", seed = 0 } = options;
+    if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
+    const checkpoint = openCheckpoint(path, { dtype, quantization, kvCacheDtype });
+    source = checkpoint.source;
+    const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
     const limits = chooseLimits(options, {
       maxPositions: config.maxPositions,
       availableBytes: Math.min(freeBytes(), device === "cpu" ? cpuAddressBytes : Infinity),
@@ -69,7 +78,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
         return { kvBytes: bytes.kvCache, totalBytes };
       },
     });
-    backend = await openBackend(device, threads === undefined ? {} : { threads });
+    const backend = await opening;
     const model = await loadModel(backend, source, config, limits, onProgress);
     const eosTokenIds = [...new Set([...config.eosTokenIds, ...(options.eosTokenIds ?? [])])];
     const engine = new Engine(new ProgramModel(backend, model), { limits, eosTokenIds, seed, now });
@@ -86,13 +95,12 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       kvBytes: model.plan.bytes.kvCache,
       loadSeconds: now() - start,
     };
-    const opened = backend;
-    return { engine, info, release: () => opened.close() };
+    return { engine, info, release: () => backend.close() };
   } catch (error) {
-    await backend?.close();
+    await opening.then((backend) => backend.close(), () => {});
     throw error;
   } finally {
-    source.close();
+    source?.close();
   }
 }
 
