@@ -11,7 +11,7 @@ import { control, Heap } from "./memory.ts";
 const marker = 0x7fc0dead;
 const guardBytes = 64;
 
-type Data = Float32Array | Int32Array | Uint16Array;
+type Data = Float32Array | Int32Array | Uint16Array | Uint8Array;
 /** Values of argument words by name. */
 export type Arguments<Table> = { readonly [Name in keyof Table]: number };
 
@@ -64,6 +64,11 @@ export class Alone {
     for (const key of Object.keys(table) as (keyof Table & string)[]) (floats.includes(key) ? asFloats : words)[table[key]!] = values[key];
     this.words(0, control.bytes / 4)[control.claim / 4] = 0;
     run(this.#args, 0);
+  }
+
+  /** A word of the last call's arguments, which a kernel may have written to. */
+  argument(word: number): number {
+    return this.words(this.#args, 64)[word]!;
   }
 
   /** Whether everything around what was placed is as it was. */

@@ -7,7 +7,7 @@
 import { fromF16 } from "../../core/dtype.ts";
 import { invariant, UsageError } from "../../core/errors.ts";
 import { blockElements, blocksOf, packedRowBytes, panelRows, quantizedFormats, type QuantizedDType } from "../quantized.ts";
-import { codeOffset, type DotOperand, packedFloat, panelBlockBytes } from "./quantized.ts";
+import { codeOffset, type DotOperand, hasSignedScales, packedFloat, panelBlockBytes } from "./quantized.ts";
 
 /** Packed floats of all f16, and a mark where there is none. */
 let packedFloats: Uint32Array | undefined;
@@ -17,11 +17,11 @@ function packedFloatTable(): Uint32Array {
   return packedFloats;
 }
 
-/** What is told of an f16 that is no packed float. */
+/** What is told of an f16 that cannot be held. */
 export const scaleError = (dtype: QuantizedDType, f16: number): UsageError =>
-  new UsageError(`a block of ${dtype} has the scale or minimum ${fromF16(f16)}, which is not below 8; keep the weights unquantised (--quantization none)`);
+  new UsageError(`a block of ${dtype} has the scale or minimum ${fromF16(f16)}; only numbers below 8 can be computed with, and no negative scales but those of int4: keep the weights unquantised (--quantization none)`);
 
-/** Writes rows of packed blocks of a weight to its panels. `memory` are the weight's bytes, `firstRow` counts its rows. @throws UsageError for a scale that is not below 8 */
+/** Writes rows of packed blocks of a weight to its panels. `memory` are the weight's bytes, `firstRow` counts its rows. @throws UsageError for a scale that cannot be held */
 export function writePanels(memory: Uint8Array, dtype: QuantizedDType, columns: number, firstRow: number, packed: Uint8Array, operand: DotOperand): void {
   const { bits, hasMin, blockBytes } = quantizedFormats[dtype];
   const numBlocks = blocksOf(columns), rowBytes = packedRowBytes(dtype, columns), rows = packed.length / rowBytes;
@@ -34,10 +34,11 @@ export function writePanels(memory: Uint8Array, dtype: QuantizedDType, columns: 
   /** Adding 128 to each of four bytes, or taking it away, flips their upper bits. */
   const flip = offset === 128 ? 0x80808080 | 0 : 0;
   const blockWords = panelBlockBytes(dtype) / 4;
-  const take = (at: number): number => {
+  const signedScales = hasSignedScales(dtype);
+  const take = (at: number, signed: boolean): number => {
     const bitsOfFloat = source.getUint16(at, true), float = floats[bitsOfFloat]!;
-    if (float === none) throw scaleError(dtype, bitsOfFloat);
-    return float;
+    if (float === none || (!signed && bitsOfFloat > 0x8000)) throw scaleError(dtype, bitsOfFloat);
+    return signed ? float : float & 0x7fff;
   };
   for (let r = 0; r < rows; r++) {
     const row = firstRow + r, lane = row % panelRows;
@@ -45,8 +46,8 @@ export function writePanels(memory: Uint8Array, dtype: QuantizedDType, columns: 
     for (let block = 0, from = r * rowBytes; block < numBlocks; block++, from += blockBytes, to += blockWords) {
       for (let i = 0, at = from + codesAt; i < codeBytes; i += 4, at += 4) words[to + (i >> 2) * panelRows] = source.getInt32(at, true) ^ flip;
       const scales = 2 * (to - lane) + (codeBytes * panelRows) / 2 + lane;
-      halves[scales] = take(from);
-      if (hasMin) halves[scales + panelRows] = take(from + 2);
+      halves[scales] = take(from, signedScales);
+      if (hasMin) halves[scales + panelRows] = take(from + 2, true);
     }
   }
 }

@@ -30,7 +30,7 @@ export type DotOperand = "unsigned8" | "signed8" | "7bits";
 /** Finds out by multiplying with 255 and 128, which are -1 and -128 where bytes are signed; pairs of products overflow 16 bits where sums have no more. */
 export function probeDot(): DotOperand {
   const m = new Module();
-  m.func("probe", { codes: "i32" }, "i32", ({ codes }) => [i32x4.extract_lane(dot(splat.i32(0x81818181 | 0), i32x4.splat(codes), splat.i32(0)), 0)]);
+  m.func("probe", { codes: "i32" }, "i32", ({ codes }) => [i32x4.extract_lane(relaxedDot(splat.i32(0x81818181 | 0), i32x4.splat(codes), splat.i32(0)), 0)]);
   const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
   const { probe } = new WebAssembly.Instance(new WebAssembly.Module(m.bytes()), { env: { memory } }).exports as { probe(codes: number): number };
   const sums = [0xffffffff, 0x80808080].map((codes) => probe(codes | 0));
@@ -74,7 +74,9 @@ const dotElements = 4;
 const steps = blockElements / dotElements;
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
-const dot = (x: Operand, codes: Operand, sum: Operand): Node => i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
+/** sum + the products of four signed bytes of x and four codes, in each lane. */
+export type Dot = (x: Operand, codes: Operand, sum: Operand) => Node;
+const relaxedDot: Dot = (x, codes, sum) => i32x4.relaxed_dot_i8x16_i7x16_add_s(x, codes, sum);
 
 /**
  * Scales and minimums are 16 bits: a sign, 5 bits of exponent and 10 of mantissa as in f16, but reaching from 2^-28 to 8, without
@@ -87,10 +89,12 @@ export function packedFloat(value: number): number | undefined {
   const magnitude = Math.abs(value);
   if (!(magnitude < largestPackedFloat)) return undefined;
   bits.setFloat32(0, magnitude < 2 ** -28 ? 0 : magnitude / packedFloatScale);
-  return (bits.getUint32(0) >>> packedFloatShift) | (value < 0 ? 0x8000 : 0);
+  return (bits.getUint32(0) >>> packedFloatShift) | (value < 0 || Object.is(value, -0) ? 0x8000 : 0);
 }
 const bits = new DataView(new ArrayBuffer(4));
-/** Four packed floats as f32; those of int8 and uint8 scales have no sign. */
+/** Whether a dtype's scales may be negative: others are stored without the sign. Minimums always have one. */
+export const hasSignedScales = (dtype: QuantizedDType): boolean => dtype === "int4";
+/** Four packed floats as f32. */
 function unpackFour(address: Operand, offset: number, signed: boolean): Node {
   const shifted = i32x4.shl(signed ? v128.load16x4_s(address, offset) : v128.load16x4_u(address, offset), packedFloatShift);
   return f32x4.mul(signed ? v128.and(shifted, splat.i32(~0x70000000)) : shifted, splat.f32(packedFloatScale));
@@ -147,7 +151,7 @@ const widePanels = 4, fewRows = 12;
  * `rows<R>x<P>_<dtype>(args, row, column)`: R rows from `row` on, times P panels, the columns from `column` on. What of a panel is behind
  * column n is computed and dropped; only a tile of one row and one panel does that.
  */
-function tileFunction(m: Module, dtype: QuantizedDType, operand: DotOperand, rows: number, panels: number): Func {
+function tileFunction(m: Module, dtype: QuantizedDType, operand: DotOperand, dot: Dot, rows: number, panels: number): Func {
   const { bits, hasMin } = quantizedFormats[dtype];
   const loads = bits === 8 ? steps : steps / 2;
   const split = bits === 8 && operand === "7bits";
@@ -180,7 +184,7 @@ function tileFunction(m: Module, dtype: QuantizedDType, operand: DotOperand, row
           ];
         }),
       ]),
-      ...scale.map((v, g) => v.set(unpackFour(weights.at(w[p]!), scalesAt + 8 * g, dtype === "int4"))),
+      ...scale.map((v, g) => v.set(unpackFour(weights.at(w[p]!), scalesAt + 8 * g, hasSignedScales(dtype)))),
       ...min.map((v, g) => v.set(unpackFour(weights.at(w[p]!), minsAt + 8 * g, true))),
       ...sums.flatMap((row, r) => [
         four.set(v128.load32_splat(x[r]!, activationBlock.scale)),
@@ -239,19 +243,19 @@ function tileFunction(m: Module, dtype: QuantizedDType, operand: DotOperand, row
   }, { internal: true });
 }
 
-/** The kernels of one quantised dtype: `linear_<dtype>`, `embed_<dtype>` and `pack_<dtype>`. */
-export function quantizedModule(dtype: QuantizedDType, operand: DotOperand): Module {
+/** The kernels of one quantised dtype: `linear_<dtype>`, `embed_<dtype>` and `pack_<dtype>`. `dot` must do what `operand` says. */
+export function quantizedModule(dtype: QuantizedDType, operand: DotOperand, dot: Dot = relaxedDot): Module {
   const m = new Module();
-  quantizedLinear(m, dtype, operand);
+  quantizedLinear(m, dtype, operand, dot);
   quantizedEmbed(m, dtype, operand);
   packPanels(m, dtype, operand);
   return m;
 }
 
 /** Adds the kernel `linear_<dtype>(args, thread)`, args being `quantizedLinearArgs`. Any N and number of blocks from 1, any row count from 0. */
-export function quantizedLinear(m: Module, dtype: QuantizedDType, operand: DotOperand): Func {
-  const tiles = range(mostRows).map((i) => tileFunction(m, dtype, operand, i + 1, 1));
-  const wide = range(mostRows).map((i) => tileFunction(m, dtype, operand, i + 1, widePanels));
+export function quantizedLinear(m: Module, dtype: QuantizedDType, operand: DotOperand, dot: Dot): Func {
+  const tiles = range(mostRows).map((i) => tileFunction(m, dtype, operand, dot, i + 1, 1));
+  const wide = range(mostRows).map((i) => tileFunction(m, dtype, operand, dot, i + 1, widePanels));
   return kernel(m, `linear_${dtype}`, (args, _thread, local) => {
     const word = (name: keyof typeof quantizedLinearArgs): Node => argument(args, quantizedLinearArgs[name]);
     const rows = local("i32", "rows"), rowBlocks = local("i32", "rowBlocks"), width = local("i32", "pieceColumns"), n = local("i32", "n");
@@ -331,7 +335,7 @@ export function quantizedEmbed(m: Module, dtype: QuantizedDType, operand: DotOpe
           i32.mul(i32.shr_u(token, Math.log2(panelRows)), i32.shr_u(i32.add(word("columns"), blockElements - 1), Math.log2(blockElements))), panelBlockBytes(dtype),
         ))),
         loop("next_block", (next) => [
-          scale.set(float(codesBytes, dtype === "int4")),
+          scale.set(float(codesBytes, hasSignedScales(dtype))),
           ...(hasMin ? [min.set(float(codesBytes + 2 * panelRows, true))] : []),
           k.set(0),
           loop("next_k", (nextK) => [
@@ -351,7 +355,7 @@ export function quantizedEmbed(m: Module, dtype: QuantizedDType, operand: DotOpe
 }
 
 /** Rows of packed blocks to panels: 16 rows at a time. weight: where row `firstRow` of it goes, in the memory `weights`. */
-export const packArgs = { packed: 0, rowBytes: 1, weight: 2, panels: 3, blocks: 4, /** Out: 0x10000 and the bits of an f16 that is no packed float. */ refused: 5 } as const;
+export const packArgs = { packed: 0, rowBytes: 1, weight: 2, panels: 3, blocks: 4, /** Out: 0x10000 and the bits of an f16 that cannot be held. */ refused: 5 } as const;
 
 /** Adds `pack_<dtype>`: what panels.ts does row by row, for whole panels. */
 export function packPanels(m: Module, dtype: QuantizedDType, operand: DotOperand): Func {
@@ -373,14 +377,18 @@ export function packPanels(m: Module, dtype: QuantizedDType, operand: DotOperand
         .map(([a, b, lanes], step) => v128.store(weights.at(to), words(t[a]!, t[b]!, ...lanes), 16 * ((at / 4 + step) * groups + group))),
     ];
     /** An f16 of a row as packed float: its exponent moved by 14, or where it is subnormal by way of f32. */
-    const float = (from: Local, source: number, target: number): Node[] => [
-      bitsOfFloat.set(i32.load16_u(from, source)),
-      magnitude.set(i32.and(bitsOfFloat, 0x7fff)),
-      when(i32.ge_u(magnitude, 0x4800), [i32.store(args, i32.or(bitsOfFloat, 0x10000), 4 * packArgs.refused)]),
-      i32.store16(weights.at(to), i32.or(i32.and(bitsOfFloat, 0x8000), i32.select(
+    const float = (from: Local, source: number, target: number, signed: boolean): Node[] => {
+      const tooLarge = i32.ge_u(magnitude, 0x4800);
+      const float = i32.select(
         i32.add(magnitude, 14 << 10), i32.shr_u(i32.reinterpret_f32(f32.mul(f32.convert_i32_u(magnitude), 2 ** -24 / packedFloatScale)), packedFloatShift), i32.ge_u(magnitude, 0x400),
-      )), target),
-    ];
+      );
+      return [
+        bitsOfFloat.set(i32.load16_u(from, source)),
+        magnitude.set(i32.and(bitsOfFloat, 0x7fff)),
+        when(signed ? tooLarge : i32.or(tooLarge, i32.gt_u(bitsOfFloat, 0x8000)), [i32.store(args, i32.or(bitsOfFloat, 0x10000), 4 * packArgs.refused)]),
+        i32.store16(weights.at(to), signed ? i32.or(i32.and(bitsOfFloat, 0x8000), float) : float, target),
+      ];
+    };
     return [
       panels.set(word("panels")),
       rowBytes.set(word("rowBytes")),
@@ -393,8 +401,8 @@ export function packPanels(m: Module, dtype: QuantizedDType, operand: DotOperand
             ...row.slice(1).map((r, i) => r.set(i32.add(row[i]!, rowBytes))),
             ...range(codeBytes / 16).flatMap((half) => transpose(16 * half, group)),
             ...row.flatMap((r, i) => [
-              ...float(r, 0, panelRows * codeBytes + 2 * (4 * group + i)),
-              ...(hasMin ? float(r, 2, panelRows * codeBytes + 2 * panelRows + 2 * (4 * group + i)) : []),
+              ...float(r, 0, panelRows * codeBytes + 2 * (4 * group + i), hasSignedScales(dtype)),
+              ...(hasMin ? float(r, 2, panelRows * codeBytes + 2 * panelRows + 2 * (4 * group + i), true) : []),
             ]),
           ]),
           from.set(i32.add(from, blockBytes)),
