@@ -10,7 +10,7 @@ import { GenerationFailed } from "../llm/generation.ts";
 import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parsePort, parseSeconds } from "./options.ts";
 import { flagNames, sentence } from "./sentence.ts";
 
-const modelHelp = "a folder in Hugging Face layout, a .gguf file or org/name of the hub (default: the built-in demo model)";
+const modelHelp = "a folder in Hugging Face layout, a .gguf file, or of the hub org/name, org/name/file.gguf or org/name:Q4_K_M (default: the built-in demo model)";
 
 const examples = (...lines: readonly string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join("\n")}\n`;
 

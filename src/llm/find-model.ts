@@ -29,11 +29,11 @@ export function demoModel(): string {
  */
 export async function findModel(model: string | undefined, withText: boolean, options: HubOptions): Promise<FoundModel> {
   if (model === undefined) return { path: demoModel(), name: "demo", text: readTextFiles(demoModel()) };
-  if (isGgufPath(model) && !files.isFolder(model)) return { path: model, name: nameOfGguf(model), text: readGgufText(model, withText) };
-  if (files.isFile(model)) {
+  if (files.isFile(model) && !isGgufPath(model)) {
     throw new UsageError(`model ${JSON.stringify(model)} is neither a folder nor a .gguf file; give the folder that holds config.json and the weights, or a .gguf file`);
   }
   const folder = await resolveModel(model, options);
+  if (isGgufPath(folder) && files.isFile(folder)) return { path: folder, name: nameOfGguf(folder), text: readGgufText(folder, withText) };
   if (files.isFile(files.join(folder, "config.json"))) return { path: folder, name: model, text: readTextFiles(folder) };
   const ggufs = files.list(folder).filter(isGgufPath);
   const remedy = ggufs.length > 0 ? `it holds ${ggufs.join(", ")}: give the path of one of these` : "give a folder in Hugging Face layout, with config.json and the weights, or a .gguf file";

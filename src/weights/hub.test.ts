@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { writeGguf } from "../../tests/gguf-writer.ts";
 import { resolveModel } from "./hub.ts";
 
 const commit = "0123456789abcdef0123456789abcdef01234567";
@@ -71,7 +72,7 @@ test("an existing folder is itself", async () => {
 });
 
 test("a name that is neither a folder nor org/name is refused with what to do", async () => {
-  for (const name of ["nothing-here", "/no/such/folder", "../up/here", "a/b/c", ""]) {
+  for (const name of ["nothing-here", "/no/such/folder", "../up/here", "a/b/c", "", "none.gguf", "a/b/../c.gguf", "a/b:", "/no/such.gguf"]) {
     await assert.rejects(resolveModel(name), { name: "UsageError", message: /no such folder.*org\/name/ });
   }
 });
@@ -148,6 +149,30 @@ test("shards come by the index, and a model without safetensors is refused", asy
   assert.deepEqual(readdirSync(folder).sort(), ["config.json", "model.safetensors.index.json", "part-1.safetensors"]);
   const pickled = await standIn(t, { "config.json": model["config.json"], "pytorch_model.bin": Buffer.from("x") });
   await assert.rejects(resolveModel("org/name", { hubUrl: pickled.url, cacheDir: pickled.cacheDir }), { name: "UsageError", message: /no model\.safetensors\.index\.json and no model\.safetensors/ });
+});
+
+test("one GGUF file of a repository is downloaded by its path or its type, a split one with all its parts", async (t) => {
+  const gguf = (no?: number): Buffer => Buffer.from(writeGguf({ metadata: no === undefined ? {} : { "split.no": ["u16", no], "split.count": ["u16", 2] }, tensors: [] }));
+  const hub = await standIn(t, {
+    "m-Q8_0.gguf": gguf(), "m.Q4_K_M.gguf": gguf(), "mmproj-m-F16.gguf": gguf(), "big/m-F16-00002-of-00002.gguf": gguf(1), "big/m-F16-00001-of-00002.gguf": gguf(0), "README.md": Buffer.from("hello"),
+  });
+  const options = { hubUrl: hub.url, cacheDir: hub.cacheDir };
+  const snapshot = join(hub.cacheDir, "models--org--name", "snapshots", commit);
+  assert.equal(await resolveModel("org/name/m-Q8_0.gguf", options), join(snapshot, "m-Q8_0.gguf"));
+  assert.deepEqual(readdirSync(snapshot), ["m-Q8_0.gguf"]);
+  assert.equal(await resolveModel("org/name:q4_k_m", options), join(snapshot, "m.Q4_K_M.gguf"));
+  for (const name of ["org/name:F16", "org/name/big/m-F16.gguf", "org/name/big/m-F16-00001-of-00002.gguf"]) {
+    assert.equal(await resolveModel(name, options), join(snapshot, "big", "m-F16-00001-of-00002.gguf"));
+  }
+  assert.deepEqual(readdirSync(join(snapshot, "big")), ["m-F16-00001-of-00002.gguf", "m-F16-00002-of-00002.gguf"]);
+  for (const [name, message] of [
+    ["org/name:Q4", /no GGUF file for ":Q4"; give org\/name\/ and one of big\/m-F16-00001-of-00002\.gguf, m-Q8_0\.gguf, m\.Q4_K_M\.gguf$/], ["org/name/other.gguf", /no GGUF file for "\/other\.gguf"/],
+    ["org/name", /has no config\.json, but GGUF files: give org\/name\/ and one of/],
+  ] as const) await assert.rejects(resolveModel(name, options), { name: "UsageError", message });
+  await hub.close();
+  assert.equal(await resolveModel("org/name:Q8_0", options), join(snapshot, "m-Q8_0.gguf"), "what is there is used without the hub");
+  assert.equal(await resolveModel("org/name/m.Q4_K_M.gguf", options), join(snapshot, "m.Q4_K_M.gguf"));
+  await assert.rejects(resolveModel("org/name/other.gguf", options), { name: "UsageError", message: /could not be asked/ });
 });
 
 test("a model that is not on the hub, or a hub that does not answer, says so", async (t) => {

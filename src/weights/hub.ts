@@ -1,5 +1,6 @@
 /**
- * From a model's name to a folder with its files: a folder is itself; `org/name` is downloaded from the hub.
+ * From a model's name to a folder with its files: a folder is itself; `org/name` is downloaded from the hub. One GGUF file of a
+ * repository is named `org/name/file.gguf`, or `org/name:Q4_K_M` by the type in its name.
  *
  * Files land in the cache layout that huggingface_hub uses (blobs by hash, snapshots of links), so that what Python has
  * downloaded is found here and the other way round. The hub's client has neither resume nor checks: here a broken download
@@ -7,6 +8,7 @@
  */
 import { files } from "#files";
 import { UsageError } from "../core/errors.ts";
+import { isGgufPath, openGguf } from "./gguf-file.ts";
 import { openWeights } from "./source.ts";
 
 export interface HubOptions {
@@ -41,16 +43,20 @@ const diskErrors: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT", "EACCES", "
 
 type Hub = typeof import("@huggingface/hub");
 
+/** org/name, then nothing, /file.gguf or :TYPE. */
+const hubName = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*)(\/(?:\w[\w.-]*\/)*\w[\w.-]*\.gguf|:\w[\w.-]*)?$/i;
+
 /**
- * The folder of the model `nameOrPath`, downloaded if need be.
- * @throws UsageError when it is neither a folder nor a model of the hub, or a file cannot be had whole.
+ * The folder (or GGUF file) of the model `nameOrPath`, downloaded if need be.
+ * @throws UsageError when it is neither there nor a model of the hub, or a file cannot be had whole.
  */
 export async function resolveModel(nameOrPath: string, options: HubOptions = {}): Promise<string> {
-  if (files.isFolder(nameOrPath)) return nameOrPath;
-  if (!/^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(nameOrPath)) {
-    throw new UsageError(`model ${JSON.stringify(nameOrPath)}: there is no such folder, and it is not a name on the hub; give the folder of a checkpoint, or org/name`);
+  if (files.isFolder(nameOrPath) || (isGgufPath(nameOrPath) && files.isFile(nameOrPath))) return nameOrPath;
+  const [, repo, choice] = hubName.exec(nameOrPath) ?? [];
+  if (repo === undefined) {
+    throw new UsageError(`model ${JSON.stringify(nameOrPath)}: there is no such folder or .gguf file, and it is not a name on the hub; give the folder of a checkpoint, a .gguf file, org/name or org/name/file.gguf`);
   }
-  const storage = files.join(options.cacheDir ?? files.defaultHubCache(), `models--${nameOrPath.replace("/", "--")}`);
+  const storage = files.join(options.cacheDir ?? files.defaultHubCache(), `models--${repo.replace("/", "--")}`);
   const snapshots = files.join(storage, "snapshots");
   const ref = files.join(storage, "refs", "main");
   const hub = await import("@huggingface/hub");
@@ -58,64 +64,110 @@ export async function resolveModel(nameOrPath: string, options: HubOptions = {})
 
   let commit: string;
   try {
-    ({ sha: commit } = await hub.modelInfo({ name: nameOrPath, revision: "main", additionalFields: ["sha"], ...access }));
+    ({ sha: commit } = await hub.modelInfo({ name: repo, revision: "main", additionalFields: ["sha"], ...access }));
   } catch (error) {
     // Without the hub (no network), what was downloaded whole before is good enough.
     const known = files.readText(ref)?.trim();
-    if (!(error instanceof hub.HubApiError) && known !== undefined && isWhole(files.join(snapshots, known))) return files.join(snapshots, known);
-    throw explain(hub, nameOrPath, error);
+    const found = error instanceof hub.HubApiError || known === undefined ? undefined : wholeModel(files.join(snapshots, known), choice);
+    if (found !== undefined) return found;
+    throw explain(hub, repo, error);
   }
   const snapshot = files.join(snapshots, commit);
+  let model = snapshot;
   try {
     const listed = new Map<string, HubFile>();
-    for await (const entry of hub.listFiles({ repo: nameOrPath, revision: commit, ...access })) {
+    for await (const entry of hub.listFiles({ repo, revision: commit, recursive: choice !== undefined, ...access })) {
       if (entry.type !== "file" || entry.oid === undefined) continue;
       const hash = entry.lfs ? ({ kind: "sha256", hex: entry.lfs.oid.replace(/^sha256:/, "") } as const) : ({ kind: "sha1", hex: entry.oid } as const);
       listed.set(entry.path, { path: entry.path, size: entry.lfs?.size ?? entry.size, hash });
     }
-    const request = (path: string): Promise<Blob | null> => hub.downloadFile({ repo: nameOrPath, path, revision: commit, ...access });
-    await downloadAll(nameOrPath, listed, storage, snapshot, request, options.onProgress ?? (() => {}));
+    const request = (path: string): Promise<Blob | null> => hub.downloadFile({ repo, path, revision: commit, ...access });
+    const each = (file: HubFile, onBytes: (done: number) => void): Promise<void> => download(file, storage, snapshot, request, onBytes);
+    let wanted;
+    if (choice === undefined) wanted = await chooseCheckpoint(repo, listed, snapshot, each);
+    else {
+      const paths = chooseGguf(repo, [...listed.keys()], choice);
+      wanted = paths.map((path) => listed.get(path)!);
+      model = files.join(snapshot, paths[0]!);
+    }
+    await downloadAll(wanted, each, options.onProgress ?? (() => {}));
   } catch (error) {
-    throw explain(hub, nameOrPath, error);
+    throw explain(hub, repo, error);
   }
   files.writeText(ref, commit);
-  return snapshot;
+  return model;
 }
 
-function isWhole(folder: string): boolean {
-  if (!files.isFile(files.join(folder, "config.json"))) return false;
+/** What was downloaded of the model before, where all of it is there. */
+function wholeModel(folder: string, choice: string | undefined): string | undefined {
   try {
-    openWeights(folder).close();
-    return true;
+    if (choice === undefined) {
+      if (!files.isFile(files.join(folder, "config.json"))) return undefined;
+      openWeights(folder).close();
+      return folder;
+    }
+    const path = files.join(folder, choice.startsWith("/") ? choice.slice(1) : chooseGguf(folder, files.list(folder), choice)[0]!);
+    openGguf(path, () => true).close();
+    return path;
   } catch (error) {
-    if (error instanceof UsageError) return false;
+    if (error instanceof UsageError) return undefined;
     throw error;
   }
 }
 
-async function downloadAll(
-  name: string, listed: ReadonlyMap<string, HubFile>, storage: string, snapshot: string,
-  request: (path: string) => Promise<Blob | null>, onProgress: (stage: string, done: number, total: number) => void,
-): Promise<void> {
+/** The parts of a split file end so. */
+const partSuffix = /-\d{5}-of-\d{5}(?=\.gguf$)/i;
+
+/** The paths of the GGUF file that `choice` (/file.gguf, :TYPE) names, all its parts in order. */
+function chooseGguf(repo: string, paths: readonly string[], choice: string): readonly string[] {
+  // The rest of a model that also sees is another file, and no language model.
+  const ggufs = paths.filter((path) => isGgufPath(path) && !/(^|[/.-])mmproj[.-]/i.test(path) && !path.split("/").includes("..")).sort();
+  const wholes = new Map<string, string[]>();
+  for (const path of ggufs) {
+    const whole = path.replace(partSuffix, "");
+    wholes.set(whole, [...(wholes.get(whole) ?? []), path]);
+  }
+  const asked = choice.slice(1);
+  // model-Q4_K_M.gguf and model.Q4_K_M.gguf are both of the type Q4_K_M.
+  const plain = (text: string): string => text.toLowerCase().replaceAll(".", "-");
+  const isAsked = choice.startsWith("/")
+    ? (whole: string, [first]: readonly string[]) => whole === asked || first === asked
+    : (whole: string) => plain(whole).endsWith(`-${plain(asked)}-gguf`);
+  const found = [...wholes].filter(([whole, parts]) => isAsked(whole, parts));
+  if (found.length === 1) return found[0]![1];
+  const list = (found.length > 1 ? found : [...wholes]).map(([, [first]]) => first).join(", ");
+  throw new UsageError(`${repo} has ${found.length === 0 ? "no" : "more than one"} GGUF file for ${JSON.stringify(choice)}; ${list === "" ? "it has none at all" : `give ${repo}/ and one of ${list}`}`);
+}
+
+async function chooseCheckpoint(
+  name: string, listed: ReadonlyMap<string, HubFile>, snapshot: string, each: (file: HubFile, onBytes: (done: number) => void) => Promise<void>,
+): Promise<readonly HubFile[]> {
   const need = (path: string, why: string): HubFile => {
     const file = listed.get(path);
     if (!file) throw new UsageError(`${name} on the hub has no ${path}${why}`);
     return file;
   };
-  need("config.json", ", so it is not a checkpoint that can be run here");
+  const ggufs = [...listed.keys()].filter(isGgufPath);
+  need("config.json", ggufs.length > 0 ? `, but GGUF files: give ${name}/ and one of ${ggufs.join(", ")}` : ", so it is not a checkpoint that can be run here");
   const wanted = [...listed.values()].filter((file) => smallFiles.has(file.path));
   if (listed.has(singleFile)) {
     wanted.push(listed.get(singleFile)!);
   } else {
     const index = need(indexFile, ` and no ${singleFile}: only checkpoints in safetensors format can be run`);
-    await download(index, storage, snapshot, request, () => {});
+    await each(index, () => {});
     const { weight_map: map } = JSON.parse(files.readText(files.join(snapshot, indexFile))!) as { weight_map?: Record<string, unknown> };
     for (const shard of new Set(Object.values(map ?? {}))) wanted.push(need(String(shard), `, which its ${indexFile} names`));
   }
+  return wanted;
+}
+
+async function downloadAll(
+  wanted: readonly HubFile[], each: (file: HubFile, onBytes: (done: number) => void) => Promise<void>, onProgress: (stage: string, done: number, total: number) => void,
+): Promise<void> {
   const total = wanted.reduce((bytes, file) => bytes + file.size, 0);
   let before = 0;
   for (const file of wanted) {
-    await download(file, storage, snapshot, request, (done) => onProgress(`downloading ${file.path}`, before + done, total));
+    await each(file, (done) => onProgress(`downloading ${file.path}`, before + done, total));
     before += file.size;
   }
 }
@@ -125,7 +177,7 @@ async function download(file: HubFile, storage: string, snapshot: string, reques
   const blob = files.join(storage, "blobs", file.hash.hex);
   const pointer = files.join(snapshot, file.path);
   files.makeFolder(files.join(storage, "blobs"));
-  files.makeFolder(snapshot);
+  files.makeFolder(files.join(snapshot, ...file.path.split("/").slice(0, -1)));
   if (!files.isFile(blob)) {
     const incomplete = `${blob}.incomplete`;
     const resumed = files.isFile(incomplete);

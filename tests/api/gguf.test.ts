@@ -79,7 +79,7 @@ test("what is no GGUF file, not there, or beside other files is told in a senten
   const text = join(folder, "text.gguf");
   writeFileSync(text, "this is no model");
   for (const [model, message] of [
-    [text, /text\.gguf is not a usable GGUF file: at byte 0/], [join(folder, "nowhere.gguf"), /nowhere\.gguf: there is no such file/],
+    [text, /text\.gguf is not a usable GGUF file: at byte 0/], [join(folder, "nowhere.gguf"), /nowhere\.gguf": there is no such folder or \.gguf file/],
     [folder, /has no config\.json; it holds .*text\.gguf.*: give the path of one/],
   ] as const) await assert.rejects(LLM.load(model), (error) => error instanceof UsageError && message.test(error.message));
 });
