@@ -44,7 +44,7 @@ function isRight(module: WebAssembly.Module, dtype: QuantizedDType, operand: Dot
     view.setUint16(at, 0x2c00 + 0x400 * (i % 3), true); // 2^-4, 2^-3, 2^-2
     if (hasMin) view.setUint16(at + 2, 0xbc00 + 0x400 * (i % 2), true); // -1, -2
   }
-  const x = Array.from({ length: checkRows }, (_, r) => quantizeActivations(Float32Array.from({ length: checkColumns }, (_, k) => (k % blockElements === 0 ? 127 : random() - 128) * 2 ** (r % 2))));
+  const x = Array.from({ length: checkRows }, (_, r) => quantizeActivations(Float32Array.from({ length: checkColumns }, (_, k) => (k % blockElements === 0 ? 127 : (random() % 255) - 127) * 2 ** (r % 2))));
 
   const at = { args: 4096, header: 4352, weight: 8192, x: 65536, out: 131072 };
   const bytes = new Uint8Array(memory.buffer), words = new Int32Array(memory.buffer), floats = new Float32Array(memory.buffer);
