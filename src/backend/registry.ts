@@ -7,6 +7,8 @@ import type { Backend } from "./backend.ts";
 export interface BackendOptions {
   /** Threads of the cpu backend; all cores by default. */
   readonly threads?: number;
+  /** How many bytes will be asked for in all; the cpu backend has 4 GiB unless this says more. */
+  readonly memoryBytes?: number;
 }
 
 export type Device = "cpu" | "reference";
@@ -18,8 +20,16 @@ const rows: Readonly<Record<Device, (options: BackendOptions) => Promise<Backend
 
 export const devices = Object.keys(rows) as readonly Device[];
 
+const mostBytes: Readonly<Record<Device, number>> = { cpu: 2 ** 38, reference: Infinity };
+
+/** What a device can address, in bytes; the machine may have less. @throws UsageError when there is no such device */
+export function addressableBytes(device: Device): number {
+  if (!Object.hasOwn(rows, device)) throw new UsageError(`device ${JSON.stringify(device)} is unknown; use one of ${devices.join(", ")}`);
+  return mostBytes[device];
+}
+
 /** @throws UsageError when there is no such device, or it is not available here */
 export async function openBackend(device: Device, options: BackendOptions = {}): Promise<Backend> {
-  if (!Object.hasOwn(rows, device)) throw new UsageError(`device ${JSON.stringify(device)} is unknown; use one of ${devices.join(", ")}`);
+  addressableBytes(device);
   return rows[device](options);
 }

@@ -6,7 +6,7 @@
  */
 import type { AttentionOverrideData } from "../attention/override.ts";
 import type { Backend, WeightDType } from "../backend/backend.ts";
-import { type Device, openBackend } from "../backend/registry.ts";
+import { addressableBytes, type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
@@ -50,13 +50,12 @@ export interface OpenEngine {
 /** What people are told of a model's matrices. */
 const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16: "bfloat16", int8: "int8", uint8: "int8", int4: "int4", uint4: "int4" };
 
-/** The wasm backend's addresses end at 4 GiB; kernels and scratch take a little of it. */
-const cpuAddressBytes = 4 * 2 ** 30 - 64 * 2 ** 20;
-
 /** What a backend is opened by. It needs no model, so it can be opened while somebody still looks for one. */
 export type Machine = Pick<EngineOptions, "device" | "threads">;
 
-export const openMachine = ({ device, threads }: Machine): Promise<Backend> => openBackend(device, threads === undefined ? {} : { threads });
+export async function openMachine({ device, threads }: Machine): Promise<Backend> {
+  return openBackend(device, { memoryBytes: availableBytes(device), ...(threads !== undefined && { threads }) });
+}
 
 /** `now` is in seconds; `opening` is the backend, which is closed where the model cannot be loaded. @throws UsageError */
 export async function openEngine(options: EngineOptions, now: () => number, onProgress: Progress = () => {}, opening = openMachine(options)): Promise<OpenEngine> {
@@ -72,7 +71,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
     const limits = chooseLimits(options, {
       maxPositions: config.maxPositions,
-      availableBytes: Math.min(freeBytes(), device === "cpu" ? cpuAddressBytes : Infinity),
+      availableBytes: availableBytes(device),
       plan: (tried) => {
         const { bytes, totalBytes } = planModel(config, tried);
         return { kvBytes: bytes.kvCache, totalBytes };
@@ -104,7 +103,11 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
   }
 }
 
-/** Bytes that this process may still take; no bound where the platform does not say. */
-function freeBytes(): number {
-  return (globalThis as { process?: { availableMemory?: () => number } }).process?.availableMemory?.() ?? Infinity;
+/** What a page may count on: nobody tells it how much the machine has. */
+const pageBytes = 3.5 * 2 ** 30;
+
+/** Bytes that a model may take on a device: what the process may still have, as far as it can be addressed. */
+function availableBytes(device: Device): number {
+  const free = (globalThis as { process?: { availableMemory?: () => number } }).process?.availableMemory?.() ?? pageBytes;
+  return Math.min(free, addressableBytes(device));
 }

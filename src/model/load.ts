@@ -18,7 +18,7 @@ import { type ModelConfig, readConfig } from "./config.ts";
 import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
 import { type ChosenFormats, openGgufCheckpoint } from "./gguf.ts";
-import { maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
+import { formatBytes, maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
 import { listTensors } from "./tensors.ts";
@@ -142,17 +142,22 @@ export async function loadModel(
   backend: Backend, source: WeightSource, config: ModelConfig, limits: ModelLimits, onProgress: (stage: string, done: number, total: number) => void = () => {},
 ): Promise<Model> {
   const plan = planModel(config, limits);
-  const left = new Map(plan.parts.map((part) => [part.name, part.bytes]));
+  const left = new Map(plan.parts.map((part) => [part.name, part]));
   const alloc = (name: string): Buffer => {
-    const bytes = left.get(name);
-    invariant(bytes !== undefined, `${name} is not in the memory plan, or was taken twice`);
+    const part = left.get(name);
+    invariant(part, `${name} is not in the memory plan, or was taken twice`);
     left.delete(name);
-    return backend.alloc(bytes);
+    try {
+      return backend.alloc(part.bytes, part.use);
+    } catch (error) {
+      if (error instanceof UsageError) throw new UsageError(`no room for ${name} (${formatBytes(part.bytes)}): ${error.message}`);
+      throw error;
+    }
   };
 
-  const weights = await loadWeights(backend, source, config, alloc, (done, total) => onProgress("loading weights", done, total));
-  const memory = takeMemory(config, limits, alloc);
-  for (const [to, rope] of [[memory.rotary, config.rope], [memory.localRotary, config.localRope]] as const) {
+  // Weights and caches come last: what has no use must lie together where a backend has several memories.
+  const working = takeMemory(config, limits, alloc);
+  for (const [to, rope] of [[working.rotary, config.rope], [working.localRotary, config.localRope]] as const) {
     if (to && rope) backend.write(to, 0, new Uint8Array(rotaryTable(rope, limits.maxModelLen).buffer));
   }
 
@@ -177,6 +182,8 @@ export async function loadModel(
   const layers = attention.groupOfLayer.map((g): LayerAttention => {
     return { kernel: kernels.get(attention.groups[g]!.plan.key)!, captures: captures[g]!, work: attentionGroups[g]!.work };
   });
+  const weights = await loadWeights(backend, source, config, alloc, (done, total) => onProgress("loading weights", done, total));
+  const memory: DecoderMemory = { ...working, kv: config.layers.map((_, i) => cachePair(config, limits, alloc(`layers.${i}.cache`))) };
   invariant(left.size === 0, `planned but not taken: ${[...left.keys()].join(", ")}`);
 
   const program = backend.record(() => decode(backend.ops, config, weights, layers, memory));
@@ -186,18 +193,23 @@ export async function loadModel(
   };
 }
 
-function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: string) => Buffer): DecoderMemory {
-  const cache = (name: string): KvCache => ({ data: alloc(name), format: config.kvFormat, pageSize: limits.pageSize, numHeads: config.numKvHeads, headDim: config.headDim });
+function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: string) => Buffer): Omit<DecoderMemory, "kv"> {
   return {
     batch: {
       header: alloc("batch.header"), tokens: alloc("batch.tokens"), positions: alloc("batch.positions"), slots: alloc("batch.slots"),
       blockTable: alloc("batch.blockTable"), logitRows: alloc("batch.logitRows"), maxPagesPerSequence: maxPagesPerSequence(limits),
     },
     activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
-    kv: config.layers.map((_, i) => ({ key: cache(`layers.${i}.keys`), value: cache(`layers.${i}.values`) })),
     rotary: alloc("rotary"),
     ...(config.localRope && { localRotary: alloc("localRotary") }),
   };
+}
+
+/** Keys and values of a layer: the two halves of `data`. */
+function cachePair(config: ModelConfig, limits: ModelLimits, data: Buffer): DecoderMemory["kv"][number] {
+  const half = data.bytes / 2;
+  const cache = (offset: number): KvCache => ({ data: data.slice(offset, half), format: config.kvFormat, pageSize: limits.pageSize, numHeads: config.numKvHeads, headDim: config.headDim });
+  return { key: cache(0), value: cache(half) };
 }
 
 /** Plans and writes the step's work list of every group, and the tables that were written to since the last step. */

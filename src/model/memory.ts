@@ -3,7 +3,7 @@
  *
  * The loader takes its memory from this list and from nowhere else, so the plan is exact. It knows no backend.
  */
-import { headerWord } from "../backend/backend.ts";
+import { type BufferUse, headerWord } from "../backend/backend.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
@@ -32,6 +32,8 @@ export interface MemoryPart {
   readonly name: string;
   /** A multiple of 64, as backends align. */
   readonly bytes: number;
+  /** What the backend is told of it. Norms and biases are weights without a use: they are no matrices. */
+  readonly use?: BufferUse;
 }
 
 export interface MemoryPlan {
@@ -70,10 +72,10 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
     blockTable: maxNumSeqs * maxPagesPerSequence(limits),
   };
   const kvBytes = numPages * kvBytesOfPage(config, pageSize);
-  const part = (kind: MemoryKind, name: string, bytes: number): MemoryPart => ({ kind, name, bytes: aligned(bytes) });
+  const part = (kind: MemoryKind, name: string, bytes: number, use?: BufferUse): MemoryPart => ({ kind, name, bytes: aligned(bytes), ...(use && { use }) });
   const parts = [
-    ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec))),
-    ...config.layers.flatMap((_, i) => [part("kvCache", `layers.${i}.keys`, kvBytes), part("kvCache", `layers.${i}.values`, kvBytes)]),
+    ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec), spec.columns > 1 ? "weights" : undefined)),
+    ...config.layers.map((_, i) => part("kvCache", `layers.${i}.cache`, 2 * aligned(kvBytes), "kvCache")), // keys, then values
     ...Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => part("activations", name, activationBytes(shape, rows[shape.rows]))),
     part("inputs", "staging", stagingBytes),
     part("rotary", "rotary", limits.maxModelLen * config.rope.rotaryDim * bytesPerElement.f32),

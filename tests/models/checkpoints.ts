@@ -4,6 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { type DType, fromFloat32, toFloat32 } from "../../src/core/dtype.ts";
+import { stream } from "../../src/core/random.ts";
+import { readConfig } from "../../src/model/config.ts";
+import { families } from "../../src/model/registry.ts";
+import { listTensors } from "../../src/model/tensors.ts";
 import { files } from "../../src/weights/files.node.ts";
 import { readHeader } from "../../src/weights/safetensors.ts";
 
@@ -71,6 +75,18 @@ export function writeTensors(path: string, tensors: ReadonlyMap<string, FileTens
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(header.length));
   writeFileSync(path, Buffer.concat([length, header, ...[...tensors.values()].map(({ data }) => data)]));
+}
+
+/** A random checkpoint of the given config, in `dtype`. */
+export function randomCheckpoint(t: TestContext, raw: Readonly<Record<string, unknown>>, dtype: "F32" | "BF16"): string {
+  const folder = temporaryFolder(t, { "config.json": raw });
+  const random = stream(7);
+  const specs = listTensors(readConfig({ config: raw, weightDType: "f32" }, families));
+  writeTensors(join(folder, "model.safetensors"), new Map(specs.flatMap((spec) => spec.parts).map(({ source, shape }) => {
+    const size = shape.reduce((a, b) => a * b);
+    return [source, tensor(dtype, shape, Float32Array.from({ length: size }, () => (shape.length === 1 ? 1 : 0) + (random() - 0.5) * 0.4))];
+  })));
+  return folder;
 }
 
 /** A folder that goes away with the test, holding these JSON files. */

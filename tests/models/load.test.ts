@@ -3,16 +3,14 @@ import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import type { Backend } from "../../src/backend/backend.ts";
+import type { Backend, BufferUse } from "../../src/backend/backend.ts";
 import { open } from "../../src/backend/reference/open.ts";
 import { toFloat32 } from "../../src/core/dtype.ts";
-import { stream } from "../../src/core/random.ts";
 import { readConfig } from "../../src/model/config.ts";
 import { loadModel, openCheckpoint, planModel } from "../../src/model/load.ts";
 import { families } from "../../src/model/registry.ts";
-import { listTensors } from "../../src/model/tensors.ts";
 import { backends } from "./backends.ts";
-import { fixture, fixtureNames, readTensors, temporaryFolder, tensor, writeTensors } from "./checkpoints.ts";
+import { fixture, fixtureNames, randomCheckpoint, readTensors, temporaryFolder, tensor, writeTensors } from "./checkpoints.ts";
 import { Driver, maxDifference } from "./driver.ts";
 
 const limits = { maxModelLen: 64, maxNumSeqs: 2, maxNumBatchedTokens: 32, pageSize: 4, numPages: 32, maxLogits: 4 };
@@ -94,7 +92,7 @@ test("a model allocates exactly what its plan says, and tells how far loading is
     const backend = await open();
     const asked: number[] = [];
     const counting = new Proxy(backend, {
-      get: (target, key) => (key === "alloc" ? (bytes: number) => (asked.push(bytes), target.alloc(bytes)) : typeof target[key as keyof Backend] === "function" ? (target[key as "close"]).bind(target) : target[key as keyof Backend]),
+      get: (target, key) => (key === "alloc" ? (bytes: number, use?: BufferUse) => (asked.push(bytes), target.alloc(bytes, use)) : typeof target[key as keyof Backend] === "function" ? (target[key as "close"]).bind(target) : target[key as keyof Backend]),
     });
     const { source, config } = openCheckpoint(fixture(name));
     const plan = planModel(config, limits);
@@ -107,18 +105,6 @@ test("a model allocates exactly what its plan says, and tells how far loading is
     assert.equal(...told.at(-1)!);
   }
 });
-
-/** A random checkpoint of the given config, in `dtype`. */
-function randomCheckpoint(t: TestContext, raw: Readonly<Record<string, unknown>>, dtype: "F32" | "BF16"): string {
-  const folder = temporaryFolder(t, { "config.json": raw });
-  const random = stream(7);
-  const specs = listTensors(readConfig({ config: raw, weightDType: "f32" }, families));
-  writeTensors(join(folder, "model.safetensors"), new Map(specs.flatMap((spec) => spec.parts).map(({ source, shape }) => {
-    const size = shape.reduce((a, b) => a * b);
-    return [source, tensor(dtype, shape, Float32Array.from({ length: size }, () => (shape.length === 1 ? 1 : 0) + (random() - 0.5) * 0.4))];
-  })));
-  return folder;
-}
 
 /** Sizes that no vector width divides. */
 const oddSizes: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {

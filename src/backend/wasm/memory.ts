@@ -38,8 +38,8 @@ const pageBytes = 65536;
 /** 32-bit addresses end at 4 GiB. The last page stays unused, so that the end of a buffer is an address too. */
 export const bankBytes = 65535 * pageBytes;
 const alignment = 64;
-/** What weights and caches leave free in bank 0 where there are others: room for programs, arguments, scratch and kernels on their way. */
-const reserveShare = 1 / 64;
+/** What weights and caches leave free in bank 0 where there are others: room for programs, arguments, scratch, kernels and weights on their way. */
+const reserveBytes = 256 * 2 ** 20;
 
 export class WasmBuffer implements Buffer {
   readonly address: number;
@@ -142,6 +142,12 @@ class Bank {
   }
 }
 
+const remedies: Readonly<Record<BufferUse | "working", string>> = {
+  weights: "a smaller model, --quantization int8 or int4, or a smaller --kv-cache-memory-bytes",
+  kvCache: "a smaller --kv-cache-memory-bytes or --max-model-len",
+  working: "a smaller --max-model-len, --max-num-batched-tokens or --max-num-seqs",
+};
+
 export interface HeapOptions {
   /** How much will be asked for in all, in bytes: how many banks to reserve. Default: one bank is enough. */
   readonly memoryBytes?: number;
@@ -153,13 +159,15 @@ export interface HeapOptions {
 export class Heap {
   readonly #banks: readonly Bank[];
   readonly #bankBytes: number;
+  readonly #reserved: number;
 
   constructor({ memoryBytes = 0, bankBytes: limit = bankBytes }: HeapOptions = {}) {
     this.#bankBytes = limit;
+    this.#reserved = Math.min(reserveBytes, limit / 2);
     // 16 pages hold the control block and small tensors.
     const banks = [new Bank(Math.min(16, limit / pageBytes), limit, control.bytes)];
     // Tensors do not fill banks to the last byte, but every two neighbours hold one bank's worth: twice as many always do.
-    const wanted = memoryBytes <= limit * (1 - reserveShare) ? 1 : 2 * Math.ceil(memoryBytes / limit) + 1;
+    const wanted = memoryBytes <= limit - this.#reserved ? 1 : 2 * Math.ceil(memoryBytes / limit) + 1;
     try {
       while (banks.length < wanted) banks.push(new Bank(0, limit, 0));
     } catch {
@@ -186,17 +194,14 @@ export class Heap {
   alloc(bytes: number, use?: BufferUse): WasmBuffer {
     const rounded = Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
     for (const [index, bank] of (use ? this.#banks : this.#banks.slice(0, 1)).entries()) {
-      const reserved = use && index === 0 && this.#banks.length > 1 ? this.#bankBytes * reserveShare : 0;
+      const reserved = use && index === 0 && this.#banks.length > 1 ? this.#reserved : 0;
       const address = bank.roomBytes >= rounded + reserved ? bank.alloc(rounded) : undefined;
       if (address !== undefined) return new WasmBuffer(address, bytes, index);
     }
-    const size = `${(this.#bankBytes / 2 ** 30).toPrecision(3)} GiB`;
     const left = use ? Math.max(...this.#banks.map((bank) => bank.roomBytes)) : this.#banks[0]!.roomBytes;
-    throw new UsageError(`the wasm backend's memory is full: ${bytes} bytes asked for, ${left} left ` + (
-      rounded > this.#bankBytes ? `in one piece, and one tensor must fit one memory of ${size}; try a smaller model`
-      : use ? `in the largest of ${this.#banks.length} ${this.#banks.length === 1 ? "memory" : "memories"} of ${size}; try a smaller model, --max-model-len or --kv-cache-memory-bytes`
-      : `of the ${size} that hold all but weights and KV cache; try --max-model-len, --max-num-batched-tokens or --max-num-seqs`
-    ));
+    const where = use ? `in the emptiest of ${this.#banks.length} memories of ${this.#bankBytes}` : `of the ${this.#bankBytes} that hold all but weights and KV cache`;
+    const whole = rounded > this.#bankBytes ? " (what is asked for at once must fit one memory)" : "";
+    throw new UsageError(`the wasm backend's memory is full: ${bytes} bytes asked for, ${left} left ${where}${whole}; try ${remedies[use ?? "working"]}`);
   }
 
   free({ bank, address }: WasmBuffer): void {

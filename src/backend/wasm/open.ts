@@ -170,7 +170,7 @@ class WasmBackend implements Backend {
   }
 
   async read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {
-    await this.#pool.settled();
+    await this.#pool.settled().catch(this.#fail); // what failed before may be why
     this.#throwFailure();
     invariant(offset >= 0 && offset + bytes <= from.bytes, `read of ${bytes} bytes at ${offset} of ${from.bytes}`);
     return this.view(from).subarray(offset, offset + bytes);
