@@ -145,7 +145,7 @@ function planes(dtype: QuantizedDType, operand: DotOperand, raw: Local, step: nu
  * Panels of a wide tile: few rows wait for memory, which gives four streams side by side 1.3 times as fast as one. From more rows than
  * `fewRows` on the weights come from the cache, and a single panel's sums fit the registers better.
  */
-const widePanels = 4, fewRows = 12;
+const widePanels = 4, fewRows = 40;
 
 /**
  * `rows<R>x<P>_<dtype>(args, row, column)`: R rows from `row` on, times P panels, the columns from `column` on. What of a panel is behind
