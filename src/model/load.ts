@@ -82,7 +82,10 @@ export interface Checkpoint {
  * @throws UsageError when config.json or the weights are missing, broken or not supported.
  */
 export function openCheckpoint(path: string, { dtype = "auto", quantization = "auto", kvCacheDtype = "auto" }: FormatOptions = {}): Checkpoint {
-  const choose = (source: WeightSource): ChosenFormats => ({ ...chooseWeightFormats(source, dtype, quantization), kvFormat: chooseKvFormat(kvCacheDtype) });
+  const choose = (source: WeightSource): ChosenFormats => {
+    const weights = chooseWeightFormats(source, dtype, quantization);
+    return { ...weights, kvFormat: chooseKvFormat(kvCacheDtype, weights.weightDType) };
+  };
   if (isGgufPath(path)) return openGgufCheckpoint(path, choose);
   const files = readConfigFiles(path);
   const source = openWeights(path);

@@ -62,10 +62,10 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
   }));
 }
 
-for (const [name, pageSize] of [["llama", 4], ["gemma2", 3]] as const) {
-  test(`${name}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions and cancellations`, async () => {
+for (const [name, pageSize, kvCacheDtype] of [["llama", 4, "bfloat16"], ["gemma2", 3, "float32"], ["qwen3", 5, "float16"]] as const) {
+  test(`${name}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions and cancellations`, async () => {
     const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
-    await using model = await openTiny(fixture(name), most);
+    await using model = await openTiny(fixture(name), most, 2, kvCacheDtype);
     const { eosTokenIds, seen } = model;
     const random = stream(31);
     const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));

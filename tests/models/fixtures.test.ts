@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { loadModel, openCheckpoint, type Model } from "../../src/model/load.ts";
+import type { KvCacheDType } from "../../src/model/kv-format.ts";
 import type { Backend } from "../../src/backend/backend.ts";
 import { backends } from "./backends.ts";
 import { fixture, fixtureNames, readGoldens } from "./checkpoints.ts";
@@ -9,10 +10,15 @@ import { argmax, Driver, maxDifference } from "./driver.ts";
 
 /** Absolute, in logits. */
 const tolerance = 1e-3;
+/**
+ * Standard deviation of the logits, which themselves are 4 wide: bf16 rounds each key and value by 2^-9 of itself at most, f16 by 2^-12, and the
+ * fixtures' random weights pass that on undiminished.
+ */
+const roundings = { bfloat16: 0.03, float16: 0.03 / 8 } as const;
 const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxLogits: 24 };
 
-async function load(backend: Backend, name: string): Promise<Model> {
-  const { source, config } = openCheckpoint(fixture(name));
+async function load(backend: Backend, name: string, kvCacheDtype: KvCacheDType = "float32"): Promise<Model> {
+  const { source, config } = openCheckpoint(fixture(name), { kvCacheDtype });
   try {
     return await loadModel(backend, source, config, limits);
   } finally {
@@ -42,6 +48,22 @@ for (const { name: backendName, open, skip } of backends) {
           }
         } finally {
           await backend.close();
+        }
+      });
+
+      test(`${name}: keys and values of 16 bits move the golden logits by their rounding and no more`, async () => {
+        for (const [kvCacheDtype, most] of Object.entries(roundings)) {
+          const backend = await open();
+          try {
+            const driver = new Driver(backend, await load(backend, name, kvCacheDtype as KvCacheDType), 3);
+            const { ids, logits: expected } = readGoldens(name)[2]!;
+            const logits = await driver.step([{ sequence: 1, position: 0, ids, wanted: expected.length }]);
+            const differences = expected.flatMap((row, i) => [...row].map((x, j) => x - logits[i]![j]!));
+            const deviation = Math.sqrt(differences.reduce((sum, d) => sum + d * d, 0) / differences.length);
+            assert.ok(deviation > most / 100 && deviation <= most, `${kvCacheDtype}: the logits deviate by ${deviation}`);
+          } finally {
+            await backend.close();
+          }
         }
       });
 

@@ -25,7 +25,7 @@ function write(t: TestContext, contents: GgufContents, name = "model.gguf"): str
 /** The logits of all goldens of `name`, by the model at `path`. */
 async function logitsOf(path: string, name: string, openBackend = open): Promise<Float32Array[]> {
   const backend = await openBackend();
-  const { source, config } = openCheckpoint(path);
+  const { source, config } = openCheckpoint(path, { kvCacheDtype: "float32" });
   try {
     const driver = new Driver(backend, await loadModel(backend, source, config, limits));
     return await driver.step(readGoldens(name).map(({ ids, logits }, sequence) => ({ sequence, position: 0, ids, wanted: logits.length })));

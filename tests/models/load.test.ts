@@ -18,7 +18,7 @@ const prompt = [1, 5, 9, 200, 17, 31, 8, 8, 64, 300, 2, 45, 90, 111, 7, 3, 250, 
 
 /** The logits of the last tokens of `prompt`, computed in two chunks. */
 async function logitsOf(backend: Backend, folder: string, dtype?: "float32" | "bfloat16"): Promise<Float32Array> {
-  const { source, config } = openCheckpoint(folder, { ...(dtype && { dtype }) });
+  const { source, config } = openCheckpoint(folder, { kvCacheDtype: "float32", ...(dtype && { dtype }) });
   try {
     const model = await loadModel(backend, source, config, limits);
     const driver = new Driver(backend, model);
