@@ -6,7 +6,7 @@
  * the rows' names). Pages of sequences alternate, as they do when sequences grow side by side. The cases share one model with as large a cache as
  * fits, and take turns within a round.
  *
- *   npm run bench -- batch [--rounds N] [--threads N] [--type q8_0] [--gib N] [--only TEXT]
+ *   npm run bench -- batch [--rounds N] [--threads N] [--type q8_0] [--gib N] [--only TEXT] [--patience SECONDS]
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
@@ -19,17 +19,18 @@ import { Sequence } from "../src/engine/sequence.ts";
 import { formatBytes, loadModel, type Model, openCheckpoint, planModel } from "../src/model/load.ts";
 import { defaultSampling } from "../src/sampling/params.ts";
 import { benchmarkShape, cachedGguf, type GgufType, ggufTypes } from "./make-gguf.ts";
+import { Quiet } from "./quiet.ts";
 import { median, report, short } from "./row.ts";
 
 const { values: flags } = parseArgs({
   options: {
     rounds: { type: "string", default: "5" }, threads: { type: "string", default: String(availableParallelism()) }, type: { type: "string", default: "q8_0" },
-    gib: { type: "string" }, only: { type: "string", default: "" }, help: { type: "boolean" },
+    gib: { type: "string" }, patience: { type: "string", default: "60" }, only: { type: "string", default: "" }, help: { type: "boolean" },
   },
 });
 const type = flags.type as GgufType;
 if (flags.help || !ggufTypes.includes(type)) {
-  console.log(`npm run bench -- batch [--rounds N] [--threads N] [--type T] [--gib N] [--only TEXT]\ntypes: ${ggufTypes.join(", ")}; --gib: memory it may take, by default three quarters of what is free`);
+  console.log(`npm run bench -- batch [--rounds N] [--threads N] [--type T] [--gib N] [--only TEXT] [--patience SECONDS]\ntypes: ${ggufTypes.join(", ")}; --gib: memory it may take, by default three quarters of what is free; --patience: how long a case may wait for other processes to leave the machine alone (60)`);
   process.exit(flags.help ? 0 : 2);
 }
 const rounds = Number(flags.rounds), threads = Number(flags.threads), pageSize = 16;
@@ -95,26 +96,28 @@ function stepOf({ sequences, context }: Case): Batch {
 }
 
 const kvBytesPerToken = model.plan.bytes.kvCache / (model.limits.numPages * pageSize);
-const steps = new Map(cases.map((one) => [one, { batch: stepOf(one), values: [] as number[], turns: 1 }]));
+const steps = new Map(cases.map((one) => [one, { batch: stepOf(one), values: [] as number[], turns: 1, quiet: new Quiet(Number(flags.patience)) }]));
 console.log(`${config.architecture}, ${formatBytes(model.plan.bytes.weights)} of weights, ${backend.description}`);
 for (let round = -1; round < rounds; round++) {
   for (const [{ sequences }, step] of steps) {
-    const start = performance.now();
-    for (let turn = 0; turn < step.turns; turn++) await forward.forward(step.batch);
-    const seconds = (performance.now() - start) / 1000;
-    if (round >= 0) step.values.push((sequences * step.turns) / seconds);
-    else step.turns = Math.max(1, Math.round(secondsPerMeasurement / seconds)); // the first round warms up
+    const measure = async (): Promise<number> => {
+      const start = performance.now();
+      for (let turn = 0; turn < step.turns; turn++) await forward.forward(step.batch);
+      return (performance.now() - start) / 1000;
+    };
+    if (round >= 0) step.values.push((sequences * step.turns) / (await step.quiet.measure(measure)));
+    else step.turns = Math.max(1, Math.round(secondsPerMeasurement / (await measure()))); // the first round warms up
   }
 }
-for (const [one, { values }] of steps) {
+const measured = [...steps].filter(([one, { quiet }]) => {
+  if (quiet.disturbed > 0) console.log(`not recorded, measured beside other processes: ${name(one)} (${quiet.disturbed} of ${rounds} rounds)`);
+  return quiet.disturbed === 0;
+});
+for (const [one, { values }] of measured) {
   report(name(one), values, "tokens/s", threads);
   report(`${name(one)}: cache`, [(one.sequences * one.context * kvBytesPerToken) / 2 ** 20], "MiB", threads);
-}
-for (const context of new Set(cases.map((one) => one.context))) {
-  const [first, ...rest] = [...steps].filter(([one]) => one.context === context);
-  for (const [one, { values }] of rest) {
-    report(`${name(one)}: times ${first![0].sequences === 1 ? "one" : `${first![0].sequences}`}`, values.map((value, round) => value / first![1].values[round]!), "times", threads);
-  }
+  const single = measured.find(([other]) => other.context === one.context && other.sequences === 1)?.[1].values;
+  if (single && one.sequences > 1) report(`${name(one)}: times one sequence`, values.map((value, round) => value / single[round]!), "times", threads);
 }
 const contexts = [...new Set(all.map((one) => one.context))];
 console.log(`\n| sequences | ${contexts.map((context) => `context ${context}`).join(" | ")} |\n|---${"|---".repeat(contexts.length)}|`);

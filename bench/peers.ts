@@ -3,7 +3,7 @@
  * machine slows both alike. A figure is the median of the rounds, a ratio the median of the rounds' ratios.
  *
  * A pair of measurements counts only while other processes leave the cores alone (bench/quiet.ts): until then it waits, and tries again. What it had to take
- * from a busy machine all the same says so in its name, and never gets into the docs.
+ * from a busy machine all the same is shown as that, and gets no row.
  *
  * How llama.cpp is run as fast as it goes: bench/peers/llama-cpp.ts. Decode is bound by memory: its rows come with the weights' bytes a second
  * and their share of what this machine's memory gave in the same round (bench/bandwidth.ts).
@@ -21,7 +21,7 @@ import { benchmarkShape, bytesPerStep, cachedGguf, type GgufType, ggufTypes } fr
 import { openTessera, type Runs } from "./peers/contender.ts";
 import { install, openLlama } from "./peers/llama-cpp.ts";
 import { drawPairs, type Pair } from "./plot.ts";
-import { Others } from "./quiet.ts";
+import { Quiet } from "./quiet.ts";
 import { commit, median, report, short } from "./row.ts";
 
 const usage = "npm run bench -- peers [--rounds N] [--threads N] [--types q8_0,q4_0] [--only TEXT] [--patience SECONDS] [--write-docs]";
@@ -67,41 +67,25 @@ interface Result {
   readonly ours: number[];
   readonly theirs: number[];
   readonly smallerIsBetter?: boolean;
-  /** Seconds that it may still wait for a quiet machine. */
-  patience: number;
-  /** Rounds that it took while others were busy. */
-  disturbed: number;
+  readonly quiet: Quiet;
 }
-const newResult = (name: string, unit: string, smallerIsBetter = false): Result => ({ name, unit, ours: [], theirs: [], smallerIsBetter, patience: Number(flags.patience), disturbed: 0 });
+const newResult = (name: string, unit: string, smallerIsBetter = false): Result => ({ name, unit, ours: [], theirs: [], smallerIsBetter, quiet: new Quiet(Number(flags.patience)) });
 const results: Result[] = [];
 const bandwidth: number[] = [];
 const sharesOfBandwidth = new Map<string, number[]>();
 const nameOf = (type: GgufType, label: string): string => `${type.toUpperCase()} ${label}`;
 const wanted = (name: string): boolean => name.includes(flags.only);
 
-/** Share of the cores that others may take. */
-const mostOthers = 0.1;
-const others = new Others();
-
-/** In each round both sides, one right after the other; who is first alternates. `seen` is false where the work is in processes of its own. */
-async function alternate(round: number, ours: () => Promise<number>, theirs: () => Promise<number>, result: Result, seen = true): Promise<void> {
-  for (;;) {
-    const start = performance.now();
-    const quiet = await others.wait(mostOthers, result.patience);
-    others.lap();
-    const pair = { ours: 0, theirs: 0 };
-    for (const side of round % 2 ? (["theirs", "ours"] as const) : (["ours", "theirs"] as const)) pair[side] = await (side === "ours" ? ours : theirs)();
-    const disturbed = !quiet || (seen && others.lap() > mostOthers);
-    if (disturbed && result.patience > 0) {
-      result.patience -= (performance.now() - start) / 1000;
-      continue;
-    }
-    if (disturbed) result.disturbed++;
-    result.ours.push(pair.ours);
-    result.theirs.push(pair.theirs);
-    console.log(`  ${round + 1}/${rounds} ${result.name}: ${short(pair.ours)} and ${short(pair.theirs)} ${result.unit}${disturbed ? ", disturbed" : ""}`);
-    return;
-  }
+/** In each round both sides, one right after the other; who is first alternates. `ownProcess` is false where the work is in processes of its own. */
+async function alternate(round: number, ours: () => Promise<number>, theirs: () => Promise<number>, result: Result, ownProcess = true): Promise<void> {
+  const pair = await result.quiet.measure(async () => {
+    if (round % 2 === 0) return { ours: await ours(), theirs: await theirs() };
+    const first = await theirs();
+    return { ours: await ours(), theirs: first };
+  }, ownProcess);
+  result.ours.push(pair.ours);
+  result.theirs.push(pair.theirs);
+  console.log(`  ${round + 1}/${rounds} ${result.name}: ${short(pair.ours)} and ${short(pair.theirs)} ${result.unit}`);
 }
 
 async function measureRates(type: GgufType, file: string, reader: Reader): Promise<void> {
@@ -115,7 +99,7 @@ async function measureRates(type: GgufType, file: string, reader: Reader): Promi
   const best = new Map<Case, Runs>();
   for (const one of chosen) {
     const trials = Object.entries(llama.settings).map(([name, side]) => ({ name, side, fastest: 0 }));
-    await others.wait(mostOthers, Number(flags.patience));
+    await new Quiet(Number(flags.patience)).wait();
     for (let i = 0; i < 2; i++) for (const trial of trials) trial.fastest = Math.max(trial.fastest, await one.run(trial.side));
     trials.sort((a, b) => b.fastest - a.fastest);
     best.set(one, trials[0]!.side);
@@ -126,9 +110,13 @@ async function measureRates(type: GgufType, file: string, reader: Reader): Promi
   const found = new Map<Case, Result>(chosen.map((one) => [one, newResult(nameOf(type, one.label), "tokens/s")]));
   for (let round = 0; round < rounds; round++) {
     for (const [one, result] of found) {
-      await alternate(round, () => one.run(tessera), () => one.run(best.get(one)!), result);
+      let read = 0;
+      const ours = (): Promise<number> => {
+        if (one.readsWeights) read = reader.measure();
+        return one.run(tessera);
+      };
+      await alternate(round, ours, () => one.run(best.get(one)!), result);
       if (!one.readsWeights) continue;
-      const read = reader.measure();
       bandwidth.push(read / 1e9);
       for (const [side, values] of [["Tessera", result.ours], ["llama.cpp", result.theirs]] as const) {
         const key = `${result.name}: ${side}`, shares = sharesOfBandwidth.get(key) ?? [];
@@ -213,14 +201,16 @@ for (const type of types) {
 }
 
 if (bandwidth.length > 0) report("memory, read by all threads", bandwidth, "GB/s", threads);
+const disturbed = results.filter(({ quiet }) => quiet.disturbed > 0);
 for (const result of results) {
-  const { name, unit, ours, theirs } = result, where = result.disturbed > 0 ? ` (busy machine, ${result.disturbed} of ${rounds} rounds)` : "";
-  report(`${name}: Tessera${where}`, ours, unit, threads);
-  report(`${name}: llama.cpp${where}`, theirs, unit, threads);
-  report(`${name}: times llama.cpp's${where}`, ratios(result), "times", threads);
+  if (disturbed.includes(result)) continue;
+  const { name, unit, ours, theirs } = result;
+  report(`${name}: Tessera`, ours, unit, threads);
+  report(`${name}: llama.cpp`, theirs, unit, threads);
+  report(`${name}: times llama.cpp's`, ratios(result), "times", threads);
   for (const side of ["Tessera", "llama.cpp"]) {
     const shares = sharesOfBandwidth.get(`${name}: ${side}`);
-    if (shares) report(`${name}: ${side}, weights of memory's rate${where}`, shares.map((share) => 100 * share), "%", threads);
+    if (shares) report(`${name}: ${side}, weights of memory's rate`, shares.map((share) => 100 * share), "%", threads);
   }
 }
 console.log(`\n${table().join("\n")}`);
@@ -228,7 +218,8 @@ const shape = Object.values(benchmarkShape).join(" ");
 const description = `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} threads of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores), ` +
   `${bandwidth.length ? `memory read at ${short(median(bandwidth))} GB/s, ` : ""}load before the run ${loadBefore.toFixed(1)}; medians of ${rounds} rounds; model \`${shape}\`.`;
 console.log(`\n${description}`);
-const disturbed = results.filter((result) => result.disturbed > 0);
-if (disturbed.length > 0) console.log(`\nMeasured beside other processes, and so no comparison: ${disturbed.map(({ name }) => name).join("; ")}`);
+if (disturbed.length > 0) {
+  console.log(`\nMeasured beside other processes, and so no comparison: ${disturbed.map(({ name, quiet }) => `${name} (${quiet.disturbed} of ${rounds} rounds)`).join("; ")}. Nothing of these is recorded.`);
+}
 if (flags["write-docs"] && disturbed.length === 0) writeDocs(description);
 process.exit(flags["write-docs"] && disturbed.length > 0 ? 1 : 0);

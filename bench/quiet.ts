@@ -19,23 +19,53 @@ function sample(): Sample {
   return { busy, total: busy + idle, own: (user + system) / 1000 };
 }
 
-export class Others {
-  #last = sample();
+/** Share of the cores that others may take. */
+const mostOthers = 0.1;
 
-  /** Their share, 0 to 1, since this was asked last. */
-  lap(): number {
+/** Measures while others leave the cores alone, as far as its patience goes. */
+export class Quiet {
+  #last = sample();
+  #patience: number;
+  /** Measurements that it had to take beside others. */
+  disturbed = 0;
+
+  /** `patience`: seconds that it may wait, and measure in vain, altogether. */
+  constructor(patience: number) {
+    this.#patience = patience;
+  }
+
+  /** The share of others since this was asked last. */
+  #lap(): number {
     const before = this.#last, now = (this.#last = sample());
     return Math.max(0, now.busy - before.busy - (now.own - before.own)) / Math.max(1, now.total - before.total);
   }
 
-  /** Waits until they leave the cores alone for half a second, or `seconds` have passed; whether they do. */
-  async wait(most: number, seconds: number): Promise<boolean> {
-    const end = performance.now() + 1000 * seconds;
-    do {
-      this.lap();
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      if (this.lap() <= most) return true;
-    } while (performance.now() < end);
-    return false;
+  /** Waits until half a second passes in quiet, at most as long as its patience; whether it did. */
+  async wait(): Promise<boolean> {
+    const start = performance.now();
+    try {
+      do {
+        this.#lap();
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        if (this.#lap() <= mostOthers) return true;
+      } while (performance.now() - start < 1000 * this.#patience);
+      return false;
+    } finally {
+      this.#patience -= (performance.now() - start) / 1000;
+    }
+  }
+
+  /** What `measure` gives when it was not disturbed, or the patience is used up. `ownProcess` is false where the work is in processes of its own, which would count as others. */
+  async measure<T>(measure: () => Promise<T>, ownProcess = true): Promise<T> {
+    for (;;) {
+      const start = performance.now(), quiet = await this.wait();
+      this.#lap();
+      const value = await measure();
+      if (quiet && !(ownProcess && this.#lap() > mostOthers)) return value;
+      this.#patience -= (performance.now() - start) / 1000;
+      if (this.#patience > 0) continue;
+      this.disturbed++;
+      return value;
+    }
   }
 }
