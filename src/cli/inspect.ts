@@ -1,8 +1,10 @@
-/** `tessera inspect my-mod.ts`: what the compiler makes of each mod in a file, what it costs, and how long it takes here. */
+/** `tessera inspect my-mod.ts`: what the compiler makes of each mod in a file, what it costs, and how long it takes here. Of a GGUF file: what is in it. */
 import { writeFileSync } from "node:fs";
 import { explain } from "../attention/explain.ts";
 import type { Device } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
+import { isGgufPath } from "../weights/gguf-file.ts";
+import { describeGguf } from "./inspect-model.ts";
 import { loadMods } from "./mods.ts";
 
 export interface InspectFlags {
@@ -19,6 +21,10 @@ export interface InspectFlags {
 const devices: Readonly<Record<NonNullable<InspectFlags["code"]>, Device>> = { wasm: "cpu", reference: "reference" };
 
 export async function runInspect(file: string, flags: InspectFlags): Promise<void> {
+  if (isGgufPath(file)) {
+    console.log(describeGguf(file).join("\n"));
+    return;
+  }
   const found = await loadMods(file, flags.export);
   const [queryLength, kvLength] = flags.lengths;
   const drawn = found.filter(({ mods }) => mods.maskMod);

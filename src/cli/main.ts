@@ -57,8 +57,8 @@ function createProgram(): Command {
     ))
     .action(async (first: string, second: string | undefined, flags) => (await import("./run.ts")).runOnce(first, second, flags));
 
-  program.command("inspect").description("show what the compiler makes of the mods in a file: blocks, cost, time, code")
-    .argument("<file>", "a module that exports mods made with maskMod, scoreMod, weightMod or outputMod")
+  program.command("inspect").description("show what the compiler makes of the mods in a file: blocks, cost, time, code; or what a .gguf file holds")
+    .argument("<file>", "a module that exports mods made with maskMod, scoreMod, weightMod or outputMod; or a model's .gguf file")
     .option("--lengths <n>", "positions, or queries x keys such as 128x4096", parseLengths, [1024, 1024] as const)
     .option("--block-size <n>", "queries and keys of the blocks that are counted and drawn; 64 unless that makes too many", parseInteger)
     .option("--heads <n>", "query heads", parseInteger, 1)
@@ -67,7 +67,7 @@ function createProgram(): Command {
     .option("--export <name>", "only this export of the file")
     .option("--svg <file>", "draw the blocks into this file")
     .addOption(new Option("--code <device>", "print the kernel compiled for this device, and measure there").choices(["wasm", "reference"]))
-    .addHelpText("after", examples("tessera inspect examples/my-mod.ts", "tessera inspect my-mod.ts --lengths 4096 --block-size 128 --svg my-mod.svg", "tessera inspect my-mod.ts --code wasm"))
+    .addHelpText("after", examples("tessera inspect examples/my-mod.ts", "tessera inspect my-mod.ts --lengths 4096 --block-size 128 --svg my-mod.svg", "tessera inspect my-mod.ts --code wasm", "tessera inspect model-Q8_0.gguf"))
     .action(async (file: string, flags) => (await import("./inspect.ts")).runInspect(file, flags));
   for (const command of program.commands) command.showHelpAfterError(`(tessera ${command.name()} --help shows its flags)`);
   return program;

@@ -75,6 +75,19 @@ test("the command line runs and serves a GGUF file, under its name without the e
   }
 });
 
+test("inspect tells what a GGUF file holds, and why a part of it cannot be used", { skip }, async () => {
+  const inspect = async (path: string): Promise<string> => (await promisify(execFile)(process.execPath, [`${root}bin/tessera.js`, "inspect", path])).stdout;
+  const told = await inspect(write("told.gguf"));
+  assert.match(told, /^file +"tiny", 4\.14 MiB in 46 tensors: 29 of BF16 /m);
+  assert.match(told, /^model +Gemma2ForCausalLM, 2\.2 M parameters, 4 layers of 192, 4 query heads of 64 over 2 /m);
+  assert.match(told, /^attention +a sliding window of 128 in 2 layers \(0, 2\), causal in 2 layers \(1, 3\); scores capped at 50$/m);
+  assert.match(told, /^tokenizer +byte-level, words cut as smollm, 2048 tokens, 5 of them special, a text begins with <bos>, an answer ends at <eos>, <end_of_turn>$/m);
+  assert.match(told, /^chat +a template of \d+ characters$/m);
+  const other = await inspect(write("other.gguf", { "general.architecture": ["string", "mamba"], "tokenizer.ggml.pre": ["string", "nonesuch"] }));
+  assert.match(other, /^model +cannot be used here: .*mamba/m);
+  assert.match(other, /^tokenizer +cannot be used here: .*nonesuch/m);
+});
+
 test("what is no GGUF file, not there, or beside other files is told in a sentence", async () => {
   const text = join(folder, "text.gguf");
   writeFileSync(text, "this is no model");
