@@ -105,23 +105,23 @@ function readRopes(fields: Fields, headDim: number): Pick<ModelConfig, "rope" | 
     const byKind = fields.nested("rope_parameters");
     if (byKind.has("full_attention")) {
       for (const name of ["rope_theta", "rope_scaling", "rope_local_base_freq"]) if (fields.has(name)) fields.fail(name, "rope_parameters says it too; keep one of them");
-      const [full, sliding] = ["full_attention", "sliding_attention"].map((kind) => readRope(new Fields({ rope_parameters: byKind.take(kind) }, "config.json"), headDim));
+      const rope = readRope(byKind.nested("full_attention"), headDim), localRope = readRope(byKind.nested("sliding_attention"), headDim);
       byKind.finish();
-      return { rope: full!, localRope: sliding! };
+      return { rope, localRope };
     }
   }
-  const local = fields.has("rope_local_base_freq") ? fields.positive("rope_local_base_freq") : undefined;
-  return { rope: readRope(fields, headDim), ...(local !== undefined && { localRope: { theta: local, rotaryDim: headDim, scaling: { kind: "none" } } }) };
-}
-
-function readRope(fields: Fields, headDim: number): RopeConfig {
   const theta4 = fields.has("rope_theta") ? fields.positive("rope_theta") : undefined;
   const fromOld = fields.has("rope_scaling") ? fields.nested("rope_scaling") : undefined;
   const fromNew = fields.has("rope_parameters") ? fields.nested("rope_parameters") : undefined;
   if (fromOld && fromNew) fields.fail("rope_scaling", "rope_parameters is there too; keep one of them");
-  const from = fromNew ?? fromOld ?? new Fields({}, "rope");
-  const theta = from.has("rope_theta") ? from.positive("rope_theta") : (theta4 ?? 10000);
-  if (theta4 !== undefined && theta4 !== theta) fields.fail("rope_theta", `rope_parameters.rope_theta is ${theta}; keep one of them`);
+  const rope = readRope(fromNew ?? fromOld ?? new Fields({}, "rope"), headDim, theta4);
+  if (theta4 !== undefined && theta4 !== rope.theta) fields.fail("rope_theta", `rope_parameters.rope_theta is ${rope.theta}; keep one of them`);
+  const local = fields.has("rope_local_base_freq") ? fields.positive("rope_local_base_freq") : undefined;
+  return { rope, ...(local !== undefined && { localRope: { theta: local, rotaryDim: headDim, scaling: { kind: "none" } } }) };
+}
+
+function readRope(from: Fields, headDim: number, defaultTheta = 10000): RopeConfig {
+  const theta = from.positive("rope_theta", defaultTheta);
   if (from.has("type") && from.has("rope_type") && from.take("type") !== from.take("rope_type")) from.fail("type", "rope_type says otherwise; keep one of them");
   const kind = from.choice(from.has("type") && !from.has("rope_type") ? "type" : "rope_type", ropeKinds, "default");
   from.only("partial_rotary_factor", 1);
@@ -160,6 +160,8 @@ export const activationNames: Readonly<Record<string, ActivationFunction>> = {
 export interface ConfigInputs {
   /** config.json, parsed. */
   readonly config: unknown;
+  /** What messages call it; default "config.json". */
+  readonly where?: string;
   /** generation_config.json, parsed, where there is one: its end tokens win, as in generate(). */
   readonly generation?: unknown;
   readonly weightDType: WeightDType;
@@ -173,7 +175,7 @@ export interface ConfigInputs {
  * @throws UsageError naming the field, its value and what is supported.
  */
 export function readConfig(inputs: ConfigInputs, families: Readonly<Record<string, Family>>): ModelConfig {
-  const fields = new Fields(inputs.config, "config.json");
+  const fields = new Fields(inputs.config, inputs.where ?? "config.json");
   const architectures = fields.strings("architectures") ?? [];
   const [architecture = ""] = architectures;
   if (architectures.length !== 1 || !Object.hasOwn(families, architecture)) {

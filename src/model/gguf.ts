@@ -24,7 +24,7 @@ export function openGgufCheckpoint(path: string, choose: (source: WeightSource) 
   try {
     const description = readGgufConfig(file);
     const source = file.source(placeTensors(file, description));
-    const config = readConfig({ config: description.json, ...choose(source) }, families);
+    const config = readConfig({ config: description.json, where: `${path}, as config.json`, ...choose(source) }, families);
     return { source, config: { ...config, normOffset: 0, rope: scaledRope(file, config.rope) } };
   } catch (error) {
     file.close();

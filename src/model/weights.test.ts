@@ -95,7 +95,7 @@ test("what is missing, left over, of another shape or unreadable is refused by n
   refuse((t) => t.delete("model.layers.0.mlp.up_proj.weight"), /lacks model\.layers\.0\.mlp\.up_proj\.weight/);
   refuse((t) => t.delete("lm_head.weight"), /lacks lm_head\.weight/);
   refuse((t) => t.set("model.layers.1.mlp.up_proj.weight", t.get("model.norm.weight")!), /has model\.layers\.1\.mlp\.up_proj\.weight/);
-  refuse((t) => t.set("model.norm.weight", { ...t.get("model.norm.weight")!, shape: [5] }), /model\.norm\.weight has shape \[5\], but config\.json asks for \[4\]/);
+  refuse((t) => t.set("model.norm.weight", { ...t.get("model.norm.weight")!, shape: [5] }), /model\.norm\.weight has shape \[5\], but the config asks for \[4\]/);
   refuse((t) => t.set("model.norm.weight", { ...t.get("model.norm.weight")!, dtype: "I8" }), /model\.norm\.weight is I8/);
 });
 

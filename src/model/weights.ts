@@ -15,6 +15,7 @@ import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tens
 
 const memoryType: Readonly<Record<"f32" | "bf16", BlockType>> = { f32: "F32", bf16: "BF16" };
 /** Checked by `checkWeights`. */
+const floatType = (dtype: StoredTensor["dtype"]): "F32" | "BF16" | "F16" | undefined => (dtype === "F32" || dtype === "BF16" || dtype === "F16" ? dtype : undefined);
 const stored = (dtype: StoredTensor["dtype"]): BlockType => dtype as BlockType;
 
 const listed = (names: readonly string[]): string => names.slice(0, 5).join(", ") + (names.length > 5 ? ` and ${names.length - 5} more` : "");
@@ -26,12 +27,12 @@ const listed = (names: readonly string[]): string => names.slice(0, 5).join(", "
 export function checkWeights(source: WeightSource, config: ModelConfig): void {
   const needed = new Map(listTensors(config).flatMap((spec) => spec.parts.map((part) => [part.source, part.shape] as const)));
   const missing = [...needed.keys()].filter((name) => !source.info(name));
-  if (missing.length > 0) throw new UsageError(`the checkpoint lacks ${listed(missing)}, which ${config.architecture} with this config.json needs`);
+  if (missing.length > 0) throw new UsageError(`the checkpoint lacks ${listed(missing)}, which ${config.architecture} with this config needs`);
   const unexpected = [...source.names()].filter((name) => !needed.has(name) && !isSpare(name, config));
-  if (unexpected.length > 0) throw new UsageError(`the checkpoint has ${listed(unexpected)}, which ${config.architecture} with this config.json does not use; is config.json of another model?`);
+  if (unexpected.length > 0) throw new UsageError(`the checkpoint has ${listed(unexpected)}, which ${config.architecture} with this config does not use; is it of another model?`);
   for (const [name, shape] of needed) {
     const info = source.info(name)!;
-    if (String(info.shape) !== String(shape)) throw new UsageError(`${name} has shape [${info.shape}], but config.json asks for [${shape}]`);
+    if (String(info.shape) !== String(shape)) throw new UsageError(`${name} has shape [${info.shape}], but the config asks for [${shape}]`);
     if (!Object.hasOwn(blockFormats, info.dtype)) throw new UsageError(`${name} is ${info.dtype}; a checkpoint in ${Object.keys(blockFormats).join(", ")} is needed`);
   }
 }
@@ -88,14 +89,16 @@ async function loadPart(backend: Backend, source: WeightSource, name: string, we
 /** Whole rows at a time, packed as the backend takes them. */
 async function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number, space: Uint8Array): Promise<void> {
   const info = source.info(name)!, rows = info.shape[0]!, rowBytes = info.bytes / rows;
-  const pack = packer(stored(info.dtype), dtype, weight.columns);
+  const type = floatType(info.dtype), pack = packer(stored(info.dtype), dtype, weight.columns);
   const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(stagingBytes / rowBytes / panelRows) * panelRows);
   const chunk = perChunk * rowBytes <= space.length ? space : new Uint8Array(perChunk * rowBytes);
   for (let row = 0; row < rows; row += perChunk) {
     const bytes = chunk.subarray(0, Math.min(perChunk, rows - row) * rowBytes);
     source.read(name, bytes, row * rowBytes);
     try {
-      await backend.writeRows(weight, firstRow + row, pack(info.fileRow ? reordered(bytes, rowBytes, info.fileRow) : bytes));
+      const ordered = info.fileRow ? reordered(bytes, rowBytes, info.fileRow) : bytes;
+      if (type) await backend.writeRows(weight, firstRow + row, ordered, type);
+      else await backend.writeRows(weight, firstRow + row, pack(ordered));
     } catch (error) {
       if (error instanceof RangeError) throw new UsageError(`${name}: ${error.message}, which ${dtype} cannot hold; load the model with --quantization none`);
       throw error;
