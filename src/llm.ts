@@ -13,7 +13,7 @@ import { prepareEngine, startEngine, type EngineClient, type EngineOptions, type
 import type { EngineInfo, Stats } from "./engine/messages.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
-import { findModel } from "./llm/find-model.ts";
+import { findModel, withChatTemplate } from "./llm/find-model.ts";
 import { checkMessages, checkOptions, unknownOption } from "./llm/known.ts";
 import { checkParams, fitMaxTokens, generateOptions, type CheckedParams, type GenerateParams } from "./llm/params.ts";
 import { defaultSampling } from "./sampling/params.ts";
@@ -31,6 +31,8 @@ export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eos
   readonly attention?: AttentionOverride;
   /** Load no tokenizer: prompts are token ids, results have no text. For checkpoints that have none. */
   readonly skipTokenizerInit?: boolean;
+  /** A chat template (Jinja) in place of the model's own: a file's path, or the template itself. */
+  readonly chatTemplate?: string;
   /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
   readonly generationConfig?: "auto" | "vllm";
   /** Where `org/name` comes from and is kept (default: the public hub, this user's cache), and a token for private and gated models. */
@@ -54,7 +56,7 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
   dtype: true, quantization: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true,
-  attention: true, skipTokenizerInit: true, generationConfig: true, hub: true, onProgress: true,
+  attention: true, skipTokenizerInit: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({
   addGenerationPrompt: true, continueFinalMessage: true, templateKwargs: true,
@@ -104,14 +106,17 @@ export class LLM implements AsyncDisposable {
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
     const unknown = unknownOption(options, loadOptions, "LLM.load");
     if (unknown) throw new UsageError(unknown.message);
-    const { skipTokenizerInit = false, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
+    const { skipTokenizerInit = false, chatTemplate, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
+    if (skipTokenizerInit && chatTemplate !== undefined) {
+      throw new UsageError("chatTemplate (--chat-template) needs a tokenizer, and skipTokenizerInit (--skip-tokenizer-init) loads none; leave one of them out");
+    }
     const machine = { device: engineOptions.device ?? "cpu", ...(engineOptions.threads !== undefined && { threads: engineOptions.threads }) };
     const thread = prepareEngine(machine);
     let text: TextService | undefined;
     try {
       const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
       const override = attention && (await resolveAttention(attention, found.path));
-      text = skipTokenizerInit ? undefined : await startText(found.text);
+      text = skipTokenizerInit ? undefined : await startText(withChatTemplate(found.text, chatTemplate));
       // A chat's turn may end with a token that only the tokenizer's files name.
       const engine = await startEngine({ ...engineOptions, ...machine, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] }, onProgress, thread);
       const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};

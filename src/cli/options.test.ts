@@ -17,7 +17,7 @@ test("numbers are numbers to the last character", () => {
 
 test("flags that were not given set nothing, so that the library's own defaults hold", () => {
   assert.deepEqual(loadOptions({}, {}), {});
-  assert.deepEqual(loadOptions({ kvCacheMemoryBytes: 5, maxModelLen: 7 }, {}), { kvCacheBytes: 5, maxModelLen: 7 });
+  assert.deepEqual(loadOptions({ kvCacheMemoryBytes: 5, maxModelLen: 7, chatTemplate: "x.jinja" }, {}), { kvCacheBytes: 5, maxModelLen: 7, chatTemplate: "x.jinja" });
   assert.deepEqual(loadOptions({ hfToken: "hf_x" }, { HF_ENDPOINT: "http://hub" }), { hub: { token: "hf_x", hubUrl: "http://hub" } });
   assert.deepEqual(samplingParams({ temperature: 0, stop: ["x"] }), { temperature: 0, stop: ["x"] });
 });

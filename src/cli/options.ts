@@ -77,6 +77,7 @@ export function addEngineFlags(command: Command): Command {
     .option("--block-size <tokens>", "tokens in one page of the KV cache", parseInteger)
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
     .option("--attention <file>", "a module with mods in place of the model's attention: export default { maskMod, scoreMod, layers }")
+    .option("--chat-template <file>", "a Jinja chat template in place of the model's own")
     .addOption(new Option("--hf-token <token>", "access token of the hub, for private and gated models").env("HF_TOKEN"))
     .addOption(new Option("--generation-config <source>", "sampling defaults: the model's own (auto) or none (vllm)")
       .choices(["auto", "vllm"]).default("auto"));
@@ -85,11 +86,11 @@ export function addEngineFlags(command: Command): Command {
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
   const { dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
-  const { skipTokenizerInit, generationConfig, hfToken } = flags;
+  const { skipTokenizerInit, chatTemplate, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
     dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
-    skipTokenizerInit, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
+    skipTokenizerInit, chatTemplate, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }

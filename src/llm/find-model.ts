@@ -40,6 +40,14 @@ export async function findModel(model: string | undefined, withText: boolean, op
   throw new UsageError(`model ${JSON.stringify(model)} has no config.json; ${remedy}`);
 }
 
+/** `text` with another chat template, where one is given: a file, or the template itself. @throws UsageError when it is neither */
+export function withChatTemplate(text: TextFiles, template: string | undefined): TextFiles {
+  if (template === undefined) return text;
+  const source = typeof template !== "string" ? undefined : files.readText(template) ?? (/\{[{%]/.test(template) ? template : undefined);
+  if (source === undefined) throw new UsageError(`chatTemplate (--chat-template) is ${JSON.stringify(template)}, which is neither a file nor a Jinja template; give one of these`);
+  return { ...text, "chat_template.jinja": source };
+}
+
 /** The file's name without its ending, and of a split model without the part's number. */
 function nameOfGguf(path: string): string {
   return path.replace(/^.*[/\\]/, "").replace(/(-\d{5}-of-\d{5})?\.gguf$/i, "");

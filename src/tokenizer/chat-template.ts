@@ -97,7 +97,7 @@ function compile(given: string, specialTokens: readonly string[], variables: Rea
     const literals = tokens.filter((token) => token.type === "StringLiteral").map((token) => token.value);
     guard = new Guard(specialTokens, source, literals);
   } catch (error) {
-    const remedy = "mend chat_template.jinja in the model's folder, or remove it and use /v1/completions";
+    const remedy = "give a mended one (--chat-template), or serve the model by token ids (--skip-tokenizer-init)";
     throw new UsageError(`the chat template cannot be parsed (${(error as Error).message}); ${remedy}`);
   }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { gunzipSync } from "node:zlib";
+import fc from "fast-check";
 import { casesWith } from "../../tests/fixtures/tokenizers/gguf-cases.ts";
 import { ggufMetadata } from "../../tests/fixtures/tokenizers/gguf-metadata.ts";
 import { mistralEntries, variants } from "../../tests/fixtures/tokenizers/load.ts";
@@ -165,6 +166,32 @@ test("a tokenizer that cannot be read is refused with the file's name, the key, 
   for (const [metadata, message] of refusals) assert.throws(() => ggufTextFiles(metadata, "x.gguf"), (error) => error instanceof UsageError && message.test(error.message), String(message));
   assert.throws(() => load(changed("llama-bpe", { merges: ["q z"] })).encode("qz"), /merge 0 \("q z"\) makes a token that the vocabulary lacks/);
   assert.throws(() => preRules("toString", "x.gguf"), UsageError);
+});
+
+test("whatever stands under its keys, a tokenizer is made or refused as something that the user can mend", () => {
+  const bases = ["llama 2", "gemma", "llama-bpe", "qwen2"].map((name) => metadataOf(name).set("tokenizer.chat_template", "{{ messages[0].content }}"));
+  const value = fc.constantFrom<unknown>(
+    undefined, 0, 1, -1, 1e12, 2n ** 60n, NaN, true, "", "llama", "gpt2", [], ["a"], ["", "", "a a", "▁"], new Int32Array(0), new Int32Array(500).fill(3),
+    new Float32Array([NaN, 1]), new Float64Array(500).fill(NaN), new BigUint64Array([1n]), new Uint8Array(500).fill(4), "{% if %}",
+  );
+  const keys = [...bases[0]!.keys(), "tokenizer.ggml.merges", "tokenizer.ggml.eot_token_id", "tokenizer.chat_template.x", "general.sampling.temp"];
+  let made = 0;
+  fc.assert(fc.property(fc.constantFrom(...bases), fc.array(fc.tuple(fc.constantFrom(...keys), value), { minLength: 1, maxLength: 3 }), (base, changes) => {
+    const metadata = new Map(base);
+    for (const [key, changed] of changes) {
+      if (changed === undefined) metadata.delete(key);
+      else metadata.set(key, changed);
+    }
+    try {
+      const files = ggufTextFiles(metadata, "x.gguf"), tokenizer = loadTokenizer(files);
+      loadChatTemplate(files, tokenizer.specialTokens)?.render([{ role: "user", content: "hi" }]);
+      tokenizer.decode(tokenizer.encode("Hello <s> wörld 123  日本 <0x41>", { allowSpecial: true }));
+      made++;
+    } catch (error) {
+      assert.ok(error instanceof UsageError, String((error as Error).stack));
+    }
+  }), { numRuns: 400 });
+  assert.ok(made > 20, `${made} of 400 were made`);
 });
 
 test("what a GGUF file gives can cross to another thread", () => {

@@ -20,7 +20,7 @@ export interface Encoded {
 export function runJob(job: Job, tokenizer: Tokenizer, template: ChatTemplate | undefined): Encoded {
   if (job.kind === "encode") return { ids: tokenizer.encode(job.text, job.options), text: job.text };
   if (template === undefined) {
-    throw new UsageError("this model has no chat template: use /v1/completions, or put a chat_template.jinja into its folder");
+    throw new UsageError("this model has no chat template: use /v1/completions, or give one (--chat-template)");
   }
   const { text, untrusted } = template.render(job.messages, job.options);
   // The template writes the beginning-of-text token itself.

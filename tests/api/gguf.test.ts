@@ -56,6 +56,22 @@ test("without its tokenizer a GGUF file answers token ids, whatever its tokenize
   assert.equal((await llm.generate([2, 5, 6], { maxTokens: 3, temperature: 0 })).tokenIds.length, 3);
 });
 
+test("a chat template that is given goes before the file's own, which may be missing or broken", { skip }, async () => {
+  const path = write("mute.gguf", { "tokenizer.chat_template": ["string", "{% if %}"] });
+  await assert.rejects(LLM.load(path), (error) => error instanceof UsageError && /the chat template cannot be parsed .*--chat-template/.test(error.message));
+  const template = "{{ bos_token }}Once {% for message in messages %}{{ message.content }}{% endfor %}", file = join(folder, "my.jinja");
+  writeFileSync(file, template);
+  for (const chatTemplate of [template, file]) {
+    await using llm = await LLM.load(path, { threads: 1, chatTemplate });
+    const [chat, plain] = await Promise.all([llm.chat([{ role: "user", content: "upon" }], { maxTokens: 3, temperature: 0 }), llm.generate("Once upon", { maxTokens: 3, temperature: 0 })]);
+    assert.deepEqual([chat.text, chat.usage], [plain.text, plain.usage]);
+  }
+  for (const [options, message] of [
+    [{ chatTemplate: "no-such.jinja" }, /chatTemplate \(--chat-template\) is "no-such\.jinja", which is neither a file nor/], [{ chatTemplate: 5 as unknown as string }, /is 5, which is neither/],
+    [{ chatTemplate: template, skipTokenizerInit: true }, /leave one of them out/],
+  ] as const) await assert.rejects(LLM.load(path, options), (error) => error instanceof UsageError && message.test(error.message));
+});
+
 test("the command line runs and serves a GGUF file, under its name without the ending", { skip }, async () => {
   const path = write("fable-00001-of-00001.gguf");
   const run = await promisify(execFile)(process.execPath, [`${root}bin/tessera.js`, "run", path, question, "--temperature", "0", "--max-tokens", "10", "--threads", "1"]);
