@@ -194,10 +194,11 @@ export interface Backend {
   view(buffer: Buffer): Uint8Array | undefined;
   write(to: Buffer, offset: number, data: Uint8Array): void;
   /**
-   * Writes rows of a quantised weight from `firstRow` on: packed blocks as quantized.ts says, row after row. `packed` is free again when
-   * the promise resolves; it may be a `view`. @throws UsageError for a scale it can not hold
+   * Writes rows of a quantised weight from `firstRow` on: packed blocks as quantized.ts says, row after row, or numbers that are rounded to such
+   * on the way, whose type is named. `rows` is free again when the promise resolves; it may be a `view`.
+   * @throws UsageError for a scale it can not hold, RangeError for numbers that are not finite or beyond f16
    */
-  writeRows(weight: Weight, firstRow: number, packed: Uint8Array): Promise<void>;
+  writeRows(weight: Weight, firstRow: number, rows: Uint8Array, type?: "F32" | "BF16" | "F16"): Promise<void>;
   /** Waits for all commands so far. The bytes are valid until the next command. */
   read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array>;
   compile(plan: AttentionPlan): Promise<AttentionKernel>;

@@ -114,7 +114,7 @@ export function dequantizeRow(packed: Uint8Array, dtype: QuantizedDType, columns
 /**
  * Rows of f32 as packed blocks, each number to the nearest there is.
  *
- * int8: s = max |x| / 127. uint8 and uint4: from the least to the greatest of the block, m being the least. int4: s so that the number of
+ * int8: s = max |x| / 127, x / s rounded to even, in f32 (backend/wasm/round-weights.ts does the same). uint8 and uint4: from the least to the greatest of the block, m being the least. int4: s so that the number of
  * the greatest magnitude is code 0, whose reach is the longest (as llama.cpp does for Q4_0). s and m are rounded to f16 first.
  * @throws RangeError when a number is not finite or does not fit f16
  */
@@ -132,15 +132,15 @@ export function quantizeRows(values: Float32Array, dtype: QuantizedDType, column
         greatest = Math.max(greatest, values[i]!);
       }
       if (!(greatest - least < 65504)) throw new RangeError(`a block of weights reaches from ${least} to ${greatest}`);
-      const scale = f16Nearest(hasMin ? (greatest - least) / most : dtype === "int8" ? Math.max(greatest, -least) / 127 : (greatest > -least ? greatest : least) / -8);
-      const min = hasMin ? f16Nearest(least) : 0, inverse = scale === 0 ? 0 : 1 / scale;
+      const scale = f16Nearest(hasMin ? (greatest - least) / most : dtype === "int8" ? f32(Math.max(greatest, -least) / 127) : (greatest > -least ? greatest : least) / -8);
+      const min = hasMin ? f16Nearest(least) : 0, inverse = scale === 0 ? 0 : f32(1 / scale);
       view.setUint16(at, toF16(scale), true);
       if (hasMin) view.setUint16(at + 2, toF16(min), true);
       const codes = at + (hasMin ? 4 : 2);
       for (let i = 0; i < blockElements; i++) {
         const x = from + i < to ? values[from + i]! : 0;
         if (dtype === "int8") {
-          view.setInt8(codes + i, Math.max(-127, Math.min(127, Math.round(x * inverse))));
+          view.setInt8(codes + i, Math.max(-128, Math.min(127, roundEven(f32(x * inverse))))); // a subnormal scale is coarse
           continue;
         }
         const code = Math.max(0, Math.min(most, Math.round((x - min) * inverse) + zero));

@@ -3,10 +3,11 @@
  *
  * Recording keeps a list of closures. It knows no threads, no tiles and no SIMD.
  */
+import { toFloat32 } from "../../core/dtype.ts";
 import { invariant, UsageError } from "../../core/errors.ts";
 import type { AttentionPlan } from "../../ir/plan.ts";
 import type { AttentionKernel, Backend, Buffer, Ops, Program, Weight } from "../backend.ts";
-import { isQuantized, packedRowBytes } from "../quantized.ts";
+import { isQuantized, packedRowBytes, quantizeRows } from "../quantized.ts";
 import { attend, describe } from "./attention.ts";
 import { bytesOf, ReferenceBuffer } from "./memory.ts";
 import { definitions } from "./ops.ts";
@@ -15,6 +16,8 @@ import { definitions } from "./ops.ts";
 export async function open(): Promise<Backend> {
   return new ReferenceBackend();
 }
+
+const floatTypes = { F32: "f32", BF16: "bf16", F16: "f16" } as const;
 
 class ReferenceBackend implements Backend {
   readonly name = "reference";
@@ -75,9 +78,9 @@ class ReferenceBackend implements Backend {
     bytesOf(to.slice(offset, data.byteLength)).set(data);
   }
 
-  async writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): Promise<void> {
+  async writeRows({ data, dtype, columns }: Weight, firstRow: number, rows: Uint8Array, type?: "F32" | "BF16" | "F16"): Promise<void> {
     invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
-    this.write(data, firstRow * packedRowBytes(dtype, columns), packed);
+    this.write(data, firstRow * packedRowBytes(dtype, columns), type ? quantizeRows(toFloat32(rows, floatTypes[type]), dtype, columns) : rows);
   }
 
   async read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {

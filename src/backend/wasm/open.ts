@@ -4,11 +4,12 @@
  * An op becomes a record: a kernel's table slot and the address of its argument words. Outside `record` it runs at once;
  * inside, the records become a program that the threads walk by themselves, so a replay is one call whatever the model's depth.
  */
+import { toFloat32 } from "../../core/dtype.ts";
 import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
 import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
 import type { AttentionCall, AttentionKernel, Backend, Buffer, BufferUse, Ops, Program, Weight } from "../backend.ts";
-import { blocksOf, isQuantized, packedRowBytes, panelRows, type QuantizedDType } from "../quantized.ts";
+import { blockElements, blocksOf, isQuantized, packedRowBytes, panelRows, type QuantizedDType, quantizedFormats, quantizeRows } from "../quantized.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
 import { captureWords } from "./expr.ts";
@@ -17,6 +18,7 @@ import { addressOf, floatBits, opsModule, own, recordOps, sameBank } from "./ops
 import { scaleError, writePanels } from "./panels.ts";
 import { Pool } from "./pool.ts";
 import { type DotOperand, packArgs, panelBlockBytes, probeDot, quantizedModule } from "./quantized.ts";
+import { floatBytes, type FloatType, floatTypes, roundArgs } from "./round-weights.ts";
 import { Variants } from "./variants.ts";
 import { wideBytes } from "./wide.ts";
 
@@ -127,37 +129,55 @@ class WasmBackend implements Backend {
     this.#pool.submit(() => this.view(to).set(written, offset));
   }
 
-  async writeRows({ data, dtype, columns }: Weight, firstRow: number, packed: Uint8Array): Promise<void> {
+  async writeRows({ data, dtype, columns }: Weight, firstRow: number, rows: Uint8Array, type?: FloatType): Promise<void> {
     invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
-    const { address, bank } = own(data);
-    const slot = this.#kernelsOf(dtype).slot(`pack_${dtype}`, { weights: bank });
+    const { address, bank } = own(data), kernels = this.#kernelsOf(dtype);
+    const slots = { pack: kernels.slot(`pack_${dtype}`, { weights: bank }), round: type && dtype === "int8" && columns % blockElements === 0 ? kernels.slot(`round_${dtype}_${type}`) : undefined };
     await this.#pool.settled();
     this.#throwFailure();
-    // Whole panels by the threads; the rows of others before and behind them one by one.
-    const rowBytes = packedRowBytes(dtype, columns), rows = packed.length / rowBytes;
-    const from = Math.min(rows, (panelRows - (firstRow % panelRows)) % panelRows), panels = Math.floor((rows - from) / panelRows), to = from + panels * panelRows;
-    for (const [begin, end] of [[0, from], [to, rows]] as const) {
-      if (begin < end) writePanels(this.view(data), dtype, columns, firstRow + begin, packed.subarray(begin * rowBytes, end * rowBytes), this.#dotOperand);
+
+    const taken: WasmBuffer[] = [];
+    const take = (bytes: number): WasmBuffer => taken[taken.push(this.#heap.alloc(bytes)) - 1]!;
+    const run = async (slot: number, table: Readonly<Record<string, number>>, values: Readonly<Record<string, number>>): Promise<Int32Array> => {
+      const args = take(4 * Object.keys(table).length), program = take(recordBytes), words = this.#words(args);
+      for (const [name, value] of Object.entries(values)) words[table[name]!] = value;
+      this.#words(program).set([1, 0, slot, args.address]);
+      this.#run(program);
+      await this.#pool.settled();
+      this.#throwFailure();
+      return words;
+    };
+    try {
+      /** Where bytes lie in bank 0, a copy of them where they do not. */
+      const placed = (bytes: Uint8Array): number => {
+        if (bytes.buffer === this.#heap.memory.buffer) return bytes.byteOffset;
+        const copy = take(bytes.length);
+        this.view(copy).set(bytes);
+        return copy.address;
+      };
+      const rowBytes = packedRowBytes(dtype, columns);
+      let packed = rows;
+      if (slots.round !== undefined) {
+        const blocks = rows.length / floatBytes[type!] / blockElements, rounded = take(blocks * quantizedFormats[dtype].blockBytes);
+        const words = await run(slots.round, roundArgs, { from: placed(rows), to: rounded.address, blocks });
+        if (words[roundArgs.refused] !== 0) throw new RangeError("a block of weights is not finite, or beyond what f16 holds");
+        packed = this.view(rounded);
+      } else if (type) packed = quantizeRows(toFloat32(rows, floatTypes[type]), dtype, columns);
+
+      // Whole panels by the threads; the rows of others before and behind them one by one.
+      const count = packed.length / rowBytes, from = Math.min(count, (panelRows - (firstRow % panelRows)) % panelRows);
+      const panels = Math.floor((count - from) / panelRows), to = from + panels * panelRows;
+      for (const [begin, end] of [[0, from], [to, count]] as const) {
+        if (begin < end) writePanels(this.view(data), dtype, columns, firstRow + begin, packed.subarray(begin * rowBytes, end * rowBytes), this.#dotOperand);
+      }
+      if (panels === 0) return;
+      const blocks = blocksOf(columns), weight = address + ((firstRow + from) / panelRows) * blocks * panelBlockBytes(dtype);
+      const words = await run(slots.pack, packArgs, { packed: placed(packed) + from * rowBytes, rowBytes, weight, panels, blocks });
+      const refused = words[packArgs.refused]!;
+      if (refused !== 0) throw scaleError(dtype, refused & 0xffff);
+    } finally {
+      for (const buffer of taken) this.#heap.free(buffer);
     }
-    if (panels === 0) return;
-    const inPlace = packed.buffer === this.#heap.memory.buffer;
-    const staging = inPlace ? undefined : this.#heap.alloc(packed.length);
-    if (staging) this.view(staging).set(packed);
-    const args = this.#heap.alloc(4 * Object.keys(packArgs).length), words = this.#words(args);
-    const start = (staging?.address ?? packed.byteOffset) + from * rowBytes, panelBytes = blocksOf(columns) * panelBlockBytes(dtype);
-    words[packArgs.packed] = start;
-    words[packArgs.rowBytes] = rowBytes;
-    words[packArgs.weight] = address + ((firstRow + from) / panelRows) * panelBytes;
-    words[packArgs.panels] = panels;
-    words[packArgs.blocks] = blocksOf(columns);
-    const program = this.#heap.alloc(recordBytes);
-    this.#words(program).set([1, 0, slot, args.address]);
-    this.#run(program);
-    await this.#pool.settled();
-    const refused = words[packArgs.refused]!;
-    for (const buffer of [args, program, ...(staging ? [staging] : [])]) this.#heap.free(buffer);
-    this.#throwFailure();
-    if (refused !== 0) throw scaleError(dtype, refused & 0xffff);
   }
 
   #kernelsOf(dtype: QuantizedDType): Variants {

@@ -22,6 +22,7 @@
 import { activationBlock, blockElements, panelRows, quantizedFormats, type QuantizedDType } from "../quantized.ts";
 import { branch, branchIf, block, call, f32, f32x4, forRange, i16x8, i32, i32x4, i8x16, loop, Module, splat, v128, when, type Func, type Local, type Node, type Operand } from "./assembler.ts";
 import { argument, forEachClaimed, kernel } from "./kernel.ts";
+import { roundWeights } from "./round-weights.ts";
 import { least, rowCount, rowWords } from "./rows.ts";
 
 /** What the second operand of the relaxed dot product may hold. */
@@ -249,6 +250,7 @@ export function quantizedModule(dtype: QuantizedDType, operand: DotOperand, dot:
   quantizedLinear(m, dtype, operand, dot);
   quantizedEmbed(m, dtype, operand);
   packPanels(m, dtype, operand);
+  if (dtype === "int8") for (const type of ["F32", "BF16", "F16"] as const) roundWeights(m, type);
   return m;
 }
 
