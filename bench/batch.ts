@@ -6,7 +6,7 @@
  * the rows' names). Pages of sequences alternate, as they do when sequences grow side by side. The cases share one model with as large a cache as
  * fits, and take turns within a round.
  *
- *   npm run bench -- batch [--rounds N] [--threads N] [--type q8_0] [--gib N] [--only TEXT] [--patience SECONDS]
+ *   npm run bench -- batch [--rounds N] [--threads N] [--type q8_0] [--gib N] [--only TEXT] [--patience SECONDS] [--write-docs]
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
@@ -19,18 +19,19 @@ import { Sequence } from "../src/engine/sequence.ts";
 import { formatBytes, loadModel, type Model, openCheckpoint, planModel } from "../src/model/load.ts";
 import { defaultSampling } from "../src/sampling/params.ts";
 import { benchmarkShape, cachedGguf, type GgufType, ggufTypes } from "./make-gguf.ts";
+import { writePart } from "./page.ts";
 import { Quiet } from "./quiet.ts";
-import { median, report, short } from "./row.ts";
+import { median, report, setting, short } from "./row.ts";
 
 const { values: flags } = parseArgs({
   options: {
     rounds: { type: "string", default: "5" }, threads: { type: "string", default: String(availableParallelism()) }, type: { type: "string", default: "q8_0" },
-    gib: { type: "string" }, patience: { type: "string", default: "60" }, only: { type: "string", default: "" }, help: { type: "boolean" },
+    gib: { type: "string" }, patience: { type: "string", default: "60" }, "write-docs": { type: "boolean" }, only: { type: "string", default: "" }, help: { type: "boolean" },
   },
 });
 const type = flags.type as GgufType;
-if (flags.help || !ggufTypes.includes(type)) {
-  console.log(`npm run bench -- batch [--rounds N] [--threads N] [--type T] [--gib N] [--only TEXT] [--patience SECONDS]\ntypes: ${ggufTypes.join(", ")}; --gib: memory it may take, by default three quarters of what is free; --patience: how long a case may wait for other processes to leave the machine alone (60)`);
+if (flags.help || !ggufTypes.includes(type) || (flags["write-docs"] && flags.only !== "")) {
+  console.log(`npm run bench -- batch [--rounds N] [--threads N] [--type T] [--gib N] [--only TEXT] [--patience SECONDS] [--write-docs]\ntypes: ${ggufTypes.join(", ")}; --gib: memory it may take, by default three quarters of what is free; --patience: how long a case may wait for other processes to leave the machine alone (60)`);
   process.exit(flags.help ? 0 : 2);
 }
 const rounds = Number(flags.rounds), threads = Number(flags.threads), pageSize = 16;
@@ -49,12 +50,18 @@ const limitsFor = (cases: readonly Case[]) => ({
   maxNumBatchedTokens: Math.max(...cases.map(({ sequences }) => sequences)), pageSize, numPages: Math.max(...cases.map(pagesOf)),
 });
 
+/** Why cases do not take part. */
+const leftOut: string[] = [];
+
 /** The model with room for as many of the cases as fit; those that do not are said, with the reason. */
 async function load(): Promise<{ readonly backend: Backend; readonly model: Model; readonly cases: readonly Case[] }> {
   const cases = [...all].sort((a, b) => pagesOf(b) - pagesOf(a));
   for (; cases.length > 0; cases.shift()) {
     const limits = limitsFor(cases), { totalBytes } = planModel(config, limits);
-    const leaveOut = (why: string): void => console.log(`left out: ${name(cases[0]!)}: it takes ${formatBytes(totalBytes)}, ${why}`);
+    const leaveOut = (why: string): void => {
+      leftOut.push(`Left out: ${name(cases[0]!)}: it takes ${formatBytes(totalBytes)}, ${why}.`);
+      console.log(leftOut.at(-1));
+    };
     if (totalBytes > mostBytes) {
       leaveOut(`and ${formatBytes(mostBytes)} may be taken (--gib)`);
       continue;
@@ -120,9 +127,15 @@ for (const [one, { values }] of measured) {
   if (single && one.sequences > 1) report(`${name(one)}: times one sequence`, values.map((value, round) => value / single[round]!), "times", threads);
 }
 const contexts = [...new Set(all.map((one) => one.context))];
-console.log(`\n| sequences | ${contexts.map((context) => `context ${context}`).join(" | ")} |\n|---${"|---".repeat(contexts.length)}|`);
-for (const sequences of new Set(all.map((one) => one.sequences))) {
-  const cells = contexts.map((context) => [...steps].find(([one]) => one.sequences === sequences && one.context === context)?.[1].values);
-  console.log(`| ${sequences} | ${cells.map((values) => (values ? `${short(median(values))} tokens/s` : "left out")).join(" | ")} |`);
-}
+const table = [
+  `| sequences | ${contexts.map((context) => `context ${context}`).join(" | ")} |`, `|---${"|---".repeat(contexts.length)}|`,
+  ...[...new Set(all.map((one) => one.sequences))].map((sequences) => {
+    const cells = contexts.map((context) => [...steps].find(([one]) => one.sequences === sequences && one.context === context)?.[1].values);
+    return `| ${sequences} | ${cells.map((values) => (values ? `${short(median(values))} tokens/s` : "does not fit")).join(" | ")} |`;
+  }),
+];
+const description = `${setting(threads)}; medians of ${rounds} rounds; ${type.toUpperCase()}, model \`${Object.values(benchmarkShape).join(" ")}\`, ${formatBytes(kvBytesPerToken)} of cache a token.`;
+console.log(`\n${[...table, "", description].join("\n")}`);
+if (flags["write-docs"] && measured.length === steps.size) writePart("batch", [...table, "", description, ...leftOut.map((line) => `\n${line}`)]);
 await backend.close();
+process.exitCode = flags["write-docs"] && measured.length < steps.size ? 1 : 0;

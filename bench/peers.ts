@@ -11,18 +11,19 @@
  *   npm run bench -- peers [--rounds N] [--threads N] [--types q8_0,q4_0] [--only TEXT] [--patience SECONDS] [--write-docs]
  */
 import { spawn } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus, loadavg } from "node:os";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { availableParallelism, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { stream } from "../src/core/random.ts";
 import { Reader } from "./bandwidth.ts";
 import { benchmarkShape, bytesPerStep, cachedGguf, type GgufType, ggufTypes } from "./make-gguf.ts";
+import { writePart } from "./page.ts";
 import { openTessera, type Runs } from "./peers/contender.ts";
 import { install, openLlama } from "./peers/llama-cpp.ts";
 import { drawPairs, type Pair } from "./plot.ts";
 import { Quiet } from "./quiet.ts";
-import { commit, median, report, short } from "./row.ts";
+import { median, report, setting, short } from "./row.ts";
 
 const usage = "npm run bench -- peers [--rounds N] [--threads N] [--types q8_0,q4_0] [--only TEXT] [--patience SECONDS] [--write-docs]";
 const { values: flags } = parseArgs({
@@ -178,16 +179,13 @@ function table(): string[] {
   ];
 }
 
-/** The part of docs/performance.md that is between the marks, and its picture. */
+/** The table with its picture, in docs/performance.md. */
 function writeDocs(description: string): void {
-  const page = new URL("../docs/performance.md", import.meta.url), marks = ["<!-- peers: written by npm run bench -- peers --write-docs -->", "<!-- end of peers -->"] as const;
-  const text = readFileSync(page, "utf8"), [from, to] = marks.map((mark) => text.indexOf(mark)) as [number, number];
-  if (from < 0 || to < from) throw new Error(`docs/performance.md has lost its marks ${marks.join(" and ")}`);
   const pairs = results.map(({ name, unit, ours, theirs, smallerIsBetter }): Pair => ({ label: name, unit, values: [median(ours), median(theirs)], smallerIsBetter: smallerIsBetter ?? false }));
   const folder = new URL("../docs/performance/", import.meta.url);
   mkdirSync(folder, { recursive: true });
   writeFileSync(new URL("peers.svg", folder), drawPairs("Tessera and llama.cpp on a CPU", `${threads} threads, random Llama of 0.4B parameters; longer is better`, ["Tessera", "llama.cpp"], pairs));
-  writeFileSync(page, `${text.slice(0, from)}${[marks[0], "![Bars of each case](performance/peers.svg)", "", ...table(), "", description, ""].join("\n")}${text.slice(to)}`);
+  writePart("peers", ["![Bars of each case](performance/peers.svg)", "", ...table(), "", description]);
 }
 
 install();
@@ -214,9 +212,8 @@ for (const result of results) {
   }
 }
 console.log(`\n${table().join("\n")}`);
-const shape = Object.values(benchmarkShape).join(" ");
-const description = `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} threads of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores), ` +
-  `${bandwidth.length ? `memory read at ${short(median(bandwidth))} GB/s, ` : ""}load before the run ${loadBefore.toFixed(1)}; medians of ${rounds} rounds; model \`${shape}\`.`;
+const memoryRate = bandwidth.length ? `memory read at ${short(median(bandwidth))} GB/s, ` : "";
+const description = `${setting(threads)}, ${memoryRate}load before the run ${loadBefore.toFixed(1)}; medians of ${rounds} rounds; model \`${Object.values(benchmarkShape).join(" ")}\`.`;
 console.log(`\n${description}`);
 if (disturbed.length > 0) {
   console.log(`\nMeasured beside other processes, and so no comparison: ${disturbed.map(({ name, quiet }) => `${name} (${quiet.disturbed} of ${rounds} rounds)`).join("; ")}. Nothing of these is recorded.`);

@@ -12,13 +12,18 @@ export function machineName(): string {
 }
 
 /** The commit of the checkout, with + behind it when files differ from it. */
-export function commit(): string {
+function commit(): string {
   try {
     const git = (...args: readonly string[]): string => execFileSync("git", args, { cwd: new URL("..", import.meta.url), encoding: "utf8" }).trim();
     return git("rev-parse", "--short", "HEAD") + (git("status", "--porcelain", "--untracked-files=no", "--", "src", "models") ? "+" : "");
   } catch {
     return "unknown";
   }
+}
+
+/** What stands beside numbers for people: day, commit, Node, threads and machine. */
+export function setting(threads: number): string {
+  return `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} threads of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores)`;
 }
 
 export function median(values: readonly number[]): number {
