@@ -12,12 +12,21 @@ import type { ModelConfig } from "./config.ts";
 
 /** `--dtype`: how matrices that are not quantised are kept. */
 export type WeightDTypeOption = "auto" | "float32" | "bfloat16";
-/** `--quantization`. "auto": as the checkpoint has them, and int8 where it has none quantised and the model is large. */
+/** `--quantization`. "auto": as the checkpoint has them, and int8 where it has none quantised and the model is large. What "int4" is: `rounded`. */
 export const quantizationOptions = ["auto", "none", "int8", "int4"] as const;
 export type Quantization = (typeof quantizationOptions)[number];
 
 /** From this many parameters on, "auto" quantises: reading weights is then what a token waits for. */
 const largeModel = 200e6;
+
+/**
+ * What matrices are rounded to. Measured (docs/performance.md, Quality): 4 bits with a minimum cost two thirds of the divergence of 4 bits without, and the
+ * embedding and the head in 4 bits as much as all other matrices together.
+ */
+const rounded: Readonly<Record<"int8" | "int4", (name: string) => QuantizedDType>> = {
+  int8: () => "int8",
+  int4: (name) => (name === "model.embed_tokens.weight" || name === "lm_head.weight" ? "int8" : "uint4"),
+};
 
 export interface WeightFormats extends Pick<ModelConfig, "weightDType"> {
   readonly matrixDTypes?: ReadonlyMap<string, WeightDType>;
@@ -35,11 +44,12 @@ export function chooseWeightFormats(source: WeightSource, dtype: WeightDTypeOpti
     return { weightDType: matrices.every(({ dtype: type }) => type === "BF16") ? "bf16" : "f32" };
   }
   if (dtype !== "auto") throw new UsageError(`--dtype ${dtype} and --quantization ${quantization} exclude each other: quantised matrices are multiplied with int8 activations; leave one of them out`);
-  // Matrices that the file has in a float type are kept in the widest quantised one.
   const formats = new Map(matrices.map(({ name, dtype: type }): [string, WeightDType] => {
     const own = kept(type);
+    // Matrices that the file has in a float type are kept in the widest quantised one.
     if (chosen === "kept") return [name, own ?? "int8"];
-    return [name, own && quantizedFormats[own].bits === quantizedFormats[chosen].bits ? own : chosen];
+    const wanted = rounded[chosen](name), bits = [wanted, chosen].map((format) => quantizedFormats[format].bits);
+    return [name, own && bits.includes(quantizedFormats[own].bits) ? own : wanted];
   }));
   return { weightDType: mostCommon([...formats.values()]), matrixDTypes: formats };
 }
