@@ -133,3 +133,36 @@ test("a live load out of range fails the call by name; a dead one does not", asy
   await assert.rejects(attend(wasm, c), /index 3 is outside dimension 0 of the captured table 'short', which has 3 elements/);
   await attend(wasm, { ...c, sequences: [{ rows: 3, before: 0 }] });
 });
+
+test("keys in segments: the reference's result, and the same bits whoever computes which segment, alone and beside others", async () => {
+  const bits = (x: Float32Array): Uint32Array => new Uint32Array(x.slice().buffer);
+  const threads = await Promise.all([1, 3].map((count) => openWasm({ threads: count })));
+  const window = { ...mods["sliding window"]!, captures: [{ name: "size", type: "i32", value: 700 } as const] };
+  const variants: Readonly<Record<string, Partial<Case>>> = {
+    causal: { maskMod: causal }, "a window that begins inside": window, "a sink for each head": { maskMod: causal, denominator: "sink" }, "bf16": { maskMod: causal, keyFormat: "bf16", valueFormat: "bf16" },
+    "sigmoid weights": { maskMod: causal, ...hooks["sigmoid weights"]! },
+    "nothing allowed on odd rows": mods["nothing allowed on odd rows"]!,
+  };
+  try {
+    for (const [name, variant] of Object.entries(variants)) {
+      const shape = { ...variant, numQueryHeads: 2, numKvHeads: 1, headDimQk: 16, headDimV: 16, pageSize: 16, seed: 21 };
+      // One row, then four, at the end of 1600 keys: four segments. Beside them a row with three segments, and one with a few keys.
+      const one: Case = { ...shape, sequences: [{ rows: 1, before: 1599 }] }, few: Case = { ...shape, sequences: [{ rows: 4, before: 1596 }] };
+      const many: Case = { ...shape, queryTile: 3, sequences: [{ rows: 4, before: 1596 }, { rows: 1, before: 1100 }, { rows: 2, before: 5 }] };
+      const expected = await attend(reference, few);
+      const alone = await attend(threads[0]!, few);
+      close(alone.out, expected.out, `${name}: out`, variant.weightMod ? 1e-3 : 2e-6);
+      close(alone.lse, expected.lse, `${name}: lse`);
+      for (const backend of [wasm, ...threads]) {
+        const row = await attend(backend, one), rows = await attend(backend, few), beside = await attend(backend, many);
+        assert.deepEqual(bits(rows.out), bits(alone.out), name);
+        assert.deepEqual(bits(rows.lse), bits(alone.lse), name);
+        assert.deepEqual(bits(row.out), bits(alone.out.subarray(3 * 32)), name);
+        assert.deepEqual(bits(beside.out.subarray(0, 4 * 32)), bits(alone.out), name);
+        assert.deepEqual(bits(beside.lse.subarray(0, 4 * 2)), bits(alone.lse), name);
+      }
+    }
+  } finally {
+    await Promise.all(threads.map((backend) => backend.close()));
+  }
+});

@@ -36,6 +36,8 @@ export interface ScratchLayout {
   /** [rows] of state: acc f32 [headDimV rounded up to 4], l f32x4, m f32. */
   readonly state: number;
   readonly stateBytes: number;
+  /** [rows] of state: the segments before the one at hand, merged. */
+  readonly total: number;
   readonly bytes: number;
 }
 
@@ -51,8 +53,12 @@ export function scratchLayout(plan: AttentionPlan): ScratchLayout {
   const valueTile = keyTile + (isCopied(plan.keyFormat, plan.headDimQk) ? 4 * plan.kvTile * up(plan.headDimQk, 4) : 0);
   const state = valueTile + (isCopied(plan.valueFormat, plan.headDimV) ? 4 * plan.kvTile * up(plan.headDimV, 4) : 0);
   const stateBytes = 4 * up(plan.headDimV, 4) + 32;
-  return { keyAddress, valueAddress, scores, queryAddress, keyTile, valueTile, state, stateBytes, bytes: state + rows * stateBytes };
+  return { keyAddress, valueAddress, scores, queryAddress, keyTile, valueTile, state, stateBytes, total: state + rows * stateBytes, bytes: state + 2 * rows * stateBytes };
 }
+
+/** Keys are taken in segments of about so many, each with a state of its own; segments are merged in order, whoever computed them. */
+const keysPerSegment = 512;
+export const blocksPerSegment = (plan: AttentionPlan): number => Math.max(1, Math.floor(keysPerSegment / plan.kvTile));
 
 /** The locals that parts of the kernel share, by name. */
 export type Names<K extends string> = { readonly [name in K]: Local };

@@ -26,6 +26,8 @@ export const control = {
   threads: 448, mayBlock: 452,
   /** Scratch of thread t starts at scratch + t * scratchStride. */
   scratch: 456, scratchStride: 460,
+  /** What threads hand each other of one kernel's work (attention.ts): where, and how many bytes. Words that count are zero between kernels. */
+  shared: 472, sharedBytes: 476,
   /** Where thread 0 left a stalled program: after which record, and the generation it waits to see the end of. */
   stalledAt: 464, stalledGeneration: 468,
   /** The first live load out of range in a mod: [1, address of the arguments, capture slot, dimension, index]. */

@@ -28,6 +28,8 @@ export interface WasmOptions extends HeapOptions {
 }
 
 const mostThreads = 256;
+/** What threads may hand each other of one sequence's attention: states of a few rows, one for each 512 keys; of 65,536 keys of most models. */
+const sharedBytesPerThread = 2 ** 18;
 
 /** @throws UsageError where WebAssembly lacks relaxed SIMD, or `threads` is not a positive integer */
 export async function open(options: WasmOptions = {}): Promise<Backend> {
@@ -315,16 +317,19 @@ class WasmBackend implements Backend {
     throw failure;
   }
 
-  /** Makes every thread's scratch at least this long. @throws UsageError when there is no room */
+  /** Makes every thread's scratch at least this long, and what they share. @throws UsageError when there is no room */
   #needScratch(bytes: number): void {
-    const stride = Math.ceil(bytes / 64) * 64, old = this.#scratch;
-    if (old && stride * this.#pool.numThreads <= old.bytes) return;
-    const scratch = this.#heap.alloc(stride * this.#pool.numThreads);
+    const { numThreads } = this.#pool, stride = Math.ceil(bytes / 64) * 64, old = this.#scratch;
+    const sharedBytes = numThreads > 1 ? numThreads * sharedBytesPerThread : 0;
+    if (old && stride * numThreads + sharedBytes <= old.bytes) return;
+    const scratch = this.#heap.alloc(stride * numThreads + sharedBytes);
     this.#scratch = scratch;
     this.#pool.submit(() => {
       const words = new Int32Array(this.#heap.memory.buffer, 0, control.bytes / 4);
       words[control.scratch / 4] = scratch.address;
       words[control.scratchStride / 4] = stride;
+      words[control.shared / 4] = scratch.address + stride * numThreads;
+      words[control.sharedBytes / 4] = sharedBytes;
       if (old) this.#heap.free(old);
     });
   }

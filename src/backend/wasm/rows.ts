@@ -101,3 +101,5 @@ export function rmsFactor(local: MakeLocal, factor: Local, x: Local, bytes: Loca
 
 /** The smaller of two i32; both are evaluated twice. */
 export const least = (a: Operand, b: Operand): Node => i32.select(a, b, i32.lt_s(a, b));
+/** The larger. */
+export const most = (a: Operand, b: Operand): Node => i32.select(a, b, i32.gt_s(a, b));
