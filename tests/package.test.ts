@@ -87,6 +87,11 @@ test("the installed command answers", (t) => {
   assert.match(run("node_modules/.bin/tessera", "run", "Tell me a story about a fox.", "--max-tokens", "8", "--temperature", "0"), /\w+/);
 });
 
+/** What a bundler would choose for package.json's imports in a browser, as rows of an import map. */
+const { imports } = JSON.parse(readFileSync(`${root}package.json`, "utf8")) as { readonly imports: Readonly<Record<string, { readonly default: string }>> };
+const browserImports = Object.entries(imports)
+  .map(([name, { default: path }]) => `${JSON.stringify(name)}: ${JSON.stringify(path.replace("./src/", "/node_modules/tessera-llm/dist/").replace(/\.ts$/, ".js"))}`).join(", ");
+
 const types: Readonly<Record<string, string>> = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".json": "application/json" };
 
 for (const isolated of [true, false]) {
@@ -94,7 +99,7 @@ for (const isolated of [true, false]) {
     if (unavailable) return t.skip(unavailable);
     if (!browser) return t.skip("no chromium on this machine; on Debian: apt-get install chromium");
     const page = `<!doctype html><script type="importmap">{"imports": {
-      "tessera-llm/attention": "/node_modules/tessera-llm/dist/attention/index.js", "acorn": "/node_modules/acorn/dist/acorn.mjs", "#wasm-worker": "/node_modules/tessera-llm/dist/backend/wasm/start-worker.browser.js"
+      "tessera-llm/attention": "/node_modules/tessera-llm/dist/attention/index.js", "acorn": "/node_modules/acorn/dist/acorn.mjs", ${browserImports}
     }}</script><script type="module">
       const lines = [];
       console.log = (...values) => lines.push(values.join(" "));
