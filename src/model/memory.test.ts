@@ -39,6 +39,6 @@ test("limits that cannot be are refused by name", () => {
 });
 
 test("the description has a line for each kind, largest first, and the sum", () => {
-  assert.match(describeMemory(planMemory(config, limits, [100])), /^step inputs +1\.\d\d MiB\nKV cache +40\.00 KiB\nactivations +.* KiB\n[^]*\ntotal +\d+\.\d\d MiB$/);
+  assert.match(describeMemory(planMemory(config, limits, [100])), /^step inputs +51\d\.\d\d KiB\nKV cache +40\.00 KiB\nactivations +.* KiB\n[^]*\ntotal +\d+\.\d\d KiB$/);
   assert.deepEqual([0, 1, 1023, 1024, 1.5 * 2 ** 30].map(formatBytes), ["0 B", "1 B", "1023 B", "1.00 KiB", "1.50 GiB"]);
 });

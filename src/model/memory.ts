@@ -46,7 +46,7 @@ const kinds: readonly MemoryKind[] = ["weights", "kvCache", "activations", "rota
 const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64;
 const i32Bytes = 4;
 /** Room for bytes of the file on their way, while weights are loaded. */
-export const stagingBytes = 2 ** 20;
+export const stagingBytes = 2 ** 19;
 
 export const maxLogitsOf = (limits: ModelLimits): number => limits.maxLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);

@@ -18,7 +18,7 @@ const shape = {
   hidden_size: 256, intermediate_size: 512, vocab_size: 4096, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 64, max_position_embeddings: 64,
   rms_norm_eps: 1e-5, tie_word_embeddings: false,
 };
-const bankBytes = 64 * 65536;
+const bankBytes = 80 * 65536;
 
 /** Logits of prefill and decode on a backend, and in which banks weights and caches were. */
 async function run(folder: string, options: WasmOptions, formats: FormatOptions = {}): Promise<{ logits: Float32Array[]; banks: Record<BufferUse, Set<number>> }> {
