@@ -12,8 +12,9 @@ export function countText(count: number): string {
 /** Four lines: model, backend, memory, and how much one step may hold. */
 export function describe(info: EngineInfo): readonly string[] {
   const cache = `${info.numPages * info.pageSize} tokens in ${info.numPages} pages of ${info.pageSize}`;
+  const dtype = info.quantizedOnLoad ? `${info.dtype} rounded on load (--quantization none keeps what the checkpoint has)` : info.dtype;
   return [
-    `model    ${info.architecture}, ${countText(info.numParameters)} parameters, ${info.dtype}, context ${info.maxModelLen} tokens`,
+    `model    ${info.architecture}, ${countText(info.numParameters)} parameters, ${dtype}, context ${info.maxModelLen} tokens`,
     `backend  ${info.backend}`,
     `memory   weights ${formatBytes(info.weightBytes)}, KV cache ${formatBytes(info.kvBytes)} of ${info.kvCacheDtype} = ${cache}`,
     `batch    up to ${info.maxNumSeqs} sequences and ${info.maxNumBatchedTokens} tokens in one step; loaded in ${info.loadSeconds.toFixed(1)} s`,

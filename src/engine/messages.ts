@@ -49,7 +49,10 @@ export interface EngineInfo {
   readonly architecture: string;
   /** "wasm, 2 threads, relaxed SIMD" */
   readonly backend: string;
+  /** What most matrices of weights are kept in: "float32", "bfloat16", "int8" or "int4". */
   readonly dtype: string;
+  /** Set where the weights were rounded to that when they were loaded. */
+  readonly quantizedOnLoad?: true;
   readonly kvCacheDtype: string;
   readonly numParameters: number;
   readonly maxModelLen: number;

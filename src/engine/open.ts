@@ -10,7 +10,7 @@ import { addressableBytes, type Device, openBackend } from "../backend/registry.
 import { UsageError } from "../core/errors.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
-import type { Quantization, WeightDTypeOption } from "../model/weight-formats.ts";
+import { isRoundedOnLoad, type Quantization, type WeightDTypeOption } from "../model/weight-formats.ts";
 import type { WeightSource } from "../weights/source.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
@@ -85,6 +85,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       architecture: config.architecture,
       backend: backend.description,
       dtype: dtypeNames[config.weightDType],
+      ...(isRoundedOnLoad(source, config) && { quantizedOnLoad: true as const }),
       kvCacheDtype: kvCacheDTypeOf[config.kvFormat],
       numParameters: model.numParameters,
       vocabSize: config.vocabSize,

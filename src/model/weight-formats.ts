@@ -54,6 +54,11 @@ export function chooseWeightFormats(source: WeightSource, dtype: WeightDTypeOpti
   return { weightDType: mostCommon([...formats.values()]), matrixDTypes: formats };
 }
 
+/** Whether any matrix is kept in a quantised format that is not the file's own. */
+export function isRoundedOnLoad(source: WeightSource, { matrixDTypes }: Pick<ModelConfig, "matrixDTypes">): boolean {
+  return [...(matrixDTypes ?? [])].some(([name, dtype]) => packedAs[source.info(name)!.dtype as BlockType] !== dtype);
+}
+
 /** What people are told a model is in. */
 function mostCommon(dtypes: readonly WeightDType[]): WeightDType {
   const counts = new Map<WeightDType, number>();
