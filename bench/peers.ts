@@ -100,8 +100,8 @@ async function measureRates(type: GgufType, file: string, reader: Reader): Promi
   const best = new Map<Case, Runs>();
   for (const one of chosen) {
     const trials = Object.entries(llama.settings).map(([name, side]) => ({ name, side, fastest: 0 }));
-    await new Quiet(Number(flags.patience)).wait();
-    for (let i = 0; i < 2; i++) for (const trial of trials) trial.fastest = Math.max(trial.fastest, await one.run(trial.side));
+    const quiet = new Quiet(Number(flags.patience));
+    for (let i = 0; i < 2; i++) for (const trial of trials) trial.fastest = Math.max(trial.fastest, await quiet.measure(() => one.run(trial.side)));
     trials.sort((a, b) => b.fastest - a.fastest);
     best.set(one, trials[0]!.side);
     console.log(`  ${one.label}: llama.cpp with ${trials.map(({ name, fastest }) => `${name} ${fastest.toFixed(1)}`).join(", ")}`);
