@@ -4,6 +4,7 @@ import { after, before, test } from "node:test";
 import type { Activation, ActivationFunction, Backend, BatchInputs, Buffer, RowCount, Weight } from "../../src/backend/backend.ts";
 import { open as openReference } from "../../src/backend/reference/open.ts";
 import { open as openWasm } from "../../src/backend/wasm/open.ts";
+import { activationBlock, activationRowBytes, activationValues, type QuantizedDType, quantizedBytes, quantizedFormats, quantizeRows } from "../../src/backend/quantized.ts";
 import { fromFloat32, toFloat32 } from "../../src/core/dtype.ts";
 import { stream } from "../../src/core/random.ts";
 
@@ -38,6 +39,19 @@ class Bench {
   }
   weight = (rows: number, columns: number, dtype: "f32" | "bf16"): Weight =>
     ({ data: this.put(fromFloat32(Float32Array.from({ length: rows * columns }, this.normal), dtype)), dtype, rows, columns });
+  /** A quantised weight, written in two parts of rows: the first packed, the second as numbers. */
+  async quantized(rows: number, columns: number, dtype: QuantizedDType): Promise<Weight> {
+    const values = Float32Array.from({ length: rows * columns }, this.normal), first = Math.floor(rows / 3);
+    const weight: Weight = { data: this.backend.alloc(quantizedBytes(dtype, rows, columns), "weights"), dtype, rows, columns };
+    await this.backend.writeRows(weight, 0, quantizeRows(values.subarray(0, first * columns), dtype, columns));
+    await this.backend.writeRows(weight, first, fromFloat32(values.subarray(first * columns), "f32"), "F32");
+    return weight;
+  }
+  /** Rows of int8 blocks, every byte 0x55 until they are written. */
+  blocks(rows: RowCount, columns: number): Activation {
+    const stride = activationRowBytes(columns) + 16;
+    return { data: this.put(new Uint8Array(maxRows * stride).fill(0x55)), dtype: "int8", rows, columns, stride };
+  }
   batch(numTokens: number, numLogits = numTokens, vocabulary = 1): BatchInputs {
     return {
       header: this.ints(numTokens, 1, numLogits, 0), tokens: this.ints(...Array.from({ length: maxRows }, () => this.below(vocabulary))),
@@ -51,11 +65,11 @@ class Bench {
 }
 
 /** Runs `op` on both backends from equal data; what it returns must be equal within the tolerance, the untouched poison included. */
-async function agree(what: string, seed: number, op: (bench: Bench) => readonly Buffer[]): Promise<void> {
+async function agree(what: string, seed: number, op: (bench: Bench) => readonly Buffer[] | Promise<readonly Buffer[]>): Promise<void> {
   const [expected, actual] = await Promise.all(backends.map(async (backend) => {
     const bench = new Bench(backend, seed);
     const results: Float32Array[] = [];
-    for (const buffer of op(bench)) results.push(await bench.read(buffer));
+    for (const buffer of await op(bench)) results.push(await bench.read(buffer));
     return results;
   }));
   expected!.forEach((want, n) => want.forEach((w, i) => {
@@ -90,6 +104,53 @@ test("linear, f32 and bf16, with and without bias and residual", async () => {
       const x = b.matrix("tokens", k), out = b.matrix("tokens", n, rows % 2 ? b.normal : () => poison);
       b.backend.ops.linear({ out, x, weight: b.weight(n, k, dtype), batch: b.batch(rows), ...(rows > 2 ? { bias: b.floats(n) } : {}), ...(rows % 2 ? { residual: out } : {}) });
       return [out.data];
+    });
+  }
+});
+
+for (const dtype of Object.keys(quantizedFormats) as QuantizedDType[]) {
+  test(`embed and linear of ${dtype}, with and without bias and residual`, async () => {
+    for (const k of [1, 31, 64, 129]) for (const n of [1, 15, 17, 64, 130]) for (const rows of rowCounts) {
+      await agree(`${dtype}, ${rows} x ${k} x ${n}`, k * n, async (b) => {
+        const x = b.matrix("tokens", k), out = b.matrix("tokens", n, rows % 2 ? b.normal : () => poison), rounded = b.blocks("tokens", k), batch = b.batch(rows, rows, n);
+        const embedded = b.matrix("tokens", k, () => poison), weight = await b.quantized(n, k, dtype);
+        b.backend.ops.quantize({ out: rounded, x, batch });
+        b.backend.ops.linear({ out, x: rounded, weight, batch, ...(rows > 2 ? { bias: b.floats(n) } : {}), ...(rows % 2 ? { residual: out } : {}) });
+        b.backend.ops.embed({ out: embedded, table: weight, batch, scale: 1.75 });
+        return [out.data, embedded.data];
+      });
+    }
+  });
+}
+
+/** What a block's last bytes hold is nobody's business. */
+function withoutPadding(rows: Uint8Array, stride: number): Uint8Array {
+  return rows.map((byte, i) => ((i % stride) % activationBlock.bytes < activationBlock.sum + 4 ? byte : 0));
+}
+
+test("rows of int8 blocks by quantize, rmsNorm and gatedActivation: equal or a rounding apart, and nothing behind them is written", async () => {
+  for (const columns of [1, 31, 33, 129, 600]) for (const rows of rowCounts) {
+    const written = await Promise.all(backends.map(async (backend) => {
+      const b = new Bench(backend, columns), batch = b.batch(rows), outs = Array.from({ length: 3 }, () => b.blocks("tokens", columns));
+      b.backend.ops.quantize({ out: outs[0]!, x: b.matrix("tokens", columns), batch });
+      b.backend.ops.rmsNorm({ out: outs[1]!, x: b.matrix("tokens", columns), weight: b.floats(columns), epsilon: 1e-6, batch });
+      b.backend.ops.gatedActivation({ out: outs[2]!, gateUp: b.matrix("tokens", 2 * columns), activation: "silu", batch });
+      const bytes: Uint8Array[] = [];
+      for (const { data } of outs) bytes.push((await backend.read(data, 0, data.bytes)).slice());
+      return { bytes, stride: outs[0]!.stride };
+    }));
+    const [expected, actual] = written as [(typeof written)[0], (typeof written)[0]], { stride } = expected;
+    ["quantize", "rmsNorm", "gatedActivation"].forEach((op, i) => {
+      const what = `${op}, ${rows} rows of ${columns}`, [want, got] = [expected.bytes[i]!, actual.bytes[i]!];
+      // From equal numbers come equal bits; the others' numbers are summed in another order.
+      if (op === "quantize") assert.deepEqual(withoutPadding(got, stride), withoutPadding(want, stride), what);
+      for (let row = 0; row < rows; row++) {
+        const [w, g] = [want, got].map((bytes) => activationValues(bytes.subarray(row * stride, (row + 1) * stride), columns)) as [Float64Array, Float64Array];
+        const step = Math.max(...w.map(Math.abs)) / 127;
+        w.forEach((x, k) => assert.ok(Math.abs(g[k]! - x) <= 1.01 * step, `${what}: element ${k} of row ${row} is ${g[k]}, the reference ${x}`));
+        assert.ok(got.subarray(row * stride + activationRowBytes(columns), (row + 1) * stride).every((byte) => byte === 0x55), `${what}: wrote behind row ${row}`);
+      }
+      assert.ok(got.subarray(rows * stride).every((byte) => byte === 0x55), `${what}: wrote further rows`);
     });
   }
 });
