@@ -4,6 +4,7 @@ import test from "node:test";
 import { stream } from "../../src/core/random.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "../../src/engine/engine.ts";
 import type { Delta } from "../../src/engine/messages.ts";
+import type { FormatOptions } from "../../src/model/load.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
 import { fixture, openTiny } from "./tiny-model.ts";
 
@@ -62,10 +63,15 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
   }));
 }
 
-for (const [name, pageSize, kvCacheDtype] of [["llama", 4, "bfloat16"], ["gemma2", 3, "float32"], ["qwen3", 5, "float16"]] as const) {
-  test(`${name}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions and cancellations`, async () => {
+const cases: readonly (readonly [name: string, pageSize: number, formats: FormatOptions])[] = [
+  ["llama", 4, { kvCacheDtype: "bfloat16" }], ["gemma2", 3, { kvCacheDtype: "float32" }], ["qwen3", 5, { kvCacheDtype: "float16" }],
+  ["llama-tied-bias", 4, { quantization: "int8", kvCacheDtype: "float32" }], ["gemma2", 3, { quantization: "int4", kvCacheDtype: "bfloat16" }],
+];
+for (const [name, pageSize, formats] of cases) {
+  const { quantization = "none", kvCacheDtype } = formats;
+  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions and cancellations`, async () => {
     const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
-    await using model = await openTiny(fixture(name), most, 2, kvCacheDtype);
+    await using model = await openTiny(fixture(name), most, 2, formats);
     const { eosTokenIds, seen } = model;
     const random = stream(31);
     const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));

@@ -4,8 +4,7 @@ import { openBackend } from "../../src/backend/registry.ts";
 import type { Batch } from "../../src/engine/batch.ts";
 import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
 import { ProgramModel } from "../../src/engine/forward.ts";
-import type { KvCacheDType } from "../../src/model/kv-format.ts";
-import { loadModel, openCheckpoint } from "../../src/model/load.ts";
+import { type FormatOptions, loadModel, openCheckpoint } from "../../src/model/load.ts";
 
 export const device = (process.env["TESSERA_TEST_DEVICE"] ?? "cpu") as Device;
 
@@ -16,8 +15,8 @@ export interface TinyModel extends ForwardModel, AsyncDisposable {
 }
 
 /** Loads a folder. Engines of smaller limits (but the same page size and context) may run on it, one after another. */
-export async function openTiny(folder: string, limits: EngineLimits, threads = 2, kvCacheDtype: KvCacheDType = "auto"): Promise<TinyModel> {
-  const { config, source } = openCheckpoint(folder, { kvCacheDtype });
+export async function openTiny(folder: string, limits: EngineLimits, threads = 2, formats: FormatOptions = {}): Promise<TinyModel> {
+  const { config, source } = openCheckpoint(folder, formats);
   const backend = await openBackend(device, { threads });
   const model = new ProgramModel(backend, await loadModel(backend, source, config, limits));
   source.close();
