@@ -8,7 +8,7 @@ import { toFloat32 } from "../../core/dtype.ts";
 import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
 import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
-import type { AttentionCall, AttentionKernel, Backend, Buffer, BufferUse, Ops, Program, Weight } from "../backend.ts";
+import { type AttentionCall, type AttentionKernel, type Backend, type Buffer, type BufferUse, headerWord, type Ops, type Program, type Weight } from "../backend.ts";
 import { blockElements, blocksOf, isQuantized, packedRowBytes, panelRows, type QuantizedDType, quantizedFormats, quantizeRows } from "../quantized.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
@@ -19,12 +19,16 @@ import { scaleError, writePanels } from "./panels.ts";
 import { Pool } from "./pool.ts";
 import { type DotOperand, packArgs, panelBlockBytes, probeDot, quantizedModule } from "./quantized.ts";
 import { floatBytes, type FloatType, floatTypes, roundArgs } from "./round-weights.ts";
+import { rowWords } from "./rows.ts";
+import { ThreadChoice } from "./thread-choice.ts";
 import { Variants } from "./variants.ts";
 import { wideBytes } from "./wide.ts";
 
 export interface WasmOptions extends HeapOptions {
   /** Default: all of the machine's. A page that is not cross-origin isolated has one. */
   readonly threads?: number;
+  /** Milliseconds. Programs are timed, to know how many threads are worth it (thread-choice.ts). */
+  readonly clock?: () => number;
 }
 
 const mostThreads = 256;
@@ -43,7 +47,7 @@ export async function open(options: WasmOptions = {}): Promise<Backend> {
   const heap = new Heap(options);
   const pool = await Pool.open(heap, threads);
   try {
-    return await WasmBackend.open(heap, pool);
+    return await WasmBackend.open(heap, pool, options.clock ?? (() => performance.now()));
   } catch (error) {
     await pool.close();
     throw error;
@@ -75,19 +79,27 @@ const immediateWords = 64;
 /** A program of one record: its length, 0, the kernel's slot, and the address of the arguments, which follow. */
 const recordBytes = 16;
 
+/** What `record` has written down so far; `header` is the address of the batch's. */
+interface Recording {
+  readonly records: number[];
+  readonly arguments: WasmBuffer[];
+  header?: number;
+}
+
 class WasmBackend implements Backend {
   readonly name = "wasm";
   readonly description: string;
   readonly ops: Ops;
   readonly #heap: Heap;
   readonly #pool: Pool;
+  readonly #clock: () => number;
   #kernels: Variants | undefined;
   /** Kernels of quantised weights, delivered when the first of a dtype is asked for. */
   readonly #quantized = new Map<QuantizedDType, Variants>();
   readonly #dotOperand: DotOperand = probeDot();
   /** A program of one record and its arguments, for ops run outside `record` while nothing else is under way. */
   readonly #immediate: WasmBuffer;
-  #recording: { readonly records: number[]; readonly arguments: WasmBuffer[] } | undefined;
+  #recording: Recording | undefined;
   #scratch: WasmBuffer | undefined;
   /** Which call an argument block belongs to: for errors. */
   readonly #calls = new Map<number, AttentionCall>();
@@ -95,15 +107,16 @@ class WasmBackend implements Backend {
 
   readonly #fail = (error: unknown): void => void (this.#failure ??= error);
 
-  static async open(heap: Heap, pool: Pool): Promise<WasmBackend> {
-    const backend = new WasmBackend(heap, pool);
+  static async open(heap: Heap, pool: Pool, clock: () => number): Promise<WasmBackend> {
+    const backend = new WasmBackend(heap, pool, clock);
     backend.#kernels = await Variants.load(pool, opsModule, backend.#fail);
     return backend;
   }
 
-  private constructor(heap: Heap, pool: Pool) {
+  private constructor(heap: Heap, pool: Pool, clock: () => number) {
     this.#heap = heap;
     this.#pool = pool;
+    this.#clock = clock;
     this.#immediate = heap.alloc(recordBytes + 4 * immediateWords);
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
     this.ops = {
@@ -205,7 +218,7 @@ class WasmBackend implements Backend {
 
   record(body: () => void): Program {
     invariant(!this.#recording, "record inside record");
-    const recording = { records: [] as number[], arguments: [] as WasmBuffer[] };
+    const recording: Recording = { records: [], arguments: [] };
     this.#recording = recording;
     try {
       body();
@@ -217,7 +230,14 @@ class WasmBackend implements Backend {
     }
     const program = this.#heap.alloc(8 + 4 * recording.records.length);
     this.#words(program).set([recording.records.length / 2, 0, ...recording.records]);
-    return { run: () => this.#pool.submit(() => this.#run(program)) };
+    const { header } = recording;
+    if (header === undefined || this.#pool.numThreads === 1) return { run: () => this.#pool.submit(() => this.#run(program)) };
+    const choice = new ThreadChoice(), counts = new Int32Array(this.#heap.memory.buffer, header, headerWord.words);
+    return { run: () => this.#pool.submit(() => {
+      const rows = counts[headerWord.numTokens]!, start = this.#clock();
+      this.#run(program, choice.choose(rows) === "one");
+      choice.measured(rows, this.#clock() - start);
+    }) };
   }
 
   async close(): Promise<void> {
@@ -267,6 +287,7 @@ class WasmBackend implements Backend {
       recording.arguments.push(block);
       recording.records.push(slot, block.address);
       if (call) this.#calls.set(block.address, call);
+      else recording.header ??= words[rowWords.header]!;
       return;
     }
     const alone = !this.#pool.busy && words.length <= immediateWords;
@@ -281,9 +302,9 @@ class WasmBackend implements Backend {
     if (!alone) this.#pool.submit(() => this.#discard(program));
   }
 
-  #run(program: WasmBuffer): void {
+  #run(program: WasmBuffer, alone = false): void {
     try {
-      this.#pool.run(program.address);
+      this.#pool.run(program.address, alone);
     } catch (error) {
       this.#failure ??= error;
     }

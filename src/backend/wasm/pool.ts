@@ -90,13 +90,17 @@ export class Pool {
     this.#heap.free(copy);
   }
 
-  /** Runs a program (runtime.ts) to its end, unless it stalls: then the rest runs behind `settled`. Not while the pool is busy. */
-  run(program: number): void {
+  /**
+   * Runs a program (runtime.ts) to its end, unless it stalls: then the rest runs behind `settled`. Not while the pool is busy.
+   * `alone`: on thread 0, the others not hearing of it.
+   */
+  run(program: number, alone = false): void {
     if (this.#failure) throw this.#failure;
     invariant(!this.busy, "a program runs while something else is under way");
     // Without a kernel there is no barrier: a worker could hear of this command and the next as one.
     if (new Int32Array(this.#heap.memory.buffer, program, 1)[0] === 0) return;
-    this.#command(command.run, program);
+    this.#words()[control.threads / 4] = alone ? 1 : this.numThreads;
+    if (!alone) this.#command(command.run, program);
     if (this.#step(program, false) === status.stalled) this.#begin(this.#resume(program));
     if (this.#failure) throw this.#failure;
   }
