@@ -8,8 +8,8 @@ import { Alone } from "../src/backend/wasm/alone.ts";
 import { packedRowBytes, quantizeActivations, quantizedBytes, quantizedFormats, type QuantizedDType } from "../src/backend/quantized.ts";
 import { Module } from "../src/backend/wasm/assembler.ts";
 import { linear, linearArgs, linearPieceColumns } from "../src/backend/wasm/matmul.ts";
-import { writePanels } from "../src/backend/wasm/panels.ts";
-import { panelBlockBytes, piecePanels, probeDot, quantizedLinearArgs, quantizedModule } from "../src/backend/wasm/quantized.ts";
+import { panelBlockBytes, writePanels } from "../src/backend/wasm/panels.ts";
+import { piecePanels, probeDot, quantizedLinearArgs, quantizedModule } from "../src/backend/wasm/quantized.ts";
 import { bytesPerWeight } from "../src/backend/wasm/rows.ts";
 import { wideBytes } from "../src/backend/wasm/wide.ts";
 

@@ -4,8 +4,8 @@ import { fromF16 } from "../../core/dtype.ts";
 import { activationValues, blocksOf, dequantizeRow, packedRowBytes, panelRows, quantizeActivations, quantizedBytes, type QuantizedDType, quantizedFormats } from "../quantized.ts";
 import { Alone } from "./alone.ts";
 import { i16x8, i32x4, i8x16, type Operand } from "./assembler.ts";
-import { writePanels } from "./panels.ts";
-import { type Dot, type DotOperand, packArgs, panelBlockBytes, piecePanels, probeDot, quantizedEmbedArgs, quantizedLinearArgs, quantizedModule } from "./quantized.ts";
+import { type DotOperand, packArgs, panelBlockBytes, writePanels } from "./panels.ts";
+import { type Dot, piecePanels, probeDot, quantizedEmbedArgs, quantizedLinearArgs, quantizedModule } from "./quantized.ts";
 
 const dtypes = Object.keys(quantizedFormats) as readonly QuantizedDType[];
 const depths = [1, 31, 32, 33, 127, 128, 129, 1024], widths = [1, 15, 16, 17, 64, 80, 127, 129];

@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { compileWide } from "#wasm-compile";
 import { quantizedFormats, type QuantizedDType } from "../quantized.ts";
 import { Module } from "./assembler.ts";
-import { type DotOperand, probeDot, quantizedModule } from "./quantized.ts";
+import { type DotOperand } from "./panels.ts";
+import { probeDot, quantizedModule } from "./quantized.ts";
 import { wideBytes } from "./wide.ts";
 
 const empty = new Module();

@@ -6,8 +6,8 @@
  */
 import { compileWide } from "#wasm-compile";
 import { activationValues, blockElements, blocksOf, dequantizeRow, packedRowBytes, quantizeActivations, quantizedBytes, quantizedFormats, type QuantizedDType } from "../quantized.ts";
-import { writePanels } from "./panels.ts";
-import { type DotOperand, piecePanels, quantizedLinearArgs } from "./quantized.ts";
+import { type DotOperand, writePanels } from "./panels.ts";
+import { piecePanels, quantizedLinearArgs } from "./quantized.ts";
 
 /** Compiled modules stay referenced: as long as they are, the same bytes mean the same code on every thread of the process. */
 const kept = new Map<string, { readonly bytes: Uint8Array<ArrayBuffer>; readonly module: WebAssembly.Module }>();
