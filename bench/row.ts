@@ -23,7 +23,7 @@ function commit(): string {
 
 /** What stands beside numbers for people: day, commit, Node, threads and machine. */
 export function setting(threads: number): string {
-  return `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} threads of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores)`;
+  return `${new Date().toISOString().slice(0, 10)}, commit ${commit()}, Node ${process.versions.node}, ${threads} thread${threads === 1 ? "" : "s"} of ${cpus()[0]?.model.trim()} (${availableParallelism()} cores)`;
 }
 
 export function median(values: readonly number[]): number {
