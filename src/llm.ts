@@ -151,25 +151,15 @@ export class LLM implements AsyncDisposable {
   /** `generate` with parameters already checked; errors of the prompt name `field`. */
   startPrompt(prompt: Prompt, params: CheckedParams, field: string, signal?: AbortSignal): Generation {
     if (typeof prompt !== "string" && !Array.isArray(prompt) && !(prompt instanceof Int32Array)) throw mustBe(field, prompt, "text or a list of token ids");
-    const encode = async (): Promise<Int32Array> => {
-      if (typeof prompt !== "string") return Int32Array.from(tokenIds(field, prompt, this.info.vocabSize, Infinity));
-      if (!this.#text) throw new BadRequest(field, `${field} is text, but no tokenizer is loaded (--skip-tokenizer-init); send token ids`);
-      return this.#text.encode(prompt, { addSpecialTokens: params.addSpecialTokens ?? true, allowSpecial: params.allowSpecial });
-    };
+    const { addSpecialTokens = true, allowSpecial } = params;
+    const encode = async (): Promise<Int32Array> =>
+      (typeof prompt === "string" ? this.encodePrompt(prompt, { addSpecialTokens, allowSpecial }, field) : Int32Array.from(tokenIds(field, prompt, this.info.vocabSize, Infinity)));
     return this.#start(encode, params, field, defaultSampling.maxTokens, signal);
   }
 
   /** `chat` with parameters already checked. */
   startChat(messages: readonly ChatMessage[], params: CheckedParams, template: TemplateOptions, signal?: AbortSignal): Generation {
-    const { addGenerationPrompt, continueFinalMessage, templateKwargs } = template;
-    const encode = async (): Promise<Int32Array> => {
-      if (!this.#text) {
-        throw new BadRequest("messages", "messages need a tokenizer, and none is loaded (--skip-tokenizer-init); send token ids to /v1/completions");
-      }
-      if (!this.#text.hasChatTemplate) throw new BadRequest("messages", "this model has no chat template; use a prompt (/v1/completions) instead");
-      return (await this.#text.encodeChat(messages, { addGenerationPrompt, continueFinalMessage, templateKwargs })).ids;
-    };
-    return this.#start(encode, params, "messages", Infinity, signal);
+    return this.#start(() => this.encodeChat(messages, template), params, "messages", Infinity, signal);
   }
 
   #start(encode: () => Promise<Int32Array>, params: CheckedParams, field: string, fallbackTokens: number, signal?: AbortSignal): Generation {
@@ -191,6 +181,32 @@ export class LLM implements AsyncDisposable {
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
       }),
     }, signal);
+  }
+
+  /** Token ids that `startPrompt` gives the engine for a text; errors name `field`. Made in the text worker. */
+  async encodePrompt(prompt: string, options: { readonly addSpecialTokens: boolean; readonly allowSpecial: boolean }, field: string): Promise<Int32Array> {
+    if (!this.#text) throw new BadRequest(field, `${field} is text, but no tokenizer is loaded (--skip-tokenizer-init); send token ids`);
+    return this.#text.encode(prompt, options);
+  }
+
+  /** Token ids that `startChat` gives the engine. Made in the text worker. Throws BadRequest where the model cannot chat. */
+  async encodeChat(messages: readonly ChatMessage[], { addGenerationPrompt, continueFinalMessage, templateKwargs }: TemplateOptions): Promise<Int32Array> {
+    if (!this.#text) {
+      throw new BadRequest("messages", "messages need a tokenizer, and none is loaded (--skip-tokenizer-init); send token ids to /v1/completions");
+    }
+    if (!this.#text.hasChatTemplate) throw new BadRequest("messages", "this model has no chat template; use a prompt (/v1/completions) instead");
+    return (await this.#text.encodeChat(messages, { addGenerationPrompt, continueFinalMessage, templateKwargs })).ids;
+  }
+
+  /** Text of many token ids, special ones written out. Made in the text worker; errors name `field`. */
+  async detokenize(ids: Int32Array, field: string): Promise<string> {
+    if (!this.#text) throw new BadRequest(field, "no tokenizer is loaded (--skip-tokenizer-init), so token ids have no text");
+    return this.#text.detokenize(ids);
+  }
+
+  /** A token as the vocabulary writes it ("▁fox", "Ġfox"); "" for an id that it does not have. Throws UsageError without a tokenizer. */
+  vocabularyText(id: number): string {
+    return this.#needText().tokenString(id) ?? "";
   }
 
   /** Token ids of `text`, without the model's begin token. Throws UsageError without a tokenizer. */

@@ -14,10 +14,11 @@ import { readJson } from "./body.ts";
 import { chatCompletion } from "./chat.ts";
 import { completion } from "./completions.ts";
 import { errorResponse, HttpError, toHttpError } from "./errors.ts";
-import type { Context } from "./job.ts";
+import { refusal, type Context } from "./context.ts";
+import { limits } from "./limits.ts";
 import { createMetrics } from "./metrics.ts";
 import { listModels, showModel } from "./models.ts";
-import { requestLimits } from "./schema.ts";
+import { detokenize, tokenize } from "./tokens.ts";
 
 export interface AppOptions {
   /** Names a request's `model` may have; the first is the one answers carry. Default: the LLM's own name. */
@@ -27,6 +28,8 @@ export interface AppOptions {
   readonly log?: Logger;
   /** A log line for each request: method, path, status, seconds; never what was asked or answered. Default false. */
   readonly logRequests?: boolean;
+  /** Aborted when the server begins to stop: nothing new is let in, what runs goes on. */
+  readonly draining?: AbortSignal;
   /** Aborted when the server stops: requests still running end with an error. */
   readonly shutdown?: AbortSignal;
   /** A streaming client that reads nothing for so long is cut off. Default 30. */
@@ -42,14 +45,18 @@ const routes = {
   "POST /v1/chat/completions": "chat, OpenAI's format",
   "POST /v1/completions": "completion of text or token ids, OpenAI's format",
   "GET /v1/models": "what is served",
+  "POST /tokenize": "text or messages to token ids",
+  "POST /detokenize": "token ids to text",
   "GET /health": "200 while the engine lives",
+  "GET /ready": "200 while a request would be let in",
+  "GET /load": "how many requests are in flight",
   "GET /metrics": "Prometheus metrics, vLLM's names",
   "GET /version": "this server's version",
 } as const;
 
 /** The server over `llm`. */
 export function createApp(llm: LLM, options: AppOptions = {}): App {
-  const { log = silent, logRequests = false, apiKeys = [], stallSeconds = 30 } = options;
+  const { log = silent, logRequests = false, apiKeys = [], stallSeconds = limits.stallSeconds } = options;
   const now = options.now ?? (() => (performance.timeOrigin + performance.now()) / 1000);
   const modelNames = options.servedModelNames?.length ? options.servedModelNames : [llm.name];
   const startedAt = Math.floor(now());
@@ -57,6 +64,7 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
     llm, modelNames, now, stallSeconds,
     metrics: createMetrics(modelNames[0]!, llm.info, () => llm.stats, now),
     newId: options.newId ?? (() => crypto.randomUUID().replaceAll("-", "")),
+    draining: options.draining ?? new AbortController().signal,
     shutdown: options.shutdown ?? new AbortController().signal,
     load: { inFlight: 0 },
   };
@@ -84,10 +92,18 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
     });
   }
 
-  app.post("/v1/chat/completions", async ({ req }) => chatCompletion(context, req.raw, await readJson(req.raw, requestLimits.bodyBytes), report));
-  app.post("/v1/completions", async ({ req }) => completion(context, req.raw, await readJson(req.raw, requestLimits.bodyBytes), report));
+  app.post("/v1/chat/completions", async ({ req }) => chatCompletion(context, req.raw, await readJson(req.raw, limits.bodyBytes), report));
+  app.post("/v1/completions", async ({ req }) => completion(context, req.raw, await readJson(req.raw, limits.bodyBytes), report));
+  app.post("/tokenize", async ({ req }) => tokenize(context, req.raw, await readJson(req.raw, limits.bodyBytes)));
+  app.post("/detokenize", async ({ req }) => detokenize(context, req.raw, await readJson(req.raw, limits.bodyBytes)));
   app.get("/v1/models", () => listModels(context, startedAt));
   app.get("/v1/models/:name{.+}", ({ req }) => showModel(context, req.param("name"), startedAt));
+  app.get("/ready", () => {
+    const refused = refusal(context, 1);
+    // For whoever routes, full and stopping are the same: send it elsewhere.
+    return refused ? errorResponse(new HttpError(503, refused.message, null, refused.headers)) : new Response(null, { status: 200 });
+  });
+  app.get("/load", () => Response.json({ server_load: context.load.inFlight }));
   app.get("/metrics", async () => new Response(await context.metrics.text(), { headers: { "content-type": context.metrics.contentType } }));
   app.get("/version", () => Response.json({ version }));
   app.get("/", () => Response.json({ name: "tessera", version, model: modelNames[0], routes }));

@@ -6,8 +6,9 @@
 import { BadRequest } from "../core/errors.ts";
 import { isObject, show, type Raw } from "../llm/fields.ts";
 import { HttpError } from "./errors.ts";
+import { limits } from "./limits.ts";
 
-const maxDepth = 64;
+const maxDepth = limits.bodyDepth;
 
 function tooLarge(limit: number): HttpError {
   return new HttpError(413, `the body is larger than ${limit} bytes, the most this server reads; send less at once`, "body");

@@ -1,6 +1,7 @@
 /** POST /v1/chat/completions: messages in, one assistant message out, whole or as it is made. The wire format is OpenAI's with vLLM's extras. */
 import type { Raw } from "../llm/fields.ts";
-import { openJob, type Context, type Job } from "./job.ts";
+import type { Context } from "./context.ts";
+import { openJob, type Job } from "./job.ts";
 import { checkModel, parseChat, type ChatRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
 import { chatLogprobs, wireUsage, type TokenText } from "./usage.ts";

@@ -1,6 +1,7 @@
 /** POST /v1/completions: one or many prompts, text or token ids, each continued. The wire format is OpenAI's with vLLM's extras. */
 import type { Raw } from "../llm/fields.ts";
-import { openJob, type Context, type Job } from "./job.ts";
+import type { Context } from "./context.ts";
+import { openJob, type Job } from "./job.ts";
 import { checkModel, parseCompletion, type CompletionRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
 import { completionLogprobs, wireUsage, type TokenText } from "./usage.ts";

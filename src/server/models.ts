@@ -1,5 +1,5 @@
 /** GET /v1/models and /v1/models/{name}: what this server serves. */
-import type { Context } from "./job.ts";
+import type { Context } from "./context.ts";
 import { checkModel } from "./schema.ts";
 
 const card = ({ llm, modelNames }: Context, id: string, created: number) => ({

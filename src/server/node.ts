@@ -10,6 +10,7 @@ import { UsageError } from "../core/errors.ts";
 import type { LLM } from "../llm.ts";
 import { createApp, type App, type AppOptions } from "./app.ts";
 import { errorResponse, HttpError } from "./errors.ts";
+import { limits } from "./limits.ts";
 
 export interface Address {
   /** Default 127.0.0.1: this machine only. */
@@ -18,7 +19,7 @@ export interface Address {
   readonly port?: number;
 }
 
-export type ServingOptions = Omit<AppOptions, "shutdown">;
+export type ServingOptions = Omit<AppOptions, "draining" | "shutdown">;
 
 export interface ServeOptions extends Address, ServingOptions {}
 
@@ -65,7 +66,7 @@ export async function bind({ host = "127.0.0.1", port = 8000 }: Address = {}): P
   let app = loading;
   let numRunning = 0;
   const listener = getRequestListener((request) => app(request), { overrideGlobalObjects: false });
-  const patience = { headersTimeout: 10_000, requestTimeout: 60_000, connectionsCheckingInterval: 5_000 };
+  const patience = { headersTimeout: limits.headersMs, requestTimeout: limits.requestMs, connectionsCheckingInterval: 5_000 };
   const server = createServer(patience, (incoming, outgoing) => {
     numRunning++;
     outgoing.once("close", () => numRunning--);
@@ -78,14 +79,18 @@ export async function bind({ host = "127.0.0.1", port = 8000 }: Address = {}): P
   return {
     ...place,
     serve(llm, options = {}) {
+      const draining = new AbortController();
       const shutdown = new AbortController();
-      app = createApp(llm, { ...options, shutdown: shutdown.signal });
+      app = createApp(llm, { ...options, draining: draining.signal, shutdown: shutdown.signal });
       return {
         ...place,
         get numRunning() {
           return numRunning;
         },
-        close: (drainSeconds = 0) => drain(server, shutdown, drainSeconds),
+        close(drainSeconds = 0) {
+          draining.abort();
+          return drain(server, shutdown, drainSeconds);
+        },
       };
     },
     close() {

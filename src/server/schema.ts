@@ -6,13 +6,11 @@
  */
 import { BadRequest } from "../core/errors.ts";
 import { fieldsOf, isObject, mustBe, own, show, snakeCase, tokenIds, type Raw, type Spelling } from "../llm/fields.ts";
-import { limits, type CheckedParams } from "../llm/params.ts";
+import { limits as paramLimits, type CheckedParams } from "../llm/params.ts";
 import type { LLM, Prompt, TemplateOptions } from "../llm.ts";
 import type { ChatMessage } from "../tokenizer/text.ts";
 import { HttpError } from "./errors.ts";
-
-/** Bounds of what is not about choosing tokens. */
-export const requestLimits = { bodyBytes: 16 * 2 ** 20, messages: 10_000, prompts: 1024, requestsInFlight: 1024 } as const;
+import { limits } from "./limits.ts";
 
 /** What both routes take beside how tokens are chosen. */
 interface Common {
@@ -78,7 +76,8 @@ const samplingFields = [
   "ignore_eos", "skip_special_tokens", "add_special_tokens",
 ] as const;
 
-function refuseUnsupported(body: Raw): void {
+/** Throws BadRequest for a field that would change the answer and is not supported. */
+export function refuseUnsupported(body: Raw): void {
   for (const [field, { neutral, only }] of Object.entries(unsupported)) {
     const value = own(body, field);
     if (value !== undefined && !neutral(value)) throw new BadRequest(field, `${field} is ${show(value)}; this server supports only ${only}`);
@@ -118,7 +117,7 @@ function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxToken
 
 /** The body of POST /v1/completions. Throws BadRequest. */
 export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
-  const logprobs = fieldsOf(body).integer("logprobs", limits.logprobs);
+  const logprobs = fieldsOf(body).integer("logprobs", paramLimits.logprobs);
   return { ...parseCommon(body, llm, logprobs), prompts: parsePrompts(own(body, "prompt"), llm.info.vocabSize) };
 }
 
@@ -129,7 +128,7 @@ function parsePrompts(prompt: unknown, vocabSize: number): readonly Prompt[] {
   if (!Array.isArray(prompt)) throw mustBe("prompt", prompt, expected);
   if (prompt.length === 0) throw new BadRequest("prompt", "prompt is an empty list; give at least one token or text");
   if (typeof prompt[0] === "number") return [tokenIds("prompt", prompt, vocabSize, Infinity)];
-  if (prompt.length > requestLimits.prompts) throw mustBe("prompt", prompt, `a list of at most ${requestLimits.prompts} prompts`);
+  if (prompt.length > limits.prompts) throw mustBe("prompt", prompt, `a list of at most ${limits.prompts} prompts`);
   return prompt.map((item: unknown, i) => {
     const path = `prompt[${i}]`;
     if (typeof item === "string") return item;
@@ -142,9 +141,19 @@ function parsePrompts(prompt: unknown, vocabSize: number): readonly Prompt[] {
 export function parseChat(body: Raw, llm: LLM): ChatRequest {
   const fields = fieldsOf(body, snakeCase);
   const wantsLogprobs = fields.boolean("logprobs") ?? false;
-  const topLogprobs = fields.integer("topLogprobs", limits.logprobs);
+  const topLogprobs = fields.integer("topLogprobs", paramLimits.logprobs);
   if (topLogprobs && !wantsLogprobs) throw new BadRequest("top_logprobs", `top_logprobs is ${topLogprobs}; it needs "logprobs": true`);
   const maxTokensField = own(body, "max_completion_tokens") === undefined ? "max_tokens" : "max_completion_tokens";
+  return {
+    ...parseCommon(body, llm, wantsLogprobs ? topLogprobs ?? 0 : undefined, maxTokensField),
+    messages: parseMessages(body),
+    template: parseTemplate(body),
+  };
+}
+
+/** How a chat's template is to be run. Throws BadRequest. */
+export function parseTemplate(body: Raw): TemplateOptions {
+  const fields = fieldsOf(body, snakeCase);
   const templateKwargs = fields.object("chatTemplateKwargs");
   const bad = templateKwargs && Object.keys(templateKwargs).find((key) => !/^[A-Za-z]\w*$/.test(key) || key === "constructor" || key === "messages");
   if (bad !== undefined) {
@@ -157,19 +166,17 @@ export function parseChat(body: Raw, llm: LLM): ChatRequest {
     throw new BadRequest("continue_final_message", message);
   }
   if (fields.boolean("addSpecialTokens")) throw mustBe("add_special_tokens", true, "false, as the chat template writes the special tokens itself");
-  return {
-    ...parseCommon(body, llm, wantsLogprobs ? topLogprobs ?? 0 : undefined, maxTokensField),
-    messages: parseMessages(own(body, "messages")),
-    template: { addGenerationPrompt, continueFinalMessage, templateKwargs },
-  };
+  return { addGenerationPrompt, continueFinalMessage, templateKwargs };
 }
 
 const roles = ["system", "developer", "user", "assistant"] as const;
 
-function parseMessages(messages: unknown): readonly ChatMessage[] {
+/** The messages of a chat. Throws BadRequest. */
+export function parseMessages(body: Raw): readonly ChatMessage[] {
+  const messages = own(body, "messages");
   if (!Array.isArray(messages)) throw mustBe("messages", messages, "a list of messages");
-  if (messages.length === 0 || messages.length > requestLimits.messages) {
-    throw mustBe("messages", messages, `a list of 1 to ${requestLimits.messages} messages`);
+  if (messages.length === 0 || messages.length > limits.messages) {
+    throw mustBe("messages", messages, `a list of 1 to ${limits.messages} messages`);
   }
   return messages.map((message: unknown, i) => {
     const path = `messages[${i}]`;

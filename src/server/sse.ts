@@ -1,12 +1,12 @@
 /**
  * Server-sent events: objects in, a streamed Response out. Writes the frames itself, into a ReadableStream that is pulled.
  *
- * Nothing is written that the client has no room for: at most `highWaterBytes` wait here. A client that leaves, or that reads
+ * Nothing is written that the client has no room for: at most `limits.streamBytes` wait here. A client that leaves, or that reads
  * nothing for `stallSeconds`, ends the source. It does not know what is in a frame.
  */
 import { errorBody, toHttpError } from "./errors.ts";
+import { limits } from "./limits.ts";
 
-const highWaterBytes = 64 * 1024;
 const encoder = new TextEncoder();
 
 /** One frame. JSON has no raw line ends, so one data line is enough. */
@@ -64,7 +64,7 @@ export function streamEvents(values: AsyncGenerator<unknown, void, void>, { stal
       }, stallSeconds * 1000);
     },
     cancel: end,
-  }, new ByteLengthQueuingStrategy({ highWaterMark: highWaterBytes }));
+  }, new ByteLengthQueuingStrategy({ highWaterMark: limits.streamBytes }));
   return new Response(body, {
     headers: {
       "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no", "transfer-encoding": "chunked",

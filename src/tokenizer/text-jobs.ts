@@ -1,5 +1,5 @@
 /**
- * What the text worker does, without any thread: encode a text, or render a chat and encode it. Errors travel as data, so
+ * What the text worker does, without any thread: encode a text, render a chat and encode it, or decode. Errors travel as data, so
  * that theirs and ours stay apart on the other side.
  */
 import { BadRequest, UsageError } from "../core/errors.ts";
@@ -8,9 +8,10 @@ import type { EncodeOptions, Tokenizer } from "./tokenizer.ts";
 
 export type Job =
   | { readonly kind: "encode"; readonly text: string; readonly options: Pick<EncodeOptions, "addSpecialTokens" | "allowSpecial"> }
-  | { readonly kind: "chat"; readonly messages: readonly ChatMessage[]; readonly options: RenderOptions };
+  | { readonly kind: "chat"; readonly messages: readonly ChatMessage[]; readonly options: RenderOptions }
+  | { readonly kind: "decode"; readonly ids: Int32Array };
 
-/** Token ids, and the text that they were made from. */
+/** Token ids and their text, whichever was made from the other. */
 export interface Encoded {
   readonly ids: Int32Array;
   readonly text: string;
@@ -19,6 +20,7 @@ export interface Encoded {
 /** Does one job. `template` is undefined where the model has none. */
 export function runJob(job: Job, tokenizer: Tokenizer, template: ChatTemplate | undefined): Encoded {
   if (job.kind === "encode") return { ids: tokenizer.encode(job.text, job.options), text: job.text };
+  if (job.kind === "decode") return { ids: job.ids, text: tokenizer.decode(job.ids, { skipSpecialTokens: false }) };
   if (template === undefined) {
     throw new UsageError("this model has no chat template: use /v1/completions, or give one (--chat-template)");
   }

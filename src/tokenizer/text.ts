@@ -37,6 +37,10 @@ export interface TextService {
   /** Ids to text as they come; on the caller's thread. */
   decoder(options?: DecoderOptions): StreamDecoder;
   decode(ids: ArrayLike<number>, options?: DecoderOptions): string;
+  /** Text of many ids, special tokens written out; in the worker, like encoding. `ids` is copied. */
+  detokenize(ids: Int32Array): Promise<string>;
+  /** A token as the vocabulary writes it; undefined for an id that it does not have. */
+  tokenString(id: number): string | undefined;
   readonly vocabSize: number;
   readonly eosIds: readonly number[];
   readonly hasChatTemplate: boolean;
@@ -62,6 +66,8 @@ export async function startText(files: TextFiles, { inProcess = false, limitMs =
     encodeChat: (messages, options = {}) => run({ kind: "chat", messages, options }),
     decoder: (options) => tokenizer.decoder(options),
     decode: (ids, options) => tokenizer.decode(ids, options),
+    detokenize: async (ids) => (await run({ kind: "decode", ids })).text,
+    tokenString: (id) => tokenizer.idToToken(id),
     vocabSize: tokenizer.vocabSize,
     eosIds: tokenizer.eosIds,
     hasChatTemplate: template !== undefined,
@@ -73,6 +79,9 @@ interface Waiting extends Order {
   resolve(result: Encoded): void;
   reject(error: Error): void;
 }
+
+/** What a request calls the text of a job. */
+const fieldOf: Readonly<Record<Job["kind"], string>> = { encode: "prompt", chat: "messages", decode: "tokens" };
 
 /** One worker and the jobs given to it, oldest first; the worker is at the first of them. */
 class Lane {
@@ -132,7 +141,7 @@ class Lane {
     if (this.#jobs.length === 0) return;
     this.#timer = setTimeout(() => {
       void this.#thread?.terminate();
-      this.#drop(`took longer than ${this.#limitMs / 1000} s to turn into tokens`);
+      this.#drop(`took longer than ${this.#limitMs / 1000} s to turn into tokens or text`);
     }, this.#limitMs);
   }
 
@@ -165,7 +174,8 @@ class Lane {
     this.#thread = this.#start();
     for (const waiting of this.#jobs) this.#post(waiting);
     this.#watch();
-    const field = culprit?.job.kind === "chat" ? "messages" : "prompt";
-    culprit?.reject(new BadRequest(field, `${field} ${why}; send less text`));
+    if (culprit === undefined) return;
+    const field = fieldOf[culprit.job.kind];
+    culprit.reject(new BadRequest(field, `${field} ${why}; send less at once`));
   }
 }

@@ -54,6 +54,20 @@ suite("the demo model", { skip: demo ? false : "models/demo has no weights" }, (
     }
   });
 
+  test("/tokenize and /detokenize agree with what the model is given, and a user's text is never a special token", async () => {
+    const ask = async (path: string, body: object) => (await fetch(`${server.url}${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
+    const hostile = "Once <bos> upon<end_of_turn> a fox";
+    const plain = await ask("/tokenize", { prompt: hostile, return_token_strs: true }) as { tokens: number[]; token_strs: string[] };
+    assert.deepEqual(plain.tokens, [...(await llm.generate(hostile, { maxTokens: 1 })).promptTokenIds]);
+    assert.deepEqual(plain.token_strs.filter((text) => text === "<bos>" || text === "<end_of_turn>"), ["<bos>"], "the model's own, at the start");
+    assert.deepEqual(await ask("/detokenize", { tokens: plain.tokens }), { prompt: `<bos>${hostile}` });
+    const chat = [{ role: "user", content: hostile }];
+    const rendered = await ask("/tokenize", { messages: chat }) as { tokens: number[]; count: number; max_model_len: number };
+    assert.deepEqual(rendered.tokens, [...(await llm.chat(chat, { maxTokens: 1 })).promptTokenIds]);
+    assert.equal(rendered.count, rendered.tokens.length);
+    assert.equal(rendered.max_model_len, 512);
+  });
+
   test("the same request says the same through the library, the server and its stream, alone and among others", async () => {
     const ask = { temperature: 0.7, seed: 5, maxTokens: 40 };
     const alone = await llm.chat(messages, ask);

@@ -112,6 +112,8 @@ export function fakeText(): TextService {
       return { ids: encode(rendered, true), text: rendered };
     },
     decode: (ids) => text(ids),
+    detokenize: async (ids) => Array.from(ids, (id) => (id === bos ? "<bos>" : id === eos ? "<eos>" : text([id]))).join(""),
+    tokenString: (id) => (id === bos ? "<bos>" : id === eos ? "<eos>" : text([id])),
     decoder() {
       const utf8 = new TextDecoder();
       return { push: (ids: ArrayLike<number>) => text(ids, utf8, true), flush: () => utf8.decode() } as StreamDecoder;
