@@ -1,8 +1,8 @@
 /**
  * Rounds f32 numbers to GGUF's quantised types, the plain way: for tests and for measuring what a type costs.
  *
- * Scales are those that just reach a block's extremes; llama.cpp searches for better ones where it makes K types, so its files are a
- * little better than these. Written by the description in block-formats.ts, which reads them.
+ * Scales are those that just reach a block's extremes (of Q8_0, Q4_0 and Q4_1 those of backend/quantized.ts); llama.cpp searches for better ones
+ * where it makes K types, so its files are a little better than these. Written by the description in block-formats.ts, which reads them.
  */
 import { quantizeRows } from "../src/backend/quantized.ts";
 import { fromF16, toF16 } from "../src/core/dtype.ts";

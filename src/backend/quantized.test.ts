@@ -25,13 +25,27 @@ test("a row of weights is within half a step of its numbers, the steps being tho
           largest = Math.max(greatest, -least);
         }
         const step = { int8: largest / 127, uint8: (greatest - least) / 255, int4: largest / 8, uint4: (greatest - least) / 15 }[dtype];
-        // int4 has no code for 8 steps on the shorter side; and the f16 of scale and minimum may be off by 2^-11 of themselves.
+        // int4 has no code for 8 steps on the shorter side, and an end of uint4 may be 4% of 15 steps away; the f16 of scale and minimum may be off by 2^-11 of themselves.
         const longer = greatest > -least ? 1 : -1, short = dtype === "int4" && -longer * values[row * columns + i]! > 7.5 * step;
         const error = Math.abs(actual[i]! - values[row * columns + i]!), rounding = 2 * largest * 2 ** -10;
-        assert.ok(error <= (short ? 1 : 0.5) * step + rounding, `${dtype}, element ${i} of ${columns}: ${actual[i]} for ${values[row * columns + i]}, step ${step}`);
+        assert.ok(error <= (short ? 1 : dtype === "uint4" ? 0.6 : 0.5) * step + rounding, `${dtype}, element ${i} of ${columns}: ${actual[i]} for ${values[row * columns + i]}, step ${step}`);
       }
     }
   }
+});
+
+test("drawing uint4's extremes in makes no block's squared error larger, and most smaller", () => {
+  const random = stream(5);
+  let smaller = 0;
+  for (let block = 0; block < 200; block++) {
+    const x = Float32Array.from({ length: 32 }, () => random() + random() + random() - 1.5), packed = quantizeRows(x, "uint4", 32);
+    const min = fromF16(toF16(Math.min(...x))), scale = fromF16(toF16((Math.max(...x) - Math.min(...x)) / 15));
+    const errorOf = (y: ArrayLike<number>): number => x.reduce((sum, value, i) => sum + (y[i]! - value) ** 2, 0);
+    const plain = errorOf(Array.from(x, (value) => Math.max(0, Math.min(15, Math.round((value - min) / scale))) * scale + min)), found = errorOf(dequantizeRow(packed, "uint4", 32));
+    assert.ok(found <= plain * (1 + 1e-5), `block ${block}: ${found}, between the extremes ${plain}`);
+    if (found < 0.99 * plain) smaller++;
+  }
+  assert.ok(smaller > 100, `${smaller} of 200`);
 });
 
 test("numbers that a format can hold come back as they are; a block of zeros is zeros", () => {

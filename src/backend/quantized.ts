@@ -111,44 +111,81 @@ export function dequantizeRow(packed: Uint8Array, dtype: QuantizedDType, columns
   });
 }
 
+/** A block of weights that reaches this far or farther is refused: its scale might be beyond f16. */
+export const largestReach = 65504;
+/** By how much of a block's reach uint4's extremes are drawn in, where that makes the error less. */
+export const drawnIn = f32(0.04);
+
 /**
- * Rows of f32 as packed blocks, each number to the nearest there is.
+ * Rows of f32 as packed blocks. s and m are rounded to f16 before codes are.
  *
- * int8: s = max |x| / 127, x / s rounded to even, in f32 (backend/wasm/round-weights.ts does the same). uint8 and uint4: from the least to the greatest of the block, m being the least. int4: s so that the number of
- * the greatest magnitude is code 0, whose reach is the longest (as llama.cpp does for Q4_0). s and m are rounded to f16 first.
- * @throws RangeError when a number is not finite or does not fit f16
+ * int8: s = max |x| / 127. int4: s so that the number of the greatest magnitude is code 0, whose reach is the longest (as llama.cpp does for
+ * Q4_0). uint8: from the least to the greatest of the block and zero, m being the least. uint4: the same, but that either end may be drawn in (`leastError`).
+ * int8 and uint4 are computed in f32, as backend/wasm/round-weights.ts does.
+ * @throws RangeError when a number is not finite or a block reaches too far
  */
 export function quantizeRows(values: Float32Array, dtype: QuantizedDType, columns: number): Uint8Array<ArrayBuffer> {
   const { bits, hasMin, zero, blockBytes } = quantizedFormats[dtype];
-  const numRows = values.length / columns, rowBytes = packedRowBytes(dtype, columns), most = 2 ** bits - 1;
+  const numRows = values.length / columns, rowBytes = packedRowBytes(dtype, columns), lowest = -zero, highest = 2 ** bits - 1 - zero;
   const out = new Uint8Array(numRows * rowBytes);
   const view = new DataView(out.buffer);
   for (let row = 0; row < numRows; row++) {
     for (let block = 0; block < blocksOf(columns); block++) {
-      const from = row * columns + block * blockElements, to = Math.min(from + blockElements, (row + 1) * columns), at = row * rowBytes + block * blockBytes;
+      const from = row * columns + block * blockElements, at = row * rowBytes + block * blockBytes;
+      const x = values.subarray(from, Math.min(from + blockElements, (row + 1) * columns));
       let least = 0, greatest = 0;
-      for (let i = from; i < to; i++) {
-        least = Math.min(least, values[i]!); // NaN stays
-        greatest = Math.max(greatest, values[i]!);
+      for (const value of x) {
+        least = Math.min(least, value); // NaN stays
+        greatest = Math.max(greatest, value);
       }
-      if (!(greatest - least < 65504)) throw new RangeError(`a block of weights reaches from ${least} to ${greatest}`);
-      const scale = f16Nearest(hasMin ? (greatest - least) / most : dtype === "int8" ? f32(Math.max(greatest, -least) / 127) : (greatest > -least ? greatest : least) / -8);
-      const min = hasMin ? f16Nearest(least) : 0, inverse = scale === 0 ? 0 : f32(1 / scale);
+      if (!(greatest - least < largestReach)) throw new RangeError(`a block of weights reaches from ${least} to ${greatest}`);
+      const { scale, min } = fit(dtype, x, least, greatest), inverse = scale === 0 ? 0 : f32(1 / scale);
       view.setUint16(at, toF16(scale), true);
       if (hasMin) view.setUint16(at + 2, toF16(min), true);
       const codes = at + (hasMin ? 4 : 2);
       for (let i = 0; i < blockElements; i++) {
-        const x = from + i < to ? values[from + i]! : 0;
-        if (dtype === "int8") {
-          view.setInt8(codes + i, Math.max(-128, Math.min(127, roundEven(f32(x * inverse))))); // a subnormal scale is coarse
-          continue;
+        const rounded = roundEven(f32(f32((x[i] ?? 0) - min) * inverse));
+        if (dtype === "int8") view.setInt8(codes + i, Math.max(-128, Math.min(127, rounded))); // a subnormal scale is coarse
+        else {
+          const code = Math.max(lowest, Math.min(highest, rounded)) + zero;
+          if (bits === 8) out[codes + i] = code;
+          else out[codes + (i & 15)]! |= i < 16 ? code : code << 4;
         }
-        const code = Math.max(0, Math.min(most, Math.round((x - min) * inverse) + zero));
-        if (bits === 8) out[codes + i] = code;
-        else out[codes + (i & 15)]! |= i < 16 ? code : code << 4;
       }
     }
   }
   return out;
 }
 const f16Nearest = (x: number): number => fromF16(toF16(x));
+
+interface Fit { readonly scale: number; readonly min: number }
+
+/** Scale and minimum of a block from `least` (at most 0) to `greatest` (at least 0). */
+function fit(dtype: QuantizedDType, x: Float32Array, least: number, greatest: number): Fit {
+  switch (dtype) {
+    case "int8": return { scale: f16Nearest(f32(Math.max(greatest, -least) / 127)), min: 0 };
+    case "int4": return { scale: f16Nearest((greatest > -least ? greatest : least) / -8), min: 0 };
+    case "uint8": return { scale: f16Nearest((greatest - least) / 255), min: f16Nearest(least) };
+    case "uint4": return leastError(x, least, greatest);
+  }
+}
+
+/** Of four pairs of extremes, each end as it is or drawn in, the one whose codes leave the least squared error; the first of equals. In f32, lane i mod 4. */
+function leastError(x: Float32Array, least: number, greatest: number): Fit {
+  const drawn = f32(f32(greatest - least) * drawnIn);
+  const [low, high] = [Math.min(0, f32(least + drawn)), Math.max(0, f32(greatest - drawn))];
+  let best: Fit | undefined, bestError = 0;
+  for (const [from, to] of [[least, greatest], [low, greatest], [least, high], [low, high]] as const) {
+    const scale = f16Nearest(f32(f32(to - from) / 15)), min = -f16Nearest(Math.abs(from)), inverse = scale === 0 ? 0 : f32(1 / scale);
+    const sums = [0, 0, 0, 0];
+    for (let i = 0; i < x.length; i++) {
+      const code = Math.max(0, Math.min(15, roundEven(f32(f32(x[i]! - min) * inverse)))), off = f32(f32(f32(code * scale) + min) - x[i]!);
+      sums[i & 3] = f32(sums[i & 3]! + f32(off * off));
+    }
+    const error = f32(f32(sums[0]! + sums[1]!) + f32(sums[2]! + sums[3]!));
+    if (best && !(error < bestError)) continue;
+    best = { scale, min };
+    bestError = error;
+  }
+  return best!;
+}

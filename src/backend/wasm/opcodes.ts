@@ -66,7 +66,7 @@ export const opcodes = {
   "f64x2.abs": [simd(0xec), "v>v"], "f64x2.neg": [simd(0xed), "v>v"], "f64x2.sqrt": [simd(0xef), "v>v"], "f64x2.add": [simd(0xf0), "vv>v"], "f64x2.sub": [simd(0xf1), "vv>v"],
   "f64x2.mul": [simd(0xf2), "vv>v"], "f64x2.div": [simd(0xf3), "vv>v"], "f64x2.min": [simd(0xf4), "vv>v"], "f64x2.max": [simd(0xf5), "vv>v"], "f64x2.pmin": [simd(0xf6), "vv>v"], "f64x2.pmax": [simd(0xf7), "vv>v"],
   "i32x4.trunc_sat_f32x4_s": [simd(0xf8), "v>v"], "f32x4.convert_i32x4_s": [simd(0xfa), "v>v"], "i32x4.trunc_sat_f64x2_s_zero": [simd(0xfc), "v>v"], "f64x2.convert_low_i32x4_s": [simd(0xfe), "v>v"],
-  "i8x16.narrow_i16x8_s": [simd(0x65), "vv>v"], "i16x8.narrow_i32x4_s": [simd(0x85), "vv>v"], "i16x8.shr_u": [simd(0x8d), "vi>v"],
+  "i8x16.narrow_i16x8_s": [simd(0x65), "vv>v"], "i16x8.narrow_i32x4_s": [simd(0x85), "vv>v"], "i16x8.shl": [simd(0x8b), "vi>v"], "i16x8.shr_u": [simd(0x8d), "vi>v"],
   "i16x8.extend_low_i8x16_s": [simd(0x87), "v>v"], "i16x8.extend_high_i8x16_s": [simd(0x88), "v>v"], "i16x8.extend_low_i8x16_u": [simd(0x89), "v>v"], "i16x8.extend_high_i8x16_u": [simd(0x8a), "v>v"],
   "i32x4.dot_i16x8_s": [simd(0xba), "vv>v"],
   "i32x4.relaxed_dot_i8x16_i7x16_add_s": [simd(0x113), "vvv>v"],

@@ -18,7 +18,7 @@ import { addressOf, floatBits, opsModule, own, recordOps, sameBank } from "./ops
 import { type DotOperand, packArgs, panelBlockBytes, scaleError, writePanels } from "./panels.ts";
 import { Pool } from "./pool.ts";
 import { probeDot, quantizedModule } from "./quantized.ts";
-import { floatBytes, type FloatType, floatTypes, roundArgs } from "./round-weights.ts";
+import { floatBytes, type FloatType, floatTypes, isRounded, roundArgs } from "./round-weights.ts";
 import { rowWords } from "./rows.ts";
 import { ThreadChoice } from "./thread-choice.ts";
 import { Variants } from "./variants.ts";
@@ -147,7 +147,7 @@ class WasmBackend implements Backend {
   async writeRows({ data, dtype, columns }: Weight, firstRow: number, rows: Uint8Array, type?: FloatType): Promise<void> {
     invariant(isQuantized(dtype), `rows of a weight of ${dtype} are written as they are`);
     const { address, bank } = own(data), kernels = this.#kernelsOf(dtype);
-    const slots = { pack: kernels.slot(`pack_${dtype}`, { weights: bank }), round: type && dtype === "int8" && columns % blockElements === 0 ? kernels.slot(`round_${dtype}_${type}`) : undefined };
+    const slots = { pack: kernels.slot(`pack_${dtype}`, { weights: bank }), round: type && isRounded(dtype) && columns % blockElements === 0 ? kernels.slot(`round_${dtype}_${type}`) : undefined };
     await this.#pool.settled();
     this.#throwFailure();
 

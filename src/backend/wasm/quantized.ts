@@ -19,7 +19,7 @@ import { argument, forEachClaimed, kernel } from "./kernel.ts";
 import {
   codeOffset, dotElements, type DotOperand, groups, hasSignedScales, packedFloatScale, packedFloatShift, packPanels, panelBlockBytes, unpackFour,
 } from "./panels.ts";
-import { roundWeights } from "./round-weights.ts";
+import { type FloatType, floatTypes, isRounded, roundWeights } from "./round-weights.ts";
 import { least, rowCount, rowWords } from "./rows.ts";
 
 /** Finds out by multiplying with 255 and 128, which are -1 and -128 where bytes are signed; pairs of products overflow 16 bits where sums have no more. */
@@ -209,7 +209,7 @@ export function quantizedModule(dtype: QuantizedDType, operand: DotOperand, dot:
   quantizedLinear(m, dtype, operand, dot);
   quantizedEmbed(m, dtype, operand);
   packPanels(m, dtype, operand);
-  if (dtype === "int8") for (const type of ["F32", "BF16", "F16"] as const) roundWeights(m, type);
+  if (isRounded(dtype)) for (const type of Object.keys(floatTypes) as FloatType[]) roundWeights(m, dtype, type);
   return m;
 }
 
