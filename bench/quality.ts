@@ -7,7 +7,7 @@
  *   npm run bench -- quality [--tokens N] [--only TEXT] [--write-docs]
  */
 import { parseArgs } from "node:util";
-import { packedRowBytes } from "../src/backend/quantized.ts";
+import { packedRowBytes, quantizeRows } from "../src/backend/quantized.ts";
 import type { KvCacheFormat, WeightDType } from "../src/backend/backend.ts";
 import { toFloat32 } from "../src/core/dtype.ts";
 import type { Checkpoint } from "../src/model/load.ts";
@@ -80,7 +80,8 @@ const isLong = (type: QuantizedBlockType): type is keyof typeof like => Object.h
 function longBlocks(type: keyof typeof like, row: Float32Array): Uint8Array {
   const padded = new Float32Array(Math.ceil(row.length / 256) * 256);
   padded.set(row);
-  const dtype = packedAs[type]!, packed = packer(type, dtype, padded.length)(writeBlocks(type, padded)).subarray(0, packedRowBytes(dtype, row.length));
+  const dtype = packedAs[type]!, blocks = writeBlocks(type, padded);
+  const packed = (packer(type, dtype)?.(blocks) ?? quantizeRows(blockFormats[type].toFloat32(blocks), dtype, padded.length)).subarray(0, packedRowBytes(dtype, row.length));
   return type === "Q5_K" ? asQ5_1(packed) : packed;
 }
 

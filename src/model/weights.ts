@@ -89,7 +89,7 @@ async function loadPart(backend: Backend, source: WeightSource, name: string, we
 /** Whole rows at a time, packed as the backend takes them. */
 async function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number, space: Uint8Array): Promise<void> {
   const info = source.info(name)!, rows = info.shape[0]!, rowBytes = info.bytes / rows;
-  const type = floatType(info.dtype), pack = packer(stored(info.dtype), dtype, weight.columns);
+  const type = floatType(info.dtype), pack = packer(stored(info.dtype), dtype);
   const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(stagingBytes / rowBytes / panelRows) * panelRows);
   const chunk = perChunk * rowBytes <= space.length ? space : new Uint8Array(perChunk * rowBytes);
   for (let row = 0; row < rows; row += perChunk) {
@@ -98,11 +98,22 @@ async function loadQuantized(backend: Backend, source: WeightSource, name: strin
     try {
       const ordered = info.fileRow ? reordered(bytes, rowBytes, info.fileRow) : bytes;
       if (type) await backend.writeRows(weight, firstRow + row, ordered, type);
-      else await backend.writeRows(weight, firstRow + row, pack(ordered));
+      else if (pack) await backend.writeRows(weight, firstRow + row, pack(ordered));
+      else await roundRows(backend, weight, firstRow + row, ordered, stored(info.dtype));
     } catch (error) {
       if (error instanceof RangeError) throw new UsageError(`${name}: ${error.message}, which ${dtype} cannot hold; load the model with --quantization none`);
       throw error;
     }
+  }
+}
+
+/** Rows of blocks of a type to those of another, by their numbers; few at a time, as f32 is large. */
+async function roundRows(backend: Backend, weight: Weight, firstRow: number, blocks: Uint8Array, type: BlockType): Promise<void> {
+  const { blockElements, blockBytes, toFloat32 } = blockFormats[type], rowBytes = (weight.columns / blockElements) * blockBytes;
+  const perChunk = Math.max(1, Math.floor(stagingBytes / (weight.columns * bytesPerElement.f32) / panelRows) * panelRows);
+  for (let row = 0; row * rowBytes < blocks.length; row += perChunk) {
+    const values = toFloat32(blocks.subarray(row * rowBytes, (row + perChunk) * rowBytes));
+    await backend.writeRows(weight, firstRow + row, new Uint8Array(values.buffer), "F32");
   }
 }
 

@@ -4,11 +4,11 @@
  *   as they are   Q8_0 to int8, Q4_0 to int4, Q4_1 to uint4
  *   exactly       Q5_0 to int8, Q5_1 to uint8: their codes in bytes
  *   nearly        Q4_K to uint4, Q5_K to uint8: a run's scale and minimum, products of an f16 and 6 bits, are rounded to f16
- *   rounded anew  Q6_K to int8, whose blocks have two scales; and every type to another one that was asked for
+ *   rounded anew  Q6_K to int8, whose blocks have two scales; and every type to another one that was asked for: by the backend, from the numbers
  *
  * It knows no file and no tensor; block-formats.ts is the definition of what the bytes mean.
  */
-import { blocksOf, quantizedFormats, type QuantizedDType, quantizeRows } from "../backend/quantized.ts";
+import { blocksOf, quantizedFormats, type QuantizedDType } from "../backend/quantized.ts";
 import { fromF16, toF16 } from "../core/dtype.ts";
 import { type BlockType, blockFormats, sixBits } from "./block-formats.ts";
 
@@ -20,14 +20,10 @@ export const packedAs: Readonly<Partial<Record<BlockType, QuantizedDType>>> = {
 /** Rows of a file's bytes as rows of packed blocks. */
 export type Pack = (bytes: Uint8Array) => Uint8Array;
 
-/** How whole rows of `columns` elements of a type become packed blocks of `dtype`. The result may be the argument. */
-export function packer(type: BlockType, dtype: QuantizedDType, columns: number): Pack {
-  if (packedAs[type] === dtype) {
-    if (blockFormats[type].blockBytes === quantizedFormats[dtype].blockBytes) return (bytes) => bytes;
-    const repack = repackers[type];
-    if (repack) return repack;
-  }
-  return (bytes) => quantizeRows(blockFormats[type].toFloat32(bytes), dtype, columns);
+/** How whole rows of a type become packed blocks of `dtype`; the result may be the argument. Undefined where the numbers must be rounded anew. */
+export function packer(type: BlockType, dtype: QuantizedDType): Pack | undefined {
+  if (packedAs[type] !== dtype) return undefined;
+  return blockFormats[type].blockBytes === quantizedFormats[dtype].blockBytes ? (bytes) => bytes : repackers[type];
 }
 
 /** Block after block: `repack` writes what the block at `at` says to byte `to` of `out`. */
