@@ -38,6 +38,8 @@ export interface ScratchLayout {
   readonly stateBytes: number;
   /** [rows] of state: the segments before the one at hand, merged. */
   readonly total: number;
+  /** i32: where loads that only fetch leave what they read. */
+  readonly touched: number;
   readonly bytes: number;
 }
 
@@ -53,7 +55,7 @@ export function scratchLayout(plan: AttentionPlan): ScratchLayout {
   const valueTile = keyTile + (isCopied(plan.keyFormat, plan.headDimQk) ? 4 * plan.kvTile * up(plan.headDimQk, 4) : 0);
   const state = valueTile + (isCopied(plan.valueFormat, plan.headDimV) ? 4 * plan.kvTile * up(plan.headDimV, 4) : 0);
   const stateBytes = 4 * up(plan.headDimV, 4) + 32;
-  return { keyAddress, valueAddress, scores, queryAddress, keyTile, valueTile, state, stateBytes, total: state + rows * stateBytes, bytes: state + 2 * rows * stateBytes };
+  return { keyAddress, valueAddress, scores, queryAddress, keyTile, valueTile, state, stateBytes, total: state + rows * stateBytes, touched: state + 2 * rows * stateBytes, bytes: state + 2 * rows * stateBytes + 16 };
 }
 
 /** Keys are taken in segments of about so many, each with a state of its own; segments are merged in order, whoever computed them. */

@@ -1,5 +1,5 @@
 /** A tile of attention: one block of keys for a few rows. Scores, the online softmax, and the weighted values. */
-import { workItem, type AttentionPlan } from "../../ir/plan.ts";
+import { bytesPerKvElement, workItem, type AttentionPlan } from "../../ir/plan.ts";
 import {
   branchIf, comment, f32x4, forRange, i32, i32x4, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Memory, type Module, type Node, type Operand,
 } from "./assembler.ts";
@@ -9,7 +9,7 @@ import { captureWords, type Columns, ExprEmitter, type EmitContext } from "./exp
 import type { MakeLocal } from "./kernel.ts";
 import { expOfNonPositive, KeptConstants, type MathLibrary } from "./math.ts";
 import { least } from "./rows.ts";
-import { isWidenedInPlace, widenEight } from "./widen.ts";
+import { isCopied, isWidenedInPlace, widenEight } from "./widen.ts";
 
 /** One block of keys for `rows` consecutive rows. */
 export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, rows: number, math: MathLibrary, report: Func): Func {
@@ -20,7 +20,7 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
     const vectors = (name: string): Local[] => each.map((r) => local("v128", `${name}${r}`));
     const query = each.map((r) => local("i32", `query${r}`)), state = each.map((r) => local("i32", `state${r}`)), score = vectors("score"), max = vectors("max");
     const q = vectors("q"), h = vectors("h"), b = local("v128", "b"), kv = local("v128", "kv"), valid = local("v128", "valid"), live = vectors("allowed");
-    const j = local("i32", "j"), at = local("i32", "at"), numKeys = local("i32", "numKeys");
+    const j = local("i32", "j"), at = local("i32", "at"), numKeys = local("i32", "numKeys"), touched = local("i32", "touched");
     const context: EmitContext = { local, math, report, args: p.args, captures: plan.captures, captureAt: captureWords(plan.captures, attentionArgs.captures).at };
 
     /** Without mods of the score, a block that is wholly allowed needs nothing of what a key is but its score. */
@@ -62,6 +62,7 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
       kv.set(i32x4.add(i32x4.splat(i32.add(p.kv0, j)), lanes(0, 1, 2, 3))),
       valid.set(i32x4.lt_s(kv, i32x4.splat(p.kvLength))),
     );
+    const touch = touchValues(plan, cache, layout, p.row, at, touched, local);
     return [
       numKeys.set(least(i32.sub(p.kvLength, p.kv0), plan.kvTile)),
       ...each.flatMap((r) => [
@@ -76,15 +77,31 @@ export function addTile(m: Module, plan: AttentionPlan, layout: ScratchLayout, r
       comment("Scores, four keys at a time."),
       forRange(j, 0, plan.kvTile, 4, [
         at.set(i32.add(p.scratch, i32.shl(j, 2))),
+        ...touch,
         ...dotProducts(plan, cache, layout, query, score, at, local),
         ...(plain ? [when(i32.or(p.partial, i32.lt_s(numKeys, plan.kvTile)), keyCode)] : keyCode),
         ...lastCode,
       ]),
+      ...(touch.length > 0 ? [i32.store(p.scratch, touched, layout.touched)] : []),
       ...(plan.weightMod ? [] : [comment("Online softmax."), ...softmax(plan, layout, p.scratch, state, max, p.partial, local)]),
       comment("Values, keys ascending."),
       ...accumulate(plan, cache, layout, p.scratch, state, max, numKeys, local),
     ];
   }, { internal: true });
+}
+
+/**
+ * The first tile of a block reads a word of each cache line of the values' rows, long before they are used and in order: what fetches memory
+ * ahead follows steps of a line, and `accumulate` takes a few elements of each row at a time. `touched` makes the loads wanted.
+ */
+function touchValues(plan: AttentionPlan, cache: Memory, layout: ScratchLayout, firstRow: Local, at: Local, touched: Local, local: MakeLocal): Node[] {
+  const lineBytes = 64, lines = Math.floor((plan.headDimV * bytesPerKvElement[plan.valueFormat ?? "f32"]) / lineBytes);
+  if (lines === 0 || isCopied(plan.valueFormat, plan.headDimV)) return [];
+  const row = local("i32", "touchedRow");
+  return [when(i32.eqz(firstRow), [0, 1, 2, 3].flatMap((key) => [
+    row.set(i32.load(at, layout.valueAddress + 4 * key)),
+    ...Array.from({ length: lines }, (_, line) => touched.set(i32.or(touched, i32.load(cache.at(row), lineBytes * line)))),
+  ]))];
 }
 
 /** score[r] = scale * (query r . the four keys whose addresses stand at `at`) */
