@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Backend, Buffer } from "../backend/backend.ts";
+import type { Backend, Buffer, Weight } from "../backend/backend.ts";
 import { type DType, fromFloat32, toFloat32 } from "../core/dtype.ts";
+import { blockFormats } from "../weights/block-formats.ts";
 import type { FileDType } from "../weights/safetensors.ts";
 import type { WeightSource } from "../weights/source.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
@@ -115,4 +116,25 @@ test("auto keeps bf16 where all matrices are bf16, and is f32 otherwise", async 
   tensors.set("lm_head.weight", { ...tensors.get("lm_head.weight")!, dtype: "F16" });
   assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto").weightDType, "f32");
   assert.equal(chooseWeightFormats(sourceOf(tensors), "bfloat16", "auto").weightDType, "bf16");
+});
+
+test("blocks that are rounded anew arrive as their numbers, in order, a little at a time", async () => {
+  const c = config("int8", { hidden_size: 256, num_attention_heads: 4, intermediate_size: 256, vocab_size: 1100, attention_bias: false, tie_word_embeddings: true });
+  const { blockBytes, blockElements, toFloat32: numbers } = blockFormats.Q4_0;
+  const matrices = new Map(listTensors(c).flatMap((spec) => spec.parts).map(({ source, shape }, n) => {
+    if (shape.length === 1) return [source, { dtype: "F32" as const, shape, data: new Uint8Array(4 * shape[0]!) }];
+    const data = Uint8Array.from({ length: (shape[0]! * shape[1]! / blockElements) * blockBytes }, (_, i) => (i % blockBytes === 1 ? 0x2c : (i * 7 + n + (i >> 8)) & 255));
+    return [source, { dtype: "Q4_0" as FileDType, shape, data }];
+  }));
+  const rowsLeft = (rows: number) => (row: number): number => rows - 1 - row;
+  const plain = sourceOf(matrices), name = "model.embed_tokens.weight";
+  const source: WeightSource = { ...plain, info: (tensor) => (tensor === name ? { ...plain.info(name)!, fileRow: rowsLeft(1100) } : plain.info(tensor)) };
+  const { backend } = memory(false), calls: { readonly weight: Weight; readonly row: number; readonly values: Float32Array; readonly type: string | undefined }[] = [];
+  const recording: Backend = { ...backend, writeRows: async (weight, row, rows, type) => void calls.push({ weight, row, values: toFloat32(rows.slice(), "f32"), type }) };
+  const { embed } = await loadWeights(recording, source, c, (tensor) => backend.alloc(tensor === "staging" ? stagingBytes : tensorBytes(listTensors(c).find((spec) => spec.name === tensor)!)), () => {});
+  const ours = calls.filter(({ weight }) => weight.data === embed.data);
+  assert.ok(ours.length > 1 && ours.every(({ type, values }) => type === "F32" && values.byteLength <= stagingBytes));
+  const expected = numbers(matrices.get(name)!.data), found = new Float32Array(expected.length);
+  for (const { row, values } of ours) found.set(values, row * 256);
+  for (const row of [0, 1, 511, 512, 1099]) assert.deepEqual(found.subarray(row * 256, (row + 1) * 256), expected.subarray((1099 - row) * 256, (1100 - row) * 256), `row ${row}`);
 });
