@@ -3,26 +3,46 @@ import test from "node:test";
 import { stream } from "../core/random.ts";
 import { PagePool } from "./page-pool.ts";
 
-test("pages are free, held, shared and free again, and none is lost on a random walk", () => {
-  const pool = new PagePool(17);
+test("30,000 random operations: holders, the order in which kept pages are taken, and conservation are those of a plain model", () => {
+  const numPages = 17, pool = new PagePool(numPages);
   const random = stream(1);
-  const held: number[] = [];
-  let shares = 0, empties = 0;
-  for (let i = 0; i < 5000; i++) {
-    const r = random();
-    if (r < 0.45 && pool.numFree > 0) held.push(pool.take());
-    else if (r < 0.6 && held.length > 0) {
-      const page = held[Math.floor(random() * held.length)]!;
+  const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)]!;
+  /** The model: holders of each page, the empty ones as a stack, the kept ones as a list. */
+  const holders = new Array<number>(numPages).fill(0);
+  const empty = Array.from({ length: numPages }, (_, i) => numPages - 1 - i), kept: number[] = [];
+  const reached = { shares: 0, revivals: 0, evictions: 0, keeps: 0, full: 0 };
+  for (let i = 0; i < 30_000; i++) {
+    const held = holders.flatMap((n, page) => (n > 0 ? [page] : []));
+    // Long swings: now everything is taken, now everything is let go.
+    const eager = 0.5 + 0.35 * Math.sin(i / 200), r = random();
+    if (r < 0.6 * eager && pool.numFree > 0) {
+      if (empty.length === 0) reached.evictions++;
+      const page = empty.pop() ?? kept.shift()!;
+      holders[page] = 1;
+      assert.equal(pool.take(), page);
+    } else if (r < eager && held.length + kept.length > 0) {
+      const page = pick([...held, ...kept]), at = kept.indexOf(page);
+      if (at >= 0) {
+        kept.splice(at, 1);
+        reached.revivals++;
+      } else reached.shares++;
+      holders[page]!++;
       pool.share(page);
-      held.push(page);
-      shares++;
-    } else if (held.length > 0) pool.release(held.splice(Math.floor(random() * held.length), 1)[0]!);
+    } else if (held.length > 0) {
+      const page = pick(held), keep = random() < 0.6;
+      if (--holders[page]! === 0) {
+        (keep ? kept : empty).push(page);
+        if (keep) reached.keeps++;
+      }
+      pool.release(page, keep);
+    }
     pool.check();
-    assert.equal(pool.numFree, 17 - new Set(held).size);
-    for (let page = 0; page < 17; page++) assert.equal(pool.holders(page), held.filter((p) => p === page).length);
-    if (pool.numFree === 0) empties++;
+    assert.deepEqual(pool.kept(), kept);
+    assert.deepEqual([pool.numFree, pool.numKept], [empty.length + kept.length, kept.length]);
+    for (let page = 0; page < numPages; page++) assert.equal(pool.holders(page), holders[page]);
+    if (pool.numFree === 0) reached.full++;
   }
-  assert.ok(shares > 100 && empties > 10, `${shares} shares, ${empties} times empty`);
+  for (const [what, count] of Object.entries(reached)) assert.ok(count > 100, `${what}: only ${count}`);
 });
 
 test("taking from an empty pool, and releasing or sharing a free page, are broken invariants", () => {

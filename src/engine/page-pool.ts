@@ -1,47 +1,78 @@
 /**
- * The pages of the KV cache, as integers: each is free or held by n holders.
+ * The pages of the KV cache, as integers. Each is in one of three states:
  *
- * Knows no requests and no tensors. A page that several sequences share (prefix caching) is held once by each.
+ *   empty ──take──▶ held by n ──release──▶ kept: free, but what is in it may be wanted again
+ *     ▲                │  ▲                  │ │
+ *     └────release─────┘  └──────share───────┘ └──take, the one kept longest first──▶ held
+ *
+ * Empty pages are taken first, so a kept page lasts until memory is really needed. Knows no requests, no tensors, and not what is
+ * in a page: whoever keeps one (prefix-cache.ts) asks of a page it has taken whether that was somebody's.
  */
 import { invariant } from "../core/errors.ts";
 
+/** In place of a page: no neighbour in the list, or not in the list at all. */
+const none = -1, unlisted = -2;
+
 export class PagePool {
   readonly numPages: number;
-  /** A stack: the first `#numFree` entries are the free pages, the one freed last on top. */
-  readonly #free: Int32Array;
+  /** A stack: the first `#numEmpty` entries are the empty pages, the one released last on top. */
+  readonly #empty: Int32Array;
   readonly #holders: Int32Array;
-  #numFree: number;
+  /** The kept pages as a list, the one kept longest first: neighbours of each page. */
+  readonly #before: Int32Array;
+  readonly #after: Int32Array;
+  #oldest = none;
+  #newest = none;
+  #numEmpty: number;
+  #numKept = 0;
 
   constructor(numPages: number) {
     invariant(Number.isSafeInteger(numPages) && numPages > 0, `a pool of ${numPages} pages`);
     this.numPages = numPages;
-    this.#free = Int32Array.from({ length: numPages }, (_, i) => numPages - 1 - i);
+    this.#empty = Int32Array.from({ length: numPages }, (_, i) => numPages - 1 - i);
     this.#holders = new Int32Array(numPages);
-    this.#numFree = numPages;
+    this.#before = new Int32Array(numPages).fill(unlisted);
+    this.#after = new Int32Array(numPages).fill(unlisted);
+    this.#numEmpty = numPages;
   }
 
+  /** Pages that nobody holds, empty or kept. */
   get numFree(): number {
-    return this.#numFree;
+    return this.#numEmpty + this.#numKept;
   }
 
-  /** A free page, now held once. The caller has looked at `numFree`. */
+  get numKept(): number {
+    return this.#numKept;
+  }
+
+  /** A free page, now held once: an empty one, else the one kept longest. The caller has looked at `numFree`. */
   take(): number {
-    invariant(this.#numFree > 0, "a page was taken from an empty pool");
-    const page = this.#free[--this.#numFree]!;
+    invariant(this.numFree > 0, "a page was taken from an empty pool");
+    let page: number;
+    if (this.#numEmpty > 0) page = this.#empty[--this.#numEmpty]!;
+    else {
+      page = this.#oldest;
+      this.#unlist(page);
+    }
     this.#holders[page] = 1;
     return page;
   }
 
-  /** One more holder of a page that is held. */
+  /** One more holder of a page that is held or kept. */
   share(page: number): void {
-    invariant(this.#holders[page]! > 0, `page ${page} is shared but nobody holds it`);
+    if (this.#holders[page] === 0) {
+      invariant(this.#after[page] !== unlisted, `page ${page} is shared but nobody holds it and it is not kept`);
+      this.#unlist(page);
+    }
     this.#holders[page]!++;
   }
 
-  /** One holder less; the page is free after the last. */
-  release(page: number): void {
+  /** One holder less; after the last the page is free: kept, or empty. */
+  release(page: number, keep = false): void {
     invariant(this.#holders[page]! > 0, `page ${page} is released but nobody holds it`);
-    if (--this.#holders[page]! === 0) this.#free[this.#numFree++] = page;
+    if (--this.#holders[page]! > 0) return;
+    if (keep) this.#list(page);
+    else this.#empty[this.#numEmpty++] = page;
   }
 
   /** How many hold `page`; 0 when it is free. */
@@ -49,17 +80,47 @@ export class PagePool {
     return this.#holders[page] ?? 0;
   }
 
-  /** Conservation: every page is free or held, never both, never neither. For tests: it walks the whole pool. */
+  /** The kept pages, in the order in which they will be taken. For tests. */
+  kept(): number[] {
+    const pages: number[] = [];
+    for (let page = this.#oldest; page !== none; page = this.#after[page]!) pages.push(page);
+    return pages;
+  }
+
+  /** Conservation: every page is empty, kept or held, and only one of these. For tests: it walks the whole pool. */
   check(): void {
-    const free = new Uint8Array(this.numPages);
-    for (let i = 0; i < this.#numFree; i++) {
-      const page = this.#free[i]!;
-      invariant(free[page] === 0, `page ${page} is free twice`);
-      invariant(this.#holders[page] === 0, `page ${page} is free and held`);
-      free[page] = 1;
-    }
+    const seen = new Uint8Array(this.numPages);
+    const free = (page: number, how: string): void => {
+      invariant(seen[page] === 0, `page ${page} is free twice`);
+      invariant(this.#holders[page] === 0, `page ${page} is ${how} and held`);
+      seen[page] = 1;
+    };
+    for (let i = 0; i < this.#numEmpty; i++) free(this.#empty[i]!, "empty");
+    const kept = this.kept();
+    for (const page of kept) free(page, "kept");
+    invariant(kept.length === this.#numKept, `${kept.length} pages are kept, not ${this.#numKept}`);
     for (let page = 0; page < this.numPages; page++) {
-      invariant(free[page] === 1 || this.#holders[page]! > 0, `page ${page} is neither free nor held`);
+      invariant(seen[page] === 1 || this.#holders[page]! > 0, `page ${page} is neither free nor held`);
+      invariant((this.#after[page] !== unlisted) === kept.includes(page), `page ${page} has neighbours in a list it is not in`);
     }
+  }
+
+  #list(page: number): void {
+    this.#before[page] = this.#newest;
+    this.#after[page] = none;
+    if (this.#newest === none) this.#oldest = page;
+    else this.#after[this.#newest] = page;
+    this.#newest = page;
+    this.#numKept++;
+  }
+
+  #unlist(page: number): void {
+    const before = this.#before[page]!, after = this.#after[page]!;
+    if (before === none) this.#oldest = after;
+    else this.#after[before] = after;
+    if (after === none) this.#newest = before;
+    else this.#before[after] = before;
+    this.#before[page] = this.#after[page] = unlisted;
+    this.#numKept--;
   }
 }
