@@ -54,6 +54,8 @@ export class Engine {
   /** What has happened since the last step returned. */
   #deltas: Delta[] = [];
   #numSubmitted = 0;
+  /** Requests without a token yet: when they came, and how long they waited before a step first worked on them. */
+  readonly #fresh = new Map<string, { readonly since: number; queueSeconds?: number }>();
   #numSteps = 0;
   #promptTokens = 0;
   #generationTokens = 0;
@@ -89,6 +91,7 @@ export class Engine {
     const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
     const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen);
     this.#sequences.set(id, sequence);
+    this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);
   }
 
@@ -110,6 +113,7 @@ export class Engine {
       const work = this.#scheduler.schedule();
       if (work.length > 0) {
         const start = this.#now();
+        if (this.#fresh.size > 0) for (const { sequence } of work) this.#leaveQueue(sequence.id, start);
         await this.#compute(work);
         this.#numSteps++;
         this.#stepTokens = work.reduce((sum, { numTokens }) => sum + numTokens, 0);
@@ -188,16 +192,26 @@ export class Engine {
       const message = `the model's logits for token ${sequence.numTokens} are not numbers (NaN or infinity)`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message });
     }
-    if (sequence.numGenerated === 0) this.#promptTokens += sequence.numPromptTokens;
+    const queueSeconds = sequence.numGenerated === 0 ? this.#fresh.get(id)?.queueSeconds : undefined;
+    if (sequence.numGenerated === 0) {
+      this.#promptTokens += sequence.numPromptTokens;
+      this.#fresh.delete(id);
+    }
     this.#generationTokens++;
     sequence.advance(numTokens, token);
     const delta: Delta = {
       id, tokens: [token],
+      ...(queueSeconds !== undefined && { queueSeconds }),
       ...(params.logprobs !== undefined && { logprobs: [logprobsOf(logits, token, params.logprobs)] }),
       ...this.#endedBy(sequence, token),
     };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);
+  }
+
+  #leaveQueue(id: string, at: number): void {
+    const fresh = this.#fresh.get(id);
+    if (fresh) fresh.queueSeconds ??= at - fresh.since;
   }
 
   #endedBy({ params, numTokens, capacity }: Sequence, token: number): { finish?: FinishReason; stopTokenId?: number } {
@@ -209,6 +223,7 @@ export class Engine {
   #end(sequence: Sequence, last: Delta): void {
     this.#scheduler.remove(sequence);
     this.#sequences.delete(sequence.id);
+    this.#fresh.delete(sequence.id);
     this.#deltas.push(last);
   }
 }

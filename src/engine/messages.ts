@@ -34,6 +34,8 @@ export interface Delta {
   readonly id: string;
   /** Tokens generated in this step, in order, the one that ended it included; empty only with `finish`. */
   readonly tokens: readonly number[];
+  /** With the first token: how long the request waited before a step first worked on it. */
+  readonly queueSeconds?: number;
   /** One for each token, where the request asked. */
   readonly logprobs?: readonly TokenLogprobs[];
   readonly finish?: FinishReason;

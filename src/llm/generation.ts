@@ -16,6 +16,8 @@ export interface GenerationDelta {
   readonly tokens: readonly number[];
   /** One for each token, where asked for. */
   readonly logprobs?: readonly TokenLogprobs[];
+  /** With the first token: how long the engine let the request wait before a step first worked on it. */
+  readonly queueSeconds?: number;
   /** Set on the last delta only. */
   readonly finishReason?: FinishReason;
   /** The stop string or stop token id that ended it, where one did. */
@@ -91,10 +93,11 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
 }
 
 function output(
-  text: string, tokens: readonly number[], { logprobs }: Delta, finishReason?: FinishReason, stopReason?: string | number,
+  text: string, tokens: readonly number[], { logprobs, queueSeconds }: Delta, finishReason?: FinishReason, stopReason?: string | number,
 ): GenerationDelta {
   return {
     text, tokens,
+    ...(queueSeconds !== undefined && { queueSeconds }),
     ...(logprobs && { logprobs: logprobs.slice(0, tokens.length) }),
     ...(finishReason && { finishReason }),
     ...(stopReason !== undefined && { stopReason }),

@@ -26,7 +26,7 @@ export interface AppOptions {
   /** Keys of which every request needs one, /health excepted. Default: none is needed. */
   readonly apiKeys?: readonly string[];
   readonly log?: Logger;
-  /** A log line for each request: method, path, status, seconds; never what was asked or answered. Default false. */
+  /** Log lines for each request: method, path, status, seconds, and at its end its tokens and times; never what was asked or answered. Default false. */
   readonly logRequests?: boolean;
   /** Aborted when the server begins to stop: nothing new is let in, what runs goes on. */
   readonly draining?: AbortSignal;
@@ -54,6 +54,10 @@ const routes = {
   "GET /version": "this server's version",
 } as const;
 
+/** Labels of metrics: a closed list, as a client can write any path and method. */
+const handlers: ReadonlySet<string> = new Set(["/", ...Object.keys(routes).map((route) => route.split(" ")[1]!)]);
+const methods: ReadonlySet<string> = new Set(["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"]);
+
 /** The server over `llm`. */
 export function createApp(llm: LLM, options: AppOptions = {}): App {
   const { log = silent, logRequests = false, apiKeys = [], stallSeconds = limits.stallSeconds } = options;
@@ -63,6 +67,7 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
   const context: Context = {
     llm, modelNames, now, stallSeconds,
     metrics: createMetrics(modelNames[0]!, llm.info, () => llm.stats, now),
+    logRequest: logRequests ? (line) => log.info(line) : undefined,
     newId: options.newId ?? (() => crypto.randomUUID().replaceAll("-", "")),
     draining: options.draining ?? new AbortController().signal,
     shutdown: options.shutdown ?? new AbortController().signal,
@@ -115,7 +120,9 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
   return async (request) => {
     const begun = now();
     const response = await app.fetch(request);
-    if (logRequests) log.info(`${request.method} ${new URL(request.url).pathname} ${response.status} ${(now() - begun).toFixed(3)} s`);
+    const { pathname } = new URL(request.url);
+    context.metrics.answered(handlers.has(pathname) ? pathname : "none", methods.has(request.method) ? request.method : "other", response.status);
+    if (logRequests) log.info(`${request.method} ${pathname} ${response.status} ${(now() - begun).toFixed(3)} s`);
     return response;
   };
 }

@@ -12,7 +12,7 @@ export async function chatCompletion(context: Context, request: Request, body: R
   checkModel(body, modelNames);
   const chat = parseChat(body, llm);
   const head = { id: `chatcmpl-${newId()}`, created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, [(signal) => llm.startChat(chat.messages, chat.params, chat.template, signal)]);
+  const job = await openJob(context, request, { id: head.id, maxTokens: chat.params.maxTokens }, [(signal) => llm.startChat(chat.messages, chat.params, chat.template, signal)]);
   const tokenText: TokenText = chat.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (chat.stream) return streamEvents(chunks(chat, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);

@@ -12,7 +12,7 @@ export async function completion(context: Context, request: Request, body: Raw, 
   checkModel(body, modelNames);
   const asked = parseCompletion(body, llm);
   const head = { id: `cmpl-${newId()}`, object: "text_completion", created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, asked.params, "prompt", signal)));
+  const job = await openJob(context, request, { id: head.id, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, asked.params, "prompt", signal)));
   const tokenText: TokenText = asked.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (asked.stream) return streamEvents(chunks(asked, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);

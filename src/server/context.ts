@@ -14,6 +14,8 @@ export interface Context {
   readonly metrics: Metrics;
   /** Seconds since 1970, with fractions; never runs backwards. */
   readonly now: () => number;
+  /** Takes a line for each generation that ended; undefined where nobody wants them. Never holds what was asked or answered. */
+  readonly logRequest: ((line: string) => void) | undefined;
   /** A fresh id of a request, without a prefix. */
   readonly newId: () => string;
   /** Aborted when the server begins to stop: what runs goes on, nothing new is let in. */

@@ -3,6 +3,7 @@
  * when the client leaves or the server shuts down. It knows no wire format.
  */
 import { Queue } from "../core/queue.ts";
+import type { FinishReason } from "../engine/messages.ts";
 import type { Generation, GenerationDelta, GenerationResult } from "../llm/generation.ts";
 import { admit, type Context } from "./context.ts";
 
@@ -10,6 +11,13 @@ import { admit, type Context } from "./context.ts";
 export interface Step {
   readonly index: number;
   readonly delta: GenerationDelta;
+}
+
+/** What a job is called, and what is measured of it. */
+export interface Asked {
+  readonly id: string;
+  /** Most tokens of each generation; undefined: the request did not say. */
+  readonly maxTokens: number | undefined;
 }
 
 export interface Job {
@@ -27,8 +35,8 @@ export interface Job {
  * Starts one generation for each of `starts` and waits until all prompts are known to be good.
  * Throws BadRequest when one is not (and ends the others), HttpError 429 or 503 when there is no room.
  */
-export async function openJob(context: Context, request: Request, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
-  const { metrics, now } = context;
+export async function openJob(context: Context, request: Request, { id, maxTokens }: Asked, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
+  const { metrics, now, logRequest } = context;
   const arrivedAt = now();
   const { signal, release } = admit(context, request, starts.length);
   const generations: Generation[] = [];
@@ -43,20 +51,26 @@ export async function openJob(context: Context, request: Request, starts: readon
     throw error;
   }
 
+  const submittedAt = now();
   const steps = new Queue<Step>();
   let running = generations.length;
   const follow = async (generation: Generation, index: number): Promise<void> => {
-    const observer = metrics.observe(arrivedAt);
     const promptTokens = prompts[index]!.length;
+    const observer = metrics.observe({ arrivedAt, submittedAt, promptTokens, maxTokens });
+    const end = (finish: FinishReason): void => {
+      const { tokens, firstTokenSeconds, seconds } = observer.end(finish);
+      const first = firstTokenSeconds === undefined ? "" : `first after ${firstTokenSeconds.toFixed(3)} s, `;
+      logRequest?.(`${id}${prompts.length > 1 ? `-${index}` : ""}: ${promptTokens} prompt tokens, ${tokens} generated, ${first}${finish} after ${seconds.toFixed(3)} s`);
+    };
     try {
       for await (const delta of generation) {
         observer.delta(delta);
         steps.push({ index, delta });
       }
       const { finishReason } = await generation;
-      observer.end(finishReason, promptTokens);
+      end(finishReason);
     } catch (error) {
-      observer.end(signal.aborted ? "abort" : "error", promptTokens);
+      end(signal.aborted ? "abort" : "error");
       steps.fail(error);
       cancel();
     } finally {

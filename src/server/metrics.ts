@@ -22,17 +22,35 @@ function tokenBuckets(most: number): number[] {
   return buckets;
 }
 
-/** Follows one generation from its request's arrival to its end. */
+/** What is measured of one generation, known once its prompt is good. Times in seconds of the clock `now`. */
+export interface Started {
+  readonly arrivedAt: number;
+  /** When the engine got it. */
+  readonly submittedAt: number;
+  readonly promptTokens: number;
+  /** Most tokens it asked for; undefined: it did not say. */
+  readonly maxTokens: number | undefined;
+}
+
+/** How one generation went, in seconds since its arrival. */
+export interface Measured {
+  readonly tokens: number;
+  readonly firstTokenSeconds: number | undefined;
+  readonly seconds: number;
+}
+
+/** Follows one generation to its end. */
 export interface Observer {
   delta(delta: GenerationDelta): void;
-  end(finish: FinishReason, promptTokens: number): void;
+  end(finish: FinishReason): Measured;
 }
 
 export interface Metrics {
   readonly contentType: string;
   text(): Promise<string>;
-  /** `arrivedAt` in seconds of the same clock as `now`. */
-  observe(arrivedAt: number): Observer;
+  observe(started: Started): Observer;
+  /** Counts an answered HTTP request. `handler`: the route's path, one of few; "none" where there is no such route. */
+  answered(handler: string, method: string, status: number): void;
 }
 
 /** The metrics of one engine under `modelName`. `now` gives seconds. */
@@ -57,7 +75,13 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
 
   gauge("num_requests_running", "Requests in the running batch.", ({ numRunning }) => numRunning);
   gauge("num_requests_waiting", "Requests waiting to be processed.", ({ numWaiting }) => numWaiting);
-  gauge("kv_cache_usage_perc", "Fraction of the KV cache in use; 1 is all of it.", ({ numFreePages, numPages }) => 1 - numFreePages / numPages);
+  new Gauge({
+    name: "vllm:num_requests_waiting_by_reason", help: "Requests waiting, by reason: capacity is room in the batch or the KV cache.", labelNames: [...labelNames, "reason"], registers,
+    collect() { this.set({ ...labels, reason: "capacity" }, stats().numWaiting); },
+  });
+  const cacheUsage = ({ numFreePages, numPages }: Stats) => 1 - numFreePages / numPages;
+  gauge("kv_cache_usage_perc", "Fraction of the KV cache in use; 1 is all of it.", cacheUsage);
+  gauge("gpu_cache_usage_perc", "kv_cache_usage_perc by its old name, whatever the machine is.", cacheUsage);
   counter("prompt_tokens_total", "Prompt tokens processed.", ({ promptTokens }) => promptTokens);
   counter("generation_tokens_total", "Tokens generated.", ({ generationTokens }) => generationTokens);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
@@ -73,34 +97,62 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
 
   const firstToken = histogram("time_to_first_token_seconds", "From arrival to the first token.", firstTokenSeconds);
   const betweenTokens = histogram("inter_token_latency_seconds", "Between one step's tokens and the next's.", betweenTokensSeconds);
+  const betweenTokensOld = histogram("time_per_output_token_seconds", "inter_token_latency_seconds by its old name.", betweenTokensSeconds);
   const perToken = histogram("request_time_per_output_token_seconds", "Mean time per token after the first, of one request.", betweenTokensSeconds);
   const whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", requestSeconds);
+  const queue = histogram("request_queue_time_seconds", "In the engine before a step first worked on it.", requestSeconds);
+  const prefill = histogram("request_prefill_time_seconds", "From the first step that worked on it to the first token.", requestSeconds);
+  const decode = histogram("request_decode_time_seconds", "From the first token to the last.", requestSeconds);
+  const inference = histogram("request_inference_time_seconds", "From the first step that worked on it to the last token.", requestSeconds);
   const promptTokens = histogram("request_prompt_tokens", "Prompt tokens of one request.", tokenBuckets(info.maxModelLen));
   const generationTokens = histogram("request_generation_tokens", "Tokens generated for one request.", tokenBuckets(info.maxModelLen));
+  const mostTokens = histogram("request_max_num_generation_tokens", "Tokens of a request's longest choice.", tokenBuckets(info.maxModelLen));
+  const maxTokensAsked = histogram("request_params_max_tokens", "max_tokens of requests that gave it.", tokenBuckets(info.maxModelLen));
+  const choicesAsked = histogram("request_params_n", "Choices asked for.", [1, 2, 5, 10, 20]);
+  const answers = new Counter({ name: "http_requests_total", help: "HTTP requests answered.", labelNames: ["handler", "method", "status"], registers });
 
   return {
     contentType: registry.contentType,
     text: () => registry.metrics(),
-    observe(arrivedAt) {
+    answered: (handler, method, status) => answers.inc({ handler, method, status: `${Math.floor(status / 100)}xx` }),
+    observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens }) {
       let firstAt: number | undefined;
       let lastAt = arrivedAt;
+      let startedAt = submittedAt;
       let tokens = 0;
       return {
         delta(delta) {
           if (delta.tokens.length === 0) return;
           const at = now();
-          (firstAt === undefined ? firstToken : betweenTokens)(at - lastAt);
-          firstAt ??= at;
+          if (firstAt === undefined) {
+            firstAt = at;
+            startedAt += delta.queueSeconds ?? 0;
+            firstToken(at - arrivedAt);
+          } else {
+            betweenTokens(at - lastAt);
+            betweenTokensOld(at - lastAt);
+          }
           lastAt = at;
           tokens += delta.tokens.length;
         },
-        end(finish, numPromptTokens) {
+        end(finish) {
+          const seconds = now() - arrivedAt;
           success.inc({ ...labels, finished_reason: finish });
-          if (finish !== "stop" && finish !== "length") return;
-          whole(now() - arrivedAt);
+          const measured = { tokens, seconds, firstTokenSeconds: firstAt === undefined ? undefined : firstAt - arrivedAt };
+          if (finish !== "stop" && finish !== "length") return measured;
+          whole(seconds);
           promptTokens(numPromptTokens);
           generationTokens(tokens);
-          if (firstAt !== undefined && tokens > 1) perToken((lastAt - firstAt) / (tokens - 1));
+          mostTokens(tokens);
+          choicesAsked(1);
+          if (maxTokens !== undefined) maxTokensAsked(maxTokens);
+          if (firstAt === undefined) return measured;
+          queue(startedAt - submittedAt);
+          prefill(firstAt - startedAt);
+          decode(lastAt - firstAt);
+          inference(lastAt - startedAt);
+          if (tokens > 1) perToken((lastAt - firstAt) / (tokens - 1));
+          return measured;
         },
       };
     },

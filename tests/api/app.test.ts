@@ -391,6 +391,55 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.equal(value("request_generation_tokens_sum"), 6);
   assert.match(text, /vllm:cache_config_info\{[^}]*block_size="16"[^}]*num_gpu_blocks="64"/);
   assert.match(text, /vllm:inter_token_latency_seconds_bucket\{le="0.0025"/);
+  assert.equal(value("time_per_output_token_seconds_count"), 4, "the old name");
+  assert.equal(value("gpu_cache_usage_perc"), 0, "the old name");
+  assert.equal(value("num_requests_waiting_by_reason", ',reason="capacity"'), 0);
+  assert.equal(value("request_params_max_tokens_sum"), 12);
+  assert.equal(value("request_params_n_count"), 2);
+  assert.equal(value("request_max_num_generation_tokens_sum"), 6);
+  for (const part of ["queue", "prefill", "decode", "inference"]) assert.equal(value(`request_${part}_time_seconds_count`), 2, part);
+  assert.match(text, /^http_requests_total\{handler="\/v1\/completions",method="POST",status="2xx"\} 2$/m);
+});
+
+test("the parts of a request's time add up: queue, prefill, decode", async () => {
+  const { llm } = fakeLLM({ reply: "abcdefgh", stepMs: 2, queueSeconds: 0.5 });
+  // Each look at the clock takes a second, so that every part is known.
+  let seconds = 0;
+  const app = createApp(llm, { now: () => seconds++ });
+  await json(complete(app, { max_tokens: 4 }));
+  const text = await (await get(app, "/metrics")).text();
+  const sum = (name: string) => Number(new RegExp(`^vllm:${name}_sum\\{[^}]*\\} (.*)$`, "m").exec(text)?.[1]);
+  assert.equal(sum("request_queue_time_seconds"), 0.5);
+  assert.equal(sum("request_prefill_time_seconds"), 0.5, "one second to the first token, less what it waited");
+  assert.equal(sum("request_decode_time_seconds"), 3);
+  assert.equal(sum("request_inference_time_seconds"), 3.5);
+  assert.equal(sum("time_to_first_token_seconds"), 2);
+  assert.equal(sum("inter_token_latency_seconds"), 3);
+  assert.equal(sum("request_time_per_output_token_seconds"), 1);
+});
+
+test("metrics cannot be filled with paths and methods that a client makes up", async () => {
+  const app = createApp(fakeLLM().llm);
+  for (let i = 0; i < 20; i++) await app(new Request(`http://test/made-up/${i}`, { method: `X${i}` }));
+  const text = await (await get(app, "/metrics")).text();
+  assert.deepEqual(text.match(/^http_requests_total.*$/gm), ['http_requests_total{handler="none",method="other",status="4xx"} 20']);
+});
+
+test("request log lines say tokens and times, and nothing of what was asked or answered", async () => {
+  const lines: string[] = [];
+  const log = { info: (line: string) => void lines.push(line), warn() {}, error() {} };
+  const app = createApp(fakeLLM({ reply: "secret answer" }).llm, { log, logRequests: true, newId: () => "1", apiKeys: ["key"] });
+  const headers = { "content-type": "application/json", authorization: "Bearer key" };
+  await (await post(app, "/v1/completions?q=secret", { prompt: ["secret prompt", "b"], max_tokens: 3 }, { headers })).text();
+  await (await post(app, "/v1/chat/completions", { messages: [{ role: "user", content: "secret" }], stream: true }, { headers })).text();
+  assert.match(lines.join("\n"), /^cmpl-1-0: 14 prompt tokens, 3 generated, first after \d+\.\d{3} s, length after \d+\.\d{3} s$/m);
+  assert.match(lines.join("\n"), /^cmpl-1-1: 2 prompt tokens, 3 generated, /m);
+  assert.match(lines.join("\n"), /^chatcmpl-1: 25 prompt tokens, 14 generated, first after .* stop after /m);
+  assert.match(lines.join("\n"), /^POST \/v1\/completions 200 /m);
+  assert.ok(!/secret|key/.test(lines.join("\n")), lines.join("\n"));
+  const silentLines: string[] = [];
+  await (await complete(createApp(fakeLLM().llm, { log: { ...log, info: (line) => void silentLines.push(line) } }), {})).text();
+  assert.deepEqual(silentLines, [], "off by default");
 });
 
 test("a request that fails by somebody's mod is logged by its message, without where in our code that was found", async () => {

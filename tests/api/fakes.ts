@@ -20,6 +20,8 @@ export interface FakeEngineOptions {
   readonly reply?: string;
   readonly tokensPerStep?: number;
   readonly stepMs?: number;
+  /** What it says of its waiting, with the first token. */
+  readonly queueSeconds?: number;
   readonly maxModelLen?: number;
   /** Dies in this step of any request. */
   readonly dieAtToken?: number;
@@ -52,7 +54,7 @@ export class FakeEngine implements EngineClient {
   }
 
   async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncGenerator<Delta, void, void> {
-    const { reply, tokensPerStep = 1, stepMs, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
+    const { reply, tokensPerStep = 1, stepMs, queueSeconds, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
     const script = reply === undefined ? undefined : [...new TextEncoder().encode(reply), eos];
     this.seen.push({ prompt: Array.from(prompt), params });
     this.#running++;
@@ -80,7 +82,7 @@ export class FakeEngine implements EngineClient {
         this.#generationTokens += tokens.length;
         const last = tokens.at(-1)!;
         yield {
-          id: "fake", tokens, ...(finish && { finish }), ...(finish === "stop" && last !== eos && { stopTokenId: last }),
+          id: "fake", tokens, ...(queueSeconds !== undefined && made === tokens.length && { queueSeconds }), ...(finish && { finish }), ...(finish === "stop" && last !== eos && { stopTokenId: last }),
           ...(params.logprobs !== undefined && {
             logprobs: tokens.map((token) => ({
               token, logprob: -0.5, rank: 1, top: Array.from({ length: params.logprobs! }, (_, i) => ({ token: i === 0 ? token : 65 + i, logprob: i < 2 ? -0.5 - i : -Infinity })),
