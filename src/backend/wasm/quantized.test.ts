@@ -165,7 +165,7 @@ for (const dtype of dtypes) {
           for (const r of [0, 5, 6]) assert.equal(p.inexact(r, alone[r]!), undefined, `${what}, row ${r}`);
         }
         // Every shape of tile and what is left of it; at one depth and for this machine's own kernels every count.
-        for (const rows of k === 33 && operand === machine ? everyCount : [1, 5, 6, 10, 12, 13, most]) {
+        for (const rows of k === 33 && operand === machine ? everyCount : [1, 5, 6, 10, 12, 13, 40, 41, most]) {
           assert.equal(difference(p.run(rows), alone, rows, n, p.outStride), undefined, `${what}, ${rows} rows, ${operand}`);
         }
         if (extras === "both") assert.equal(difference(p.run(13, 0, true), alone, 13, n, p.outStride), undefined, `${what}: residual in place, ${operand}`);
