@@ -15,6 +15,7 @@ import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { findModel, withChatTemplate } from "./llm/find-model.ts";
 import { checkMessages, checkOptions, unknownOption } from "./llm/known.ts";
+import { badWordIds } from "./llm/bad-words.ts";
 import { checkParams, fitMaxTokens, generateOptions, type CheckedParams, type GenerateParams } from "./llm/params.ts";
 import { defaultSampling } from "./sampling/params.ts";
 import { startText, type ChatMessage, type TextService } from "./tokenizer/text.ts";
@@ -167,17 +168,22 @@ export class LLM implements AsyncDisposable {
       const name = params.spell("stop");
       throw new BadRequest(name, `${name} needs text, and no tokenizer is loaded (--skip-tokenizer-init); use ${params.spell("stopTokenIds")}`);
     }
-    const { stop, includeStopStrInOutput, sampling } = params;
-    let maxTokens = 0;
+    const { stop, badWords: words, includeStopStrInOutput, sampling, spell } = params;
+    if (!this.#text && words.length > 0) {
+      const name = spell("badWords");
+      throw new BadRequest(name, `${name} needs a tokenizer, and none is loaded (--skip-tokenizer-init); use ${spell("logitBias")}`);
+    }
+    let maxTokens = 0, badWords: readonly (readonly number[])[] = [];
     return new Generation({
       encode: async () => {
         const prompt = await encode();
         maxTokens = fitMaxTokens(prompt.length, params, fallbackTokens, this.info.maxModelLen, field);
+        if (this.#text && words.length > 0) badWords = await badWordIds(this.#text, words);
         return prompt;
       },
-      start: (prompt, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, maxTokens }, stopped), {
+      start: (prompt, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, badWords, maxTokens }, stopped), {
         decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
-        stop, includeStopStrInOutput,
+        stop, includeStopStrInOutput, spell, minTokens: sampling.minTokens,
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
       }),
     }, signal);
@@ -268,15 +274,16 @@ async function resolveAttention(attention: AttentionOverride, path: string): Pro
 /** Sampling defaults the model's makers recommend, from generation_config.json: its text, or what is in it. Throws UsageError when it is not JSON. */
 function generationDefaults(source: string | object | undefined): GenerateParams {
   if (source === undefined) return {};
-  let config: { readonly temperature?: number; readonly top_p?: number; readonly top_k?: number; readonly min_p?: number };
+  let config: { readonly temperature?: number; readonly top_p?: number; readonly top_k?: number; readonly min_p?: number; readonly repetition_penalty?: number };
   try {
     config = typeof source === "string" ? JSON.parse(source) : source;
   } catch (error) {
     throw new UsageError(`generation_config.json is not valid JSON (${(error as Error).message}); mend it, or pass --generation-config vllm`);
   }
-  const { temperature, top_p: topP, top_k: topK, min_p: minP } = config;
+  const { temperature, top_p: topP, top_k: topK, min_p: minP, repetition_penalty: repetitionPenalty } = config;
   return {
     ...(typeof temperature === "number" && { temperature }), ...(typeof topP === "number" && { topP }),
     ...(typeof topK === "number" && { topK }), ...(typeof minP === "number" && { minP }),
+    ...(typeof repetitionPenalty === "number" && { repetitionPenalty }),
   };
 }

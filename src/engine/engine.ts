@@ -11,7 +11,8 @@ import { invariant, UsageError } from "../core/errors.ts";
 import { uniform } from "../core/random.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
-import { Sampler } from "../sampling/sampler.ts";
+import { LogitRules } from "../sampling/rules.ts";
+import { argmax, Sampler } from "../sampling/sampler.ts";
 import { Batch } from "./batch.ts";
 import { PagePool } from "./page-pool.ts";
 import type { Delta, FinishReason, Stats } from "./messages.ts";
@@ -21,7 +22,7 @@ import { Sequence } from "./sequence.ts";
 /** What the engine needs of a model. */
 export interface ForwardModel {
   readonly vocabSize: number;
-  /** Computes the batch's tokens into the KV cache. Resolves to f32 [batch.numLogits, vocabSize], row-major, valid until the next call. */
+  /** Computes the batch's tokens into the KV cache. Resolves to f32 [batch.numLogits, vocabSize], row-major, valid until the next call; the engine may write to it. */
   forward(batch: Batch): Promise<Float32Array>;
 }
 
@@ -89,7 +90,7 @@ export class Engine {
       return;
     }
     const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
-    const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen);
+    const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen, LogitRules.of(params, prompt, this.#eos));
     this.#sequences.set(id, sequence);
     this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);
@@ -185,9 +186,13 @@ export class Engine {
   }
 
   #advance(sequence: Sequence, numTokens: number, logits: Float32Array | undefined): void {
-    const { id, params } = sequence;
+    const { id, params, rules } = sequence;
     if (!logits) return sequence.advance(numTokens, undefined);
-    const token = this.#sampler.sample(logits, params, sequence.seed, sequence.numTokens);
+    const token = this.#sampler.sample(logits, params, sequence.seed, sequence.numTokens, rules);
+    if (token === undefined && rules && argmax(logits) !== undefined) {
+      const message = `after ${sequence.numGenerated} tokens of output no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more`;
+      return this.#end(sequence, { id, tokens: [], finish: "error", message, param: params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens" });
+    }
     if (token === undefined) {
       const message = `the model's logits for token ${sequence.numTokens} are not numbers (NaN or infinity)`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message });
@@ -199,6 +204,7 @@ export class Engine {
     }
     this.#generationTokens++;
     sequence.advance(numTokens, token);
+    rules?.add(token);
     const delta: Delta = {
       id, tokens: [token],
       ...(queueSeconds !== undefined && { queueSeconds }),

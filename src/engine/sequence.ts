@@ -12,6 +12,7 @@
  */
 import { invariant } from "../core/errors.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+import type { LogitRules } from "../sampling/rules.ts";
 
 export type SequenceState = "waiting" | "running" | "finished";
 
@@ -20,6 +21,8 @@ export class Sequence {
   readonly params: SamplingParams;
   /** The seed its random numbers come from: the request's own, or one the engine drew. */
   readonly seed: number;
+  /** What it changes in its logits, if anything. Outlives a preemption, as its tokens do. */
+  readonly rules: LogitRules | undefined;
   readonly numPromptTokens: number;
   /** Known tokens at which it ends by length: prompt + maxTokens, or the context. */
   readonly capacity: number;
@@ -30,10 +33,11 @@ export class Sequence {
   #numComputed = 0;
   #state: SequenceState = "waiting";
 
-  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number) {
+  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, rules?: LogitRules) {
     this.id = id;
     this.params = params;
     this.seed = seed;
+    this.rules = rules;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
     const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;

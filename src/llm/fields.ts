@@ -52,11 +52,12 @@ export function own(raw: Raw, field: string): unknown {
 }
 
 function describe(kind: string, { min, above, max }: NumberBounds): string {
+  if (above !== undefined && max === Infinity) return `${kind} above ${above}`;
   return above !== undefined ? `${kind} above ${above} and at most ${max}` : `${kind} from ${min ?? 0} to ${max}`;
 }
 
 function within(value: number, { min, above, max }: NumberBounds): boolean {
-  return value <= max && (min === undefined || value >= min) && (above === undefined || value > above);
+  return Number.isFinite(value) && value <= max && (min === undefined || value >= min) && (above === undefined || value > above);
 }
 
 /** Typed access to the fields of `raw`. Each method takes the field's name in code and returns undefined when it is absent. */
@@ -102,8 +103,27 @@ export function fieldsOf(raw: Raw, spell: Spelling = camelCase) {
       const value = own(raw, name);
       return value === undefined ? undefined : tokenIds(name, value, vocabSize, maxItems);
     },
+
+    /** An object with token ids below `vocabSize` for names and a number for each, as JSON has a map. */
+    tokenNumbers(field: string, vocabSize: number, { maxItems, ...bounds }: ListBounds & NumberBounds): ReadonlyMap<number, number> | undefined {
+      const name = spell(field);
+      const value = own(raw, name);
+      if (value === undefined) return undefined;
+      if (!isObject(value)) throw mustBe(name, value, 'an object of numbers by token id, such as {"5": -1}');
+      const entries = Object.entries(value);
+      if (entries.length > maxItems) throw mustBe(name, `${entries.length} token ids`, `an object of at most ${maxItems}`);
+      return new Map(entries.map(([key, number]) => {
+        const id = /^\d+$/.test(key) ? Number(key) : NaN;
+        if (!(id < vocabSize)) throw mustBe(name, key, idBelow(vocabSize), `${name}'s token id`);
+        if (typeof number !== "number" || !within(number, bounds)) throw mustBe(name, number, describe("a number", bounds), `${name}[${id}]`);
+        return [id, number];
+      }));
+    },
   };
 }
+
+const idBelow = (vocabSize: number): string =>
+  (vocabSize === Infinity ? "an integer from 0" : `an integer from 0 to ${vocabSize - 1}, as the model's vocabulary has ${vocabSize} tokens`);
 
 /** `value` as token ids in [0, vocabSize). A list or an Int32Array. */
 export function tokenIds(name: string, value: unknown, vocabSize: number, maxItems: number, path = name): readonly number[] {
@@ -112,7 +132,7 @@ export function tokenIds(name: string, value: unknown, vocabSize: number, maxIte
   const ids: readonly unknown[] = Array.from(value);
   return ids.map((id, i) => {
     const ok = Number.isInteger(id) && (id as number) >= 0 && (id as number) < vocabSize;
-    if (!ok) throw mustBe(name, id, `an integer from 0 to ${vocabSize - 1}, as the model's vocabulary has ${vocabSize} tokens`, `${path}[${i}]`);
+    if (!ok) throw mustBe(name, id, idBelow(vocabSize), `${path}[${i}]`);
     return id as number;
   });
 }

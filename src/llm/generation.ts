@@ -8,6 +8,7 @@
 import { BadRequest } from "../core/errors.ts";
 import { Queue } from "../core/queue.ts";
 import type { Delta, FinishReason, TokenLogprobs } from "../engine/messages.ts";
+import type { Spelling } from "./fields.ts";
 import { StopStrings } from "./stop-strings.ts";
 
 export interface GenerationDelta {
@@ -52,6 +53,10 @@ export interface OutputOptions {
   readonly decoder: TokenDecoder | undefined;
   readonly stop: readonly string[];
   readonly includeStopStrInOutput: boolean;
+  /** In the text of so many tokens no stop string ends. */
+  readonly minTokens: number;
+  /** How the caller spells field names. */
+  readonly spell: Spelling;
   /** Tokens that end the output and are no part of its text. */
   readonly endTokens: ReadonlySet<number>;
 }
@@ -64,16 +69,18 @@ export class GenerationFailed extends Error {
 /** Text and stop strings over the engine's deltas. Returning early (a stop string) ends the engine's request. */
 export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputOptions): AsyncGenerator<GenerationDelta, void, void> {
   const stops = new StopStrings(options.stop, options.includeStopStrInOutput);
+  let made = 0;
   for await (const delta of deltas) {
-    if (delta.finish === "error" && delta.param !== undefined) throw new BadRequest(delta.param, delta.message ?? `${delta.param} is refused`);
+    if (delta.finish === "error" && delta.param !== undefined) throw new BadRequest(options.spell(delta.param), delta.message ?? `${options.spell(delta.param)} is refused`);
     if (delta.finish === "error") throw new GenerationFailed(delta.message ?? "the engine could not finish this request");
     const tokens: number[] = [];
     let text = "";
     for (const token of delta.tokens) {
       tokens.push(token);
+      made++;
       const ends = delta.finish === "stop" && tokens.length === delta.tokens.length && options.endTokens.has(token);
       if (!options.decoder || (ends && !options.includeStopStrInOutput)) continue;
-      const scan = stops.push(options.decoder.push([token]));
+      const scan = stops.push(options.decoder.push([token]), made > options.minTokens);
       text += scan.text;
       if (scan.stop !== undefined) {
         yield output(text, tokens, delta, "stop", scan.stop);
@@ -84,7 +91,7 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
       yield output(text, tokens, delta);
       continue;
     }
-    const scan = stops.push(options.decoder?.flush() ?? "");
+    const scan = stops.push(options.decoder?.flush() ?? "", made > options.minTokens);
     text += scan.text;
     if (scan.stop !== undefined) yield output(text, tokens, delta, "stop", scan.stop);
     else yield output(text + stops.flush(), tokens, delta, delta.finish, delta.stopTokenId);

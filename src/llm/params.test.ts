@@ -7,8 +7,12 @@ import { checkParams, fitMaxTokens } from "./params.ts";
 const vocabSize = 100;
 
 test("nothing asked for gives vLLM's defaults", () => {
-  const { sampling, maxTokens, stop } = checkParams({}, vocabSize);
-  assert.deepEqual(sampling, { temperature: 1, topP: 1, topK: 0, minP: 0, seed: undefined, stopTokenIds: [], ignoreEos: false, logprobs: undefined });
+  const { sampling, maxTokens, stop, badWords } = checkParams({}, vocabSize);
+  assert.deepEqual(sampling, {
+    temperature: 1, topP: 1, topK: 0, minP: 0, seed: undefined, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, logitBias: undefined,
+    allowedTokenIds: undefined, minTokens: 0, stopTokenIds: [], ignoreEos: false, logprobs: undefined,
+  });
+  assert.deepEqual(badWords, []);
   assert.equal(maxTokens, undefined);
   assert.deepEqual(stop, []);
 });
@@ -24,6 +28,13 @@ test("every field at and beyond its bounds is taken or refused by its name, in t
     logprobs: { good: [0, 20], bad: [-1, 21, 1.5, true] },
     stop: { good: ["x", ["x", "yy"], []], bad: ["", [""], ["a", 1], 5, "\ud800", Array(65).fill("x"), "x".repeat(1025)] },
     stopTokenIds: { good: [[], [0, 99]], bad: [[100], [-1], [1.5], ["1"], 5, "5", Array(1025).fill(1)] },
+    repetitionPenalty: { good: [1e-9, 1, 5], bad: [0, -1, Infinity, NaN, "1"] },
+    presencePenalty: { good: [-2, 2], bad: [-2.01, 2.01, NaN, "0"] },
+    frequencyPenalty: { good: [-2, 2], bad: [-2.01, 2.01, NaN, true] },
+    logitBias: { good: [{}, { 0: -100, 99: 100 }], bad: [[], 5, "5", { 100: 1 }, { "-1": 1 }, { x: 1 }, { 1.5: 1 }, { "": 1 }, { 5: 101 }, { 5: "1" }, { 5: null }, Object.fromEntries(Array.from({ length: 16_385 }, (_, i) => [i, 0]))] },
+    allowedTokenIds: { good: [[0], [99, 99]], bad: [[], [100], [-1], 5, "5", {}] },
+    badWords: { good: [[], ["x", " y"]], bad: [[""], ["  "], [5], Array(1001).fill("x"), ["x".repeat(1025)], "\ud800"] },
+    minTokens: { good: [0, 5], bad: [-1, 1.5, 2 ** 31, "1"] },
     ignoreEos: { good: [true, false], bad: ["true", 0, 1] },
     includeStopStrInOutput: { good: [true], bad: [1] },
     skipSpecialTokens: { good: [false], bad: ["no"] },
@@ -56,6 +67,12 @@ test("what may be generated is what was asked, the default cut to the context, o
   assert.equal(fitMaxTokens(90, asked(), 16, 100, "prompt"), 10);
   assert.equal(fitMaxTokens(10, asked(), Infinity, 100, "messages"), 90);
   assert.throws(() => fitMaxTokens(10, asked(91), 16, 100, "prompt"), (error) => error instanceof BadRequest && error.param === "maxTokens" && /at most 90.*10 tokens.*100/.test(error.message));
+  assert.equal(fitMaxTokens(10, checkParams({ minTokens: 16 }, vocabSize), 16, 100, "prompt"), 16);
+  for (const params of [{ minTokens: 17 }, { maxTokens: 5, minTokens: 6 }]) {
+    const most = params.maxTokens ?? 16;
+    assert.throws(() => fitMaxTokens(10, checkParams(params, vocabSize), 16, 100, "prompt"), (error) =>
+      error instanceof BadRequest && error.param === "minTokens" && error.message === `minTokens is ${params.minTokens}; it must be at most ${most}, which is all that may be generated (maxTokens)`);
+  }
   assert.throws(() => fitMaxTokens(100, asked(), 16, 100, "messages"), (error) => error instanceof BadRequest && error.param === "messages" && /100 tokens.*at most 99/.test(error.message));
   assert.throws(() => fitMaxTokens(0, asked(), 16, 100, "prompt"), (error) => error instanceof BadRequest && error.param === "prompt");
 });

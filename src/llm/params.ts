@@ -6,7 +6,7 @@
  */
 import { BadRequest } from "../core/errors.ts";
 import { defaultSampling, maxLogprobs, type SamplingParams } from "../sampling/params.ts";
-import { camelCase, fieldsOf, type ListBounds, type NumberBounds, type Raw, type Spelling } from "./fields.ts";
+import { camelCase, fieldsOf, mustBe, type ListBounds, type NumberBounds, type Raw, type Spelling } from "./fields.ts";
 
 export interface GenerateParams {
   /** 0 takes the likeliest token. Default 1. */
@@ -19,6 +19,20 @@ export interface GenerateParams {
   readonly minP?: number;
   /** Same seed, same prompt, same tokens. */
   readonly seed?: number;
+  /** Divides positive logits of tokens that the prompt or the output has, multiplies others: above 1 they become rarer. Above 0; default 1. */
+  readonly repetitionPenalty?: number;
+  /** Taken from the logit of a token that the output has. In [-2, 2]; default 0. */
+  readonly presencePenalty?: number;
+  /** Taken from the logit of a token for each time that the output has it. In [-2, 2]; default 0. */
+  readonly frequencyPenalty?: number;
+  /** Added to the logits of these token ids: `{ 5: -100 }`. In [-100, 100]. */
+  readonly logitBias?: Readonly<Record<number, number>>;
+  /** Only these token ids may be generated. */
+  readonly allowedTokenIds?: readonly number[];
+  /** Texts that the output may not have: the last token of one is not generated after those before it. */
+  readonly badWords?: readonly string[];
+  /** Tokens before which neither an end token nor a stop id nor a stop string ends the output. Default 0. */
+  readonly minTokens?: number;
   /** Most tokens to generate. Default 16 for `generate`, the rest of the context for `chat`. */
   readonly maxTokens?: number;
   /** Texts that end the output; it ends just before the first of them. */
@@ -43,7 +57,8 @@ export interface GenerateParams {
 
 /** Every name of `GenerateParams`, for callers whom no type checker helps. */
 export const generateOptions: readonly string[] = Object.keys({
-  temperature: true, topP: true, topK: true, minP: true, seed: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
+  temperature: true, topP: true, topK: true, minP: true, seed: true, repetitionPenalty: true, presencePenalty: true, frequencyPenalty: true, logitBias: true,
+  allowedTokenIds: true, badWords: true, minTokens: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
   ignoreEos: true, logprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, signal: true,
 } satisfies Readonly<Record<keyof GenerateParams, true>>);
 
@@ -56,6 +71,13 @@ export const limits = {
   topK: { min: -1, max: maxInt32 },
   minP: { min: 0, max: 1 },
   seed: { min: Number.MIN_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER },
+  repetitionPenalty: { above: 0, max: Infinity },
+  presencePenalty: { min: -2, max: 2 },
+  frequencyPenalty: { min: -2, max: 2 },
+  logitBias: { min: -100, max: 100, maxItems: 16_384 },
+  allowedTokenIds: { maxItems: 2 ** 20 },
+  badWords: { maxItems: 1000, maxLength: 1024 },
+  minTokens: { min: 0, max: maxInt32 },
   maxTokens: { min: 1, max: maxInt32 },
   logprobs: { min: 0, max: maxLogprobs },
   stop: { maxItems: 64, maxLength: 1024 },
@@ -64,7 +86,9 @@ export const limits = {
 
 /** GenerateParams once checked: every default is filled in except `maxTokens`, which depends on the prompt. */
 export interface CheckedParams {
-  readonly sampling: Omit<SamplingParams, "maxTokens">;
+  readonly sampling: Omit<SamplingParams, "maxTokens" | "badWords">;
+  /** Texts still: token ids once there is a tokenizer (bad-words.ts). */
+  readonly badWords: readonly string[];
   readonly maxTokens: number | undefined;
   readonly stop: readonly string[];
   readonly includeStopStrInOutput: boolean;
@@ -80,6 +104,11 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
   const fields = fieldsOf(raw, spell);
   const topK = fields.integer("topK", limits.topK) ?? defaultSampling.topK;
   const seed = fields.integer("seed", limits.seed);
+  const allowedTokenIds = fields.tokenIds("allowedTokenIds", vocabSize, limits.allowedTokenIds);
+  if (allowedTokenIds?.length === 0) throw mustBe(spell("allowedTokenIds"), allowedTokenIds, "a list of at least one token id; leave it out to allow all");
+  const badWords = fields.texts("badWords", limits.badWords) ?? [];
+  const blank = badWords.findIndex((word) => word.trim() === "");
+  if (blank >= 0) throw mustBe(spell("badWords"), badWords[blank], "more than spaces", `${spell("badWords")}[${blank}]`);
   return {
     sampling: {
       temperature: fields.number("temperature", limits.temperature) ?? defaultSampling.temperature,
@@ -88,10 +117,17 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
       minP: fields.number("minP", limits.minP) ?? defaultSampling.minP,
       // vLLM's clients send -1 for "no seed".
       seed: seed === -1 ? undefined : seed,
+      repetitionPenalty: fields.number("repetitionPenalty", limits.repetitionPenalty) ?? defaultSampling.repetitionPenalty,
+      presencePenalty: fields.number("presencePenalty", limits.presencePenalty) ?? defaultSampling.presencePenalty,
+      frequencyPenalty: fields.number("frequencyPenalty", limits.frequencyPenalty) ?? defaultSampling.frequencyPenalty,
+      logitBias: fields.tokenNumbers("logitBias", vocabSize, limits.logitBias),
+      allowedTokenIds,
+      minTokens: fields.integer("minTokens", limits.minTokens) ?? defaultSampling.minTokens,
       stopTokenIds: fields.tokenIds("stopTokenIds", vocabSize, limits.stopTokenIds) ?? [],
       ignoreEos: fields.boolean("ignoreEos") ?? false,
       logprobs: fields.integer("logprobs", limits.logprobs),
     },
+    badWords,
     maxTokens: fields.integer("maxTokens", limits.maxTokens),
     stop: fields.texts("stop", limits.stop) ?? [],
     includeStopStrInOutput: fields.boolean("includeStopStrInOutput") ?? false,
@@ -104,9 +140,21 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
 
 /**
  * The tokens that may be generated after a prompt of `promptTokens`: what was asked, or `fallback` cut to the rest of the context.
- * Throws BadRequest for the prompt when it leaves no room, for maxTokens when it asks for more than the rest.
+ * Throws BadRequest for the prompt when it leaves no room, for maxTokens when it asks for more than the rest, for minTokens above it.
  */
 export function fitMaxTokens(
+  promptTokens: number, params: CheckedParams, fallback: number, maxModelLen: number, promptField: string,
+): number {
+  const maxTokens = fit(promptTokens, params, fallback, maxModelLen, promptField);
+  const { minTokens } = params.sampling;
+  if (minTokens > maxTokens) {
+    const field = params.spell("minTokens");
+    throw new BadRequest(field, `${field} is ${minTokens}; it must be at most ${maxTokens}, which is all that may be generated (${params.spell("maxTokens")})`);
+  }
+  return maxTokens;
+}
+
+function fit(
   promptTokens: number, params: CheckedParams, fallback: number, maxModelLen: number, promptField: string,
 ): number {
   if (promptTokens === 0) throw new BadRequest(promptField, `${promptField} has no tokens; give at least one`);

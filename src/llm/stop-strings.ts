@@ -36,8 +36,8 @@ export class StopStrings {
     this.#keepStop = keepStop;
   }
 
-  /** Adds a piece of text. After a result with `stop`, call nothing more. */
-  push(piece: string): StopScan {
+  /** Adds a piece of text. After a result with `stop`, call nothing more. A stop string that ends in a piece that may not stop is none. */
+  push(piece: string, mayStop = true): StopScan {
     if (this.#patterns.length === 0) return { text: piece };
     const text = this.#held + piece;
     for (let i = this.#held.length; i < text.length; i++) {
@@ -47,7 +47,9 @@ export class StopStrings {
           pattern.state = pattern.fail[pattern.state]!;
         }
         if (pattern.text[pattern.state] === text[i]) pattern.state++;
-        if (pattern.state === pattern.text.length && pattern.state > found.length) found = pattern.text;
+        if (pattern.state < pattern.text.length) continue;
+        if (!mayStop) pattern.state = pattern.fail[pattern.state]!;
+        else if (pattern.state > found.length) found = pattern.text;
       }
       if (found) return { text: text.slice(0, this.#keepStop ? i + 1 : i + 1 - found.length), stop: found };
     }

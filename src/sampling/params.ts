@@ -14,6 +14,20 @@ export interface SamplingParams {
   readonly seed: number | undefined;
   /** Which of several completions of one prompt this is: its own random numbers under the same seed. Default 0. */
   readonly choice?: number;
+  /** Divides positive logits of tokens in prompt or output, multiplies others: above 1 they become rarer. Above 0; default 1. */
+  readonly repetitionPenalty: number;
+  /** Taken from the logits of tokens in the output. In [-2, 2]; default 0. */
+  readonly presencePenalty: number;
+  /** The same, for each time that a token stands in the output. In [-2, 2]; default 0. */
+  readonly frequencyPenalty: number;
+  /** Added to the logits of tokens, by id. In [-100, 100]. */
+  readonly logitBias: ReadonlyMap<number, number> | undefined;
+  /** Only these may be generated; undefined allows all. */
+  readonly allowedTokenIds: readonly number[] | undefined;
+  /** Runs of tokens that may not be generated. */
+  readonly badWords: readonly (readonly number[])[];
+  /** Tokens before which no end token and no stop id is generated. Default 0. */
+  readonly minTokens: number;
   /** Most tokens to generate. */
   readonly maxTokens: number;
   /** Token ids that end the output, besides the model's own end tokens. */
@@ -25,13 +39,16 @@ export interface SamplingParams {
 }
 
 export const defaultSampling: SamplingParams = {
-  temperature: 1, topP: 1, topK: 0, minP: 0, seed: undefined, maxTokens: 16, stopTokenIds: [], ignoreEos: false, logprobs: undefined,
+  temperature: 1, topP: 1, topK: 0, minP: 0, seed: undefined, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, logitBias: undefined,
+  allowedTokenIds: undefined, badWords: [], minTokens: 0, maxTokens: 16, stopTokenIds: [], ignoreEos: false, logprobs: undefined,
 };
 
 /** Most log-probabilities of a token, as in vLLM. */
 export const maxLogprobs = 20;
 
 const count = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
+const within = (value: number, bound: number): boolean => value >= -bound && value <= bound;
+const ids = (list: readonly number[], vocabSize: number): boolean => list.every((id) => count(id) && id < vocabSize);
 
 /** One row for each field: what it must be, and whether it is. */
 const bounds: Readonly<Record<keyof SamplingParams, readonly [expected: string, (p: SamplingParams, vocabSize: number) => boolean]>> = {
@@ -41,8 +58,15 @@ const bounds: Readonly<Record<keyof SamplingParams, readonly [expected: string, 
   minP: ["from 0 to 1", (p) => p.minP >= 0 && p.minP <= 1],
   seed: ["a safe integer", (p) => p.seed === undefined || Number.isSafeInteger(p.seed)],
   choice: ["an integer from 0", (p) => p.choice === undefined || count(p.choice)],
+  repetitionPenalty: ["a number above 0", (p) => p.repetitionPenalty > 0 && p.repetitionPenalty < Infinity],
+  presencePenalty: ["from -2 to 2", (p) => within(p.presencePenalty, 2)],
+  frequencyPenalty: ["from -2 to 2", (p) => within(p.frequencyPenalty, 2)],
+  logitBias: ["token ids with numbers from -100 to 100", ({ logitBias = new Map() }, vocabSize) => ids([...logitBias.keys()], vocabSize) && [...logitBias.values()].every((bias) => within(bias, 100))],
+  allowedTokenIds: ["a list of at least one token id", ({ allowedTokenIds }, vocabSize) => allowedTokenIds === undefined || (allowedTokenIds.length > 0 && ids(allowedTokenIds, vocabSize))],
+  badWords: ["lists of token ids", (p, vocabSize) => p.badWords.every((word) => word.length > 0 && ids(word, vocabSize))],
+  minTokens: ["an integer from 0 to maxTokens", (p) => count(p.minTokens) && p.minTokens <= p.maxTokens],
   maxTokens: ["an integer from 1", (p) => count(p.maxTokens) && p.maxTokens > 0],
-  stopTokenIds: ["a list of token ids", (p, vocabSize) => p.stopTokenIds.every((id) => count(id) && id < vocabSize)],
+  stopTokenIds: ["a list of token ids", (p, vocabSize) => ids(p.stopTokenIds, vocabSize)],
   ignoreEos: ["true or false", (p) => typeof p.ignoreEos === "boolean"],
   logprobs: [`an integer from 0 to ${maxLogprobs}`, (p) => p.logprobs === undefined || (count(p.logprobs) && p.logprobs <= maxLogprobs)],
 };

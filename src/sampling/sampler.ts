@@ -1,5 +1,5 @@
 /**
- * Logits -> token, with vLLM V1's order: temperature, min-p, top-k, top-p, then one draw.
+ * Logits -> token, with vLLM V1's order: the request's own rules (rules.ts), temperature, min-p, top-k, top-p, then one draw.
  *
  *   order    tokens by logit, likeliest first, equal logits by lowest id: a strict order, so every set below is exact
  *   top-k    the first k                     min-p   those with p >= minP * p(first)
@@ -12,6 +12,7 @@
  */
 import { uniform } from "../core/random.ts";
 import type { SamplingParams } from "./params.ts";
+import type { LogitRules } from "./rules.ts";
 
 /** Below this the likeliest token is taken. */
 const greedyTemperature = 1e-5;
@@ -25,6 +26,8 @@ export class Sampler {
   readonly #ids: Int32Array;
   /** exp((logit - max) / temperature) of token id, where id is a candidate. */
   readonly #mass: Float64Array;
+  /** Logits of which only some tokens are left; made when a request first asks for that. */
+  #scratch: Float32Array | undefined;
 
   constructor(vocabSize: number) {
     this.#ids = new Int32Array(vocabSize);
@@ -33,9 +36,17 @@ export class Sampler {
 
   /**
    * The token for `position` (its index in the sequence), or undefined where the logits have no distribution: one is NaN or
-   * +Infinity, or all are -Infinity. `logits`: f32 [vocabSize].
+   * +Infinity, or all are -Infinity, perhaps by the `rules`. `logits`: f32 [vocabSize], written to meanwhile and left as they were.
    */
-  sample(logits: Float32Array, params: SamplingParams, seed: number, position: number): number | undefined {
+  sample(logits: Float32Array, params: SamplingParams, seed: number, position: number, rules?: LogitRules): number | undefined {
+    if (rules === undefined) return this.#choose(logits, params, seed, position);
+    const row = rules.apply(logits, (this.#scratch ??= new Float32Array(this.#ids.length)).subarray(0, logits.length));
+    const token = this.#choose(row, params, seed, position);
+    rules.restore(row);
+    return token;
+  }
+
+  #choose(logits: Float32Array, params: SamplingParams, seed: number, position: number): number | undefined {
     const best = argmax(logits);
     if (best === undefined || params.temperature < greedyTemperature) return best;
     const ids = this.#ids, mass = this.#mass;

@@ -40,13 +40,6 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
   n: { neutral: is(1), only: "1 choice for each prompt (n > 1 is not supported yet); send the request n times with different seeds" },
   best_of: { neutral: is(1), only: "1" },
   use_beam_search: { neutral: is(false), only: "false" },
-  frequency_penalty: { neutral: is(0), only: "0 (penalties are not supported yet)" },
-  presence_penalty: { neutral: is(0), only: "0 (penalties are not supported yet)" },
-  repetition_penalty: { neutral: is(1), only: "1 (penalties are not supported yet)" },
-  logit_bias: { neutral: empty, only: "an empty object" },
-  allowed_token_ids: { neutral: never, only: "null" },
-  bad_words: { neutral: empty, only: "an empty list" },
-  min_tokens: { neutral: is(0), only: "0" },
   prompt_logprobs: { neutral: never, only: "null" },
   echo: { neutral: is(false), only: "false" },
   suffix: { neutral: empty, only: "an empty string" },
@@ -73,6 +66,7 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
 
 const samplingFields = [
   "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
+  "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens",
   "ignore_eos", "skip_special_tokens", "add_special_tokens",
 ] as const;
 

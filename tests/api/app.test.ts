@@ -138,6 +138,27 @@ test("logprobs have OpenAI's form in both routes, streamed and not", async () =>
   assert.equal((await json(complete(app, { logprobs: 0, max_tokens: 1, return_tokens_as_token_ids: true }))).choices[0].logprobs.tokens[0], "token_id:97");
 });
 
+test("what changes the logits reaches the engine, bad words as the tokens they are written in, and a stop string can stay in the text", async () => {
+  const { llm, engine } = fakeLLM({ reply: "one END" });
+  const app = createApp(llm);
+  const body = {
+    repetition_penalty: 1.1, presence_penalty: -2, frequency_penalty: 0.5, logit_bias: { 97: -100, 5: 1.5 }, allowed_token_ids: [1, 2], bad_words: ["ab", " c"], min_tokens: 4,
+    max_tokens: 20, stop: ["one", "END"], include_stop_str_in_output: true,
+  };
+  for (const send of [complete, chat]) {
+    const { choices: [choice] } = await json(send(app, body));
+    assert.equal(choice.text ?? choice.message.content, "one END", "a stop string that ends before min_tokens is none");
+    assert.equal(choice.stop_reason, "END");
+    const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, allowedTokenIds, badWords, minTokens } = engine.seen.at(-1)!.params;
+    assert.deepEqual([repetitionPenalty, presencePenalty, frequencyPenalty, minTokens, allowedTokenIds], [1.1, -2, 0.5, 4, [1, 2]]);
+    assert.deepEqual(logitBias, new Map([[5, 1.5], [97, -100]]));
+    assert.deepEqual(badWords, [[97, 98], [99]]);
+  }
+  const tokensOnly = createApp(fakeLLM({ skipTokenizerInit: true }).llm);
+  await refused(complete(tokensOnly, { prompt: [1], bad_words: ["x"] }), 400, "bad_words", /logit_bias/);
+  await refused(complete(app, { max_tokens: 3, min_tokens: 4 }), 400, "min_tokens", /^min_tokens is 4; it must be at most 3, .*max_tokens/);
+});
+
 test("vLLM's extras reach the engine, and a stop reason comes back", async () => {
   const { llm, engine } = fakeLLM({ reply: "one END" });
   const app = createApp(llm);
@@ -145,7 +166,8 @@ test("vLLM's extras reach the engine, and a stop reason comes back", async () =>
   assert.equal(body.choices[0].text, "one ");
   assert.equal(body.choices[0].stop_reason, "END");
   assert.deepEqual(engine.seen[0]!.params, {
-    temperature: 1, topP: 0.9, topK: 5, minP: 0.1, seed: undefined, stopTokenIds: [1], ignoreEos: true, logprobs: undefined, maxTokens: 20,
+    temperature: 1, topP: 0.9, topK: 5, minP: 0.1, seed: undefined, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, logitBias: undefined,
+    allowedTokenIds: undefined, badWords: [], minTokens: 0, stopTokenIds: [1], ignoreEos: true, logprobs: undefined, maxTokens: 20,
   });
   assert.equal((await json(complete(app, { stop_token_ids: [33 - 1], max_tokens: 20 }))).choices[0].stop_reason, 32);
 });
@@ -154,8 +176,8 @@ const boundary: Readonly<Record<string, readonly unknown[]>> = {
   temperature: [-1, 101, "hot", true, [], {}], top_p: [0, -1, 1.1, "1"], top_k: [-2, 1.5, 2 ** 31, "1"], min_p: [-1, 1.1, "0"],
   max_tokens: [0, -1, 1.5, 10_000, 1e9, "16", true], seed: [1.5, 2 ** 53, "1"], stop: ["", [1], [""], 5, Array(65).fill("x")],
   stop_token_ids: [[258], [-1], [0.5], "1", {}], ignore_eos: [1, "true"], stream: [1, "yes"], skip_special_tokens: [0],
-  n: [0, -1, 2, 1e9, "1"], best_of: [2], frequency_penalty: [0.5, -3, "x"], presence_penalty: [1], repetition_penalty: [0, 1.1], logit_bias: [{ 1: 5 }, 5],
-  min_tokens: [1, -1], bad_words: [["x"]], allowed_token_ids: [[1]], use_beam_search: [true], prompt_logprobs: [0, 1], response_format: [{ type: "json_object" }, "x"],
+  n: [0, -1, 2, 1e9, "1"], best_of: [2], frequency_penalty: [2.5, -3, "x"], presence_penalty: [2.1], repetition_penalty: [0, -1, "1"],
+  logit_bias: [{ 1: 101 }, 5, { 258: 1 }, { x: 1 }, { 1: "1" }], min_tokens: [-1, 1.5, "1", 9999], bad_words: [[""], [5], [" "]], allowed_token_ids: [[], [258], 5], use_beam_search: [true], prompt_logprobs: [0, 1], response_format: [{ type: "json_object" }, "x"],
   structured_outputs: [{ regex: "a" }], priority: [1, -1], return_token_ids: [1], stream_options: [{ include_usage: true }, 5], tools: [[{}]],
   model: [5, {}],
 };

@@ -1,0 +1,126 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { stream } from "../core/random.ts";
+import { checkSampling, defaultSampling, type SamplingParams } from "./params.ts";
+import { LogitRules } from "./rules.ts";
+import { Sampler } from "./sampler.ts";
+
+/** vLLM's definition in its order, over the whole vocabulary, in doubles. */
+function oracle(logits: Float32Array, p: SamplingParams, prompt: readonly number[], output: readonly number[], ends: readonly number[]): number[] {
+  const x = [...logits];
+  if (p.allowedTokenIds) for (const id of x.keys()) if (!p.allowedTokenIds.includes(id)) x[id] = -Infinity;
+  for (const word of p.badWords) {
+    const before = word.slice(0, -1);
+    if (output.length >= before.length && before.every((token, i) => output[output.length - before.length + i] === token)) x[word.at(-1)!] = -Infinity;
+  }
+  if (output.length < p.minTokens) for (const id of [...ends, ...p.stopTokenIds]) x[id] = -Infinity;
+  for (const [id, bias] of p.logitBias ?? []) x[id]! += bias;
+  for (const id of x.keys()) {
+    const count = output.filter((token) => token === id).length;
+    if (count > 0 || prompt.includes(id)) x[id] = x[id]! > 0 ? x[id]! / p.repetitionPenalty : x[id]! * p.repetitionPenalty;
+    x[id]! -= p.frequencyPenalty * count;
+    x[id]! -= count > 0 ? p.presencePenalty : 0;
+  }
+  return x;
+}
+
+type Rule = "repetitionPenalty" | "presencePenalty" | "frequencyPenalty" | "logitBias" | "allowedTokenIds" | "badWords" | "minTokens";
+const rules: readonly Rule[] = ["repetitionPenalty", "presencePenalty", "frequencyPenalty", "logitBias", "allowedTokenIds", "badWords", "minTokens"];
+
+const random = stream(17);
+const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+const list = (length: number, vocabSize: number) => Array.from({ length }, () => int(0, vocabSize - 1));
+
+function draw(rule: Rule, vocabSize: number): Partial<SamplingParams> {
+  switch (rule) {
+    case "repetitionPenalty": return { repetitionPenalty: [0.5, 1.1, 1.3, 2, 10][int(0, 4)]! };
+    case "presencePenalty": return { presencePenalty: [-2, -0.3, 0.7, 2][int(0, 3)]! };
+    case "frequencyPenalty": return { frequencyPenalty: [-2, -0.1, 0.3, 2][int(0, 3)]! };
+    case "logitBias": return { logitBias: new Map(list(int(1, 5), vocabSize).map((id) => [id, random() * 200 - 100])) };
+    case "allowedTokenIds": return { allowedTokenIds: list(int(1, vocabSize), vocabSize) };
+    case "badWords": return { badWords: Array.from({ length: int(1, 8) }, () => list(int(1, 3), vocabSize)) };
+    case "minTokens": return { minTokens: int(1, 12), stopTokenIds: list(int(0, 2), vocabSize) };
+  }
+}
+
+function check(chosen: readonly Rule[], vocabSize: number): { changed: boolean; stuck: boolean } {
+  const params: SamplingParams = Object.assign({ ...defaultSampling, temperature: int(0, 1), maxTokens: 99 }, ...chosen.map((rule) => draw(rule, vocabSize)));
+  assert.equal(checkSampling(params, vocabSize), undefined);
+  const prompt = list(int(1, 10), vocabSize), ends = list(int(1, 2), vocabSize);
+  const made = LogitRules.of(params, Int32Array.from(prompt), new Set(ends))!;
+  const sampler = new Sampler(vocabSize), plain = new Sampler(vocabSize);
+  const output: number[] = [];
+  let changed = false, stuck = false;
+  for (let step = 0; step < 20; step++) {
+    const logits = Float32Array.from({ length: vocabSize }, () => (random() < 0.05 ? -Infinity : (random() - 0.5) * 12));
+    logits[int(0, vocabSize - 1)] = 3;
+    const before = logits.slice();
+    const expected = Float32Array.from(oracle(logits, params, prompt, output, ends));
+    const row = made.apply(logits, new Float32Array(vocabSize));
+    assert.deepEqual(row, expected, `${chosen.join()} after ${output.length} tokens`);
+    made.restore(row);
+    assert.deepEqual(logits, before, "the logits are as they were");
+    const token = sampler.sample(logits, params, 5, step, made);
+    assert.equal(token, plain.sample(expected, params, 5, step));
+    assert.deepEqual(logits, before);
+    changed ||= token !== plain.sample(logits, params, 5, step);
+    stuck ||= token === undefined;
+    const next = token ?? int(0, vocabSize - 1);
+    output.push(next);
+    made.add(next);
+  }
+  return { changed, stuck };
+}
+
+for (const rule of rules) {
+  test(`${rule} alone is vLLM's definition, to the bit`, () => {
+    let changed = 0;
+    for (let round = 0; round < 60; round++) if (check([rule], int(2, 40)).changed) changed++;
+    assert.ok(changed > 20, `it chose another token in ${changed} of 60 outputs`);
+  });
+}
+
+test("any rules together are vLLM's definition in its order, to the bit", () => {
+  let changed = 0, stuck = 0;
+  for (let round = 0; round < 500; round++) {
+    const some = rules.filter(() => random() < 0.5);
+    const got = check(some.length > 0 ? some : [rules[round % rules.length]!], int(2, 40));
+    if (got.changed) changed++;
+    if (got.stuck) stuck++;
+  }
+  assert.ok(changed > 300 && stuck > 20, `${changed} outputs were changed, ${stuck} had nothing left to choose`);
+});
+
+test("a request without rules has none, and neutral values are no rules", () => {
+  const of = (p: Partial<SamplingParams>) => LogitRules.of({ ...defaultSampling, ...p }, Int32Array.of(1), new Set([0]));
+  assert.equal(of({}), undefined);
+  assert.equal(of({ repetitionPenalty: 1, presencePenalty: -0, frequencyPenalty: 0, logitBias: new Map(), badWords: [], minTokens: 0, stopTokenIds: [3] }), undefined);
+  assert.notEqual(of({ allowedTokenIds: [1] }), undefined);
+});
+
+test("penalties at the ends of their ranges make no infinity of a number, and none of an infinity", () => {
+  for (const repetitionPenalty of [1e-300, 1e300]) {
+    const made = LogitRules.of({ ...defaultSampling, repetitionPenalty }, Int32Array.of(0, 1, 2), new Set())!;
+    const row = made.apply(Float32Array.of(5, -5, -Infinity), new Float32Array(3));
+    assert.ok(Number.isFinite(row[0]) && Number.isFinite(row[1]), String(row));
+    assert.equal(row[2], -Infinity);
+  }
+  const made = LogitRules.of({ ...defaultSampling, repetitionPenalty: 2 }, Int32Array.of(0, 1), new Set())!;
+  assert.deepEqual([...made.apply(Float32Array.of(Infinity, NaN), new Float32Array(2))], [Infinity, NaN], "the model's fault stays visible");
+});
+
+test("penalties touch the distinct tokens seen and nothing else", () => {
+  const vocabSize = 50_000;
+  const writes: number[] = [];
+  const logits = new Proxy(new Float32Array(vocabSize).fill(1), {
+    get: (target, key) => (key === "length" ? vocabSize : Reflect.get(target, key, target)),
+    set(target, key, value) {
+      writes.push(Number(key));
+      return Reflect.set(target, key, value, target);
+    },
+  });
+  const made = LogitRules.of({ ...defaultSampling, repetitionPenalty: 1.5, frequencyPenalty: 0.5 }, Int32Array.of(7, 7, 9), new Set([1]))!;
+  for (const token of [9, 4, 4, 4]) made.add(token);
+  made.apply(logits, new Float32Array(0));
+  assert.deepEqual(writes, [7, 9, 4]);
+});
