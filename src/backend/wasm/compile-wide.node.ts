@@ -1,21 +1,42 @@
 /**
  * Compiles a module with V8's revectorisation, in Node: two instructions of 128 bits on neighbouring addresses become one of 256.
  *
- * The flag is experimental and the process's, so it is set for the time of this one compilation, in which the optimising compiler
- * compiles every function at once; all threads that compile the same bytes later get that code. Whoever uses it checks the result (wide.ts).
+ * The flags are experimental and the process's: what any thread compiles meanwhile comes under them. So they are set only while `wide` calls
+ * the functions that shall have such code, and each of these is optimised when it is first called. All threads that compile the same bytes
+ * later get that code. Whoever uses it checks the result (wide.ts).
+ *
+ * Not by way of --no-liftoff: with it V8 14 ends the process ("Check failed: function_feedback") where some thread compiles a module that
+ * inlines calls. The mask, which is of the first 32 functions, takes a way that V8 has for functions which its first compiler refuses.
  */
 import { setFlagsFromString } from "node:v8";
 
-const flags = ["experimental-wasm-revectorize", "no-liftoff", "no-wasm-lazy-compilation"];
-const opposite = (flag: string): string => (flag.startsWith("no-") ? flag.slice(3) : `no-${flag}`);
+const optimised = { on: "--wasm-tier-mask-for-testing=-1", off: "--wasm-tier-mask-for-testing=0" };
+const wideVectors = { on: "--experimental-wasm-revectorize", off: "--no-experimental-wasm-revectorize" };
 
-/** Undefined where the machine or the runtime has no such thing. */
-export function compileWide(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module | undefined {
-  if (process.arch !== "x64" || process.versions.v8 === undefined || process.env["TESSERA_WIDE_VECTORS"] === "0") return undefined;
+function under<T>(flag: typeof optimised, body: () => T): T {
+  setFlagsFromString(flag.on);
   try {
-    for (const flag of flags) setFlagsFromString(`--${flag}`);
-    return new WebAssembly.Module(bytes);
+    return body();
   } finally {
-    for (const flag of flags) setFlagsFromString(`--${opposite(flag)}`);
+    setFlagsFromString(flag.off);
   }
+}
+
+/**
+ * The module, and what `wide` returned, which calls functions of it that shall have wide vectors; `narrow` calls those that shall be optimised
+ * without. Undefined where the machine or the runtime has no such thing.
+ */
+export function compileWide<T>(
+  bytes: Uint8Array<ArrayBuffer>, wide: (module: WebAssembly.Module) => T, narrow: (module: WebAssembly.Module) => void = () => {},
+): { readonly module: WebAssembly.Module; readonly result: T } | undefined {
+  const { v8, bun, deno } = process.versions;
+  if (process.arch !== "x64" || v8 === undefined || bun !== undefined || deno !== undefined || process.env["TESSERA_WIDE_VECTORS"] === "0") return undefined;
+  return under(optimised, () => {
+    const compiled = under(wideVectors, () => {
+      const module = new WebAssembly.Module(bytes);
+      return { module, result: wide(module) };
+    });
+    narrow(compiled.module);
+    return compiled;
+  });
 }
