@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { BadRequest } from "../core/errors.ts";
-import { flagOf, loadOptions, parseBytes, parseInteger, parseNumber, parsePort, parseSeconds, samplingParams, spelledParams } from "./options.ts";
+import { flagOf, loadOptions, parseBias, parseBytes, parseIds, parseInteger, parseNumber, parsePort, parseSeconds, samplingParams, spelledParams } from "./options.ts";
 
 test("sizes read as vLLM reads them: capital units are binary, small ones decimal", () => {
   for (const [text, bytes] of [["0", 0], ["1000", 1000], ["64M", 64 * 2 ** 20], ["64m", 64e6], ["1.5G", 1.5 * 2 ** 30], ["1GiB", 2 ** 30], ["2k", 2000]] as const) assert.equal(parseBytes(text), bytes);
@@ -20,6 +20,18 @@ test("flags that were not given set nothing, so that the library's own defaults 
   assert.deepEqual(loadOptions({ kvCacheMemoryBytes: 5, maxModelLen: 7, chatTemplate: "x.jinja" }, {}), { kvCacheBytes: 5, maxModelLen: 7, chatTemplate: "x.jinja" });
   assert.deepEqual(loadOptions({ hfToken: "hf_x" }, { HF_ENDPOINT: "http://hub" }), { hub: { token: "hf_x", hubUrl: "http://hub" } });
   assert.deepEqual(samplingParams({ temperature: 0, stop: ["x"] }), { temperature: 0, stop: ["x"] });
+});
+
+test("token ids and biases are read from a flag's text, and only sampling flags become parameters", () => {
+  assert.deepEqual(parseIds("5,6,70"), [5, 6, 70]);
+  for (const text of ["", "5,", "5;6", "-1", "a"]) assert.throws(() => parseIds(text), /token ids/);
+  assert.deepEqual(parseBias("7=1.5", parseBias("5=-100")), { 5: -100, 7: 1.5 });
+  for (const text of ["", "5", "5:1", "x=1", "-1=1"]) assert.throws(() => parseBias(text), /a token id and a number/);
+  assert.throws(() => parseBias("5=x"), /number/);
+  const flags = { repetitionPenalty: 1.1, logitBias: { 5: -100 }, allowedTokenIds: [5], badWords: ["x"], minTokens: 2, ignoreEos: true, includeStopStrInOutput: true };
+  assert.deepEqual(samplingParams({ ...flags, ...{ system: "be kind" } }), flags);
+  assert.throws(() => spelledParams({ presencePenalty: 3 }), (error) => error instanceof BadRequest && /^--presence-penalty is 3; it must be a number from -2 to 2/.test(error.message));
+  assert.throws(() => spelledParams({ logitBias: { 5: 200 } }), (error) => error instanceof BadRequest && /^--logit-bias\[5\] is 200; it must be/.test(error.message));
 });
 
 test("ports and deadlines are refused beyond their bounds", () => {

@@ -50,6 +50,19 @@ export function parseNumber(text: string): number {
   return value;
 }
 
+/** "5,6,7" */
+export function parseIds(text: string): readonly number[] {
+  if (!/^\d+(,\d+)*$/.test(text)) throw new InvalidArgumentError("it must be token ids with commas between them, such as 5,6,7.");
+  return text.split(",").map(Number);
+}
+
+/** "5=-100", for a flag that may be given several times. */
+export function parseBias(text: string, before: Readonly<Record<number, number>> = {}): Readonly<Record<number, number>> {
+  const [, id, bias] = /^(\d+)=(.+)$/.exec(text) ?? [];
+  if (id === undefined) throw new InvalidArgumentError("it must be a token id and a number, such as 5=-100.");
+  return { ...before, [id]: parseNumber(bias!) };
+}
+
 /** For a flag that may be given several times. One that took several values would swallow the model's name behind it. */
 export function collect(text: string, before: readonly string[] = []): readonly string[] {
   return [...before, text];
@@ -101,7 +114,12 @@ export async function engineOptions(flags: EngineFlags): Promise<LoadOptions> {
   return flags.attention === undefined ? options : { ...options, attention: await (await import("./mods.ts")).loadAttention(flags.attention) };
 }
 
-export type SamplingFlags = Pick<GenerateParams, "maxTokens" | "temperature" | "topP" | "topK" | "minP" | "stop" | "seed">;
+const samplingFlags = [
+  "maxTokens", "temperature", "topP", "topK", "minP", "repetitionPenalty", "presencePenalty", "frequencyPenalty", "logitBias", "allowedTokenIds", "badWords",
+  "minTokens", "ignoreEos", "stop", "includeStopStrInOutput", "seed",
+] as const satisfies readonly (keyof GenerateParams)[];
+
+export type SamplingFlags = Pick<GenerateParams, (typeof samplingFlags)[number]>;
 
 /** Adds the flags that say how tokens are chosen. */
 export function addSamplingFlags(command: Command): Command {
@@ -111,7 +129,16 @@ export function addSamplingFlags(command: Command): Command {
     .option("--top-p <p>", "keep the likeliest tokens that sum to p", parseNumber)
     .option("--top-k <k>", "keep the k likeliest tokens", parseInteger)
     .option("--min-p <p>", "keep tokens at least p times as likely as the likeliest", parseNumber)
+    .option("--repetition-penalty <p>", "above 1: tokens of prompt and answer become rarer", parseNumber)
+    .option("--presence-penalty <p>", "above 0: tokens of the answer become rarer", parseNumber)
+    .option("--frequency-penalty <p>", "above 0: tokens of the answer become rarer each time", parseNumber)
+    .option("--logit-bias <id=bias>", "add to the logit of a token, such as 5=-100; may be repeated", parseBias)
+    .option("--allowed-token-ids <ids>", "generate these tokens only, such as 5,6,7", parseIds)
+    .option("--bad-words <text>", "a text the answer may not have; may be repeated", collect)
+    .option("--min-tokens <n>", "least tokens of an answer", parseInteger)
+    .option("--ignore-eos", "go on past the model's end tokens")
     .option("--stop <text>", "end the answer before this text; may be repeated", collect)
+    .option("--include-stop-str-in-output", "end the answer behind the --stop text")
     .option("--seed <n>", "same seed, same answer (default: drawn anew each time)", parseInteger);
 }
 
@@ -127,6 +154,6 @@ export function spelledParams(flags: SamplingFlags): Raw {
 }
 
 /** The flags as a generation takes them. */
-export function samplingParams({ maxTokens, temperature, topP, topK, minP, stop, seed }: SamplingFlags): GenerateParams {
-  return Object.fromEntries(Object.entries({ maxTokens, temperature, topP, topK, minP, stop, seed }).filter(([, value]) => value !== undefined));
+export function samplingParams(flags: SamplingFlags): GenerateParams {
+  return Object.fromEntries(samplingFlags.map((name) => [name, flags[name]]).filter(([, value]) => value !== undefined));
 }

@@ -59,6 +59,8 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
     params: {
       ...defaultSampling, maxTokens: int(1, 20), seed: i, ignoreEos: random() < 0.5, logprobs: int(0, 3),
       ...(i % 2 ? { temperature: 0 } : { temperature: 0.5 + random(), topP: random() < 0.5 ? 0.9 : 1, topK: random() < 0.5 ? 40 : 0, minP: random() < 0.3 ? 0.02 : 0 }),
+      ...(i % 3 === 0 && { repetitionPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2, badWords: [[i], [i, i + 1]] }),
+      ...(i % 4 === 1 && { logitBias: new Map([[i, 2], [i + 1, -2]]), allowedTokenIds: Array.from({ length: vocabSize >> 1 }, (_, id) => 2 * id), minTokens: 1 }),
     },
   }));
 }
