@@ -56,7 +56,7 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
-  dtype: true, quantization: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true,
+  dtype: true, quantization: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true,
   attention: true, skipTokenizerInit: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({
@@ -168,7 +168,7 @@ export class LLM implements AsyncDisposable {
       const name = params.spell("stop");
       throw new BadRequest(name, `${name} needs text, and no tokenizer is loaded (--skip-tokenizer-init); use ${params.spell("stopTokenIds")}`);
     }
-    const { stop, badWords: words, includeStopStrInOutput, sampling, spell } = params;
+    const { stop, badWords: words, includeStopStrInOutput, sampling, spell, cacheSalt } = params;
     if (!this.#text && words.length > 0) {
       const name = spell("badWords");
       throw new BadRequest(name, `${name} needs a tokenizer, and none is loaded (--skip-tokenizer-init); use ${spell("logitBias")}`);
@@ -181,7 +181,7 @@ export class LLM implements AsyncDisposable {
         if (this.#text && words.length > 0) badWords = await badWordIds(this.#text, words);
         return prompt;
       },
-      start: (prompt, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, badWords, maxTokens }, stopped), {
+      start: (prompt, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, badWords, maxTokens }, stopped, cacheSalt), {
         decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
         stop, includeStopStrInOutput, spell, minTokens: sampling.minTokens,
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),

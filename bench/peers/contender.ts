@@ -24,7 +24,7 @@ export interface Room {
 
 /** Token ids in, token ids out: neither side tokenises or makes text here. */
 export async function openTessera(file: string, { threads, sequences, length, batch }: Room): Promise<Runs & AsyncDisposable & { readonly description: string }> {
-  const llm = await LLM.load(file, { threads, maxNumSeqs: sequences, maxModelLen: length, maxNumBatchedTokens: batch, kvCacheBytes: 2 ** 30, skipTokenizerInit: true });
+  const llm = await LLM.load(file, { threads, maxNumSeqs: sequences, maxModelLen: length, maxNumBatchedTokens: batch, kvCacheBytes: 2 ** 30, enablePrefixCaching: false, skipTokenizerInit: true });
   const greedy = { temperature: 0, ignoreEos: true } as const;
   return {
     description: `${llm.info.backend}, ${llm.info.dtype}`,

@@ -15,7 +15,7 @@ test("the first curl line fits what the model can be asked, and never shows a ke
 });
 
 test("speed counts the tokens after the first", () => {
-  const usage = { promptTokens: 5, completionTokens: 11, totalTokens: 16 };
+  const usage = { promptTokens: 5, completionTokens: 11, totalTokens: 16, cachedTokens: 0 };
   assert.equal(speedLine({ usage, finishReason: "stop" }, 0, 0.05, 0.15), "[11 tokens, 100 tokens/s, first after 50 ms]");
   assert.equal(speedLine({ usage: { ...usage, completionTokens: 1 }, finishReason: "length" }, 0, 0.05, 0.05), "[1 token, first after 50 ms, cut at the token limit]");
 });
@@ -23,7 +23,7 @@ test("speed counts the tokens after the first", () => {
 test("weights that were rounded when they were loaded are said to be, and how to have them as they were", () => {
   const info: EngineInfo = {
     architecture: "LlamaForCausalLM", backend: "wasm", dtype: "int8", kvCacheDtype: "bfloat16", numParameters: 4e8, maxModelLen: 10, vocabSize: 10, pageSize: 1, numPages: 10,
-    maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, loadSeconds: 0,
+    maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
   };
   assert.match(describe(info)[0]!, /, int8, context/);
   assert.match(describe({ ...info, quantizedOnLoad: true })[0]!, /, int8 rounded on load \(--quantization none keeps .*\), context/);

@@ -38,9 +38,10 @@ function createLog(): Logger {
 function statsLine(before: Stats, now: Stats, elapsed: number): string {
   const rate = (count: number) => (count / elapsed).toFixed(1);
   const used = 100 * (1 - now.numFreePages / now.numPages);
+  const hits = (100 * now.prefixCacheHits) / Math.max(1, now.prefixCacheQueries);
   return `Avg prompt throughput: ${rate(now.promptTokens - before.promptTokens)} tokens/s, ` +
     `Avg generation throughput: ${rate(now.generationTokens - before.generationTokens)} tokens/s, ` +
-    `Running: ${now.numRunning} reqs, Waiting: ${now.numWaiting} reqs, KV cache usage: ${used.toFixed(1)}%`;
+    `Running: ${now.numRunning} reqs, Waiting: ${now.numWaiting} reqs, KV cache usage: ${used.toFixed(1)}%, Prefix cache hit rate: ${hits.toFixed(1)}%`;
 }
 
 /** Watches the engine: a line of throughput while there is any, and one when it dies. Returns what stops the watching. */

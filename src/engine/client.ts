@@ -21,9 +21,9 @@ export interface EngineClient {
   readonly info: EngineInfo;
   /**
    * Starts a request; ends after the Delta with `finish`. Leaving the loop early or aborting the signal frees its pages. Throws when
-   * the engine has died.
+   * the engine has died. Requests with different salts share nothing in the cache.
    */
-  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncIterable<Delta>;
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt?: string): AsyncIterable<Delta>;
   /** The newest. */
   readonly stats: Stats;
   /** false once the engine has died or is closed. */
@@ -61,7 +61,7 @@ class Client implements EngineClient {
     this.#link = link;
     this.#stats = {
       numRunning: 0, numWaiting: 0, numFreePages: info.numPages, numPages: info.numPages, numSteps: 0, promptTokens: 0,
-      generationTokens: 0, numPreemptions: 0, stepTokens: 0, stepSeconds: 0,
+      generationTokens: 0, numPreemptions: 0, prefixCacheQueries: 0, prefixCacheHits: 0, stepTokens: 0, stepSeconds: 0,
     };
   }
 
@@ -73,7 +73,7 @@ class Client implements EngineClient {
     return this.#death === undefined;
   }
 
-  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncIterableIterator<Delta> {
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt = ""): AsyncIterableIterator<Delta> {
     const id = String(this.#numRequests++);
     const queue = new Queue<Delta>();
     if (this.#death) queue.fail(this.#death);
@@ -86,7 +86,7 @@ class Client implements EngineClient {
       signal?.addEventListener("abort", abort, { once: true });
       if (this.#inFlight.size === 0) this.#link.busy(true);
       this.#inFlight.set(id, { queue, release: () => signal?.removeEventListener("abort", abort) });
-      this.#link.post({ kind: "submit", id, prompt, params });
+      this.#link.post({ kind: "submit", id, prompt, params, salt });
     }
     // Not a generator function: one that is left before its first `next` would never run its `finally`.
     const deltas = queue[Symbol.asyncIterator]();

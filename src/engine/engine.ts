@@ -15,6 +15,7 @@ import { LogitRules } from "../sampling/rules.ts";
 import { argmax, Sampler } from "../sampling/sampler.ts";
 import { Batch } from "./batch.ts";
 import { PagePool } from "./page-pool.ts";
+import { PrefixCache } from "./prefix-cache.ts";
 import type { Delta, FinishReason, Stats } from "./messages.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -67,7 +68,8 @@ export class Engine {
   constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0 }: EngineSetup) {
     this.limits = limits;
     this.#model = model;
-    this.#scheduler = new Scheduler(limits, new PagePool(limits.numPages));
+    const pool = new PagePool(limits.numPages);
+    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed }));
     this.#batch = new Batch(limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
@@ -80,8 +82,8 @@ export class Engine {
     return this.#sequences.size === 0 && this.#deltas.length === 0;
   }
 
-  /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. */
-  submit(id: string, prompt: Int32Array, params: SamplingParams): void {
+  /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. Requests with different salts share no pages. */
+  submit(id: string, prompt: Int32Array, params: SamplingParams, salt = ""): void {
     invariant(!this.#sequences.has(id), `request ${id} is already running`);
     const number = this.#numSubmitted++;
     const wrong = this.#check(prompt, params);
@@ -90,7 +92,7 @@ export class Engine {
       return;
     }
     const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
-    const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen, LogitRules.of(params, prompt, this.#eos));
+    const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen, salt, LogitRules.of(params, prompt, this.#eos));
     this.#sequences.set(id, sequence);
     this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);
@@ -157,10 +159,11 @@ export class Engine {
   }
 
   stats(): Stats {
-    const { running, waiting, pool, numPreemptions } = this.#scheduler;
+    const { running, waiting, pool, cache, numPreemptions } = this.#scheduler;
     return {
       numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: pool.numPages,
       numSteps: this.#numSteps, promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions,
+      prefixCacheQueries: cache.numQueries, prefixCacheHits: cache.numHits,
       stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds,
     };
   }
@@ -197,6 +200,7 @@ export class Engine {
       const message = `the model's logits for token ${sequence.numTokens} are not numbers (NaN or infinity)`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message });
     }
+    const cachedTokens = sequence.numGenerated === 0 ? sequence.numCachedTokens : undefined;
     const queueSeconds = sequence.numGenerated === 0 ? this.#fresh.get(id)?.queueSeconds : undefined;
     if (sequence.numGenerated === 0) {
       this.#promptTokens += sequence.numPromptTokens;
@@ -208,6 +212,7 @@ export class Engine {
     const delta: Delta = {
       id, tokens: [token],
       ...(queueSeconds !== undefined && { queueSeconds }),
+      ...(cachedTokens && { cachedTokens }),
       ...(params.logprobs !== undefined && { logprobs: [logprobsOf(logits, token, params.logprobs)] }),
       ...this.#endedBy(sequence, token),
     };

@@ -12,7 +12,7 @@ import type { SamplingParams } from "../sampling/params.ts";
 export type { TokenLogprobs };
 
 export type ToEngine =
-  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams }
+  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly salt: string }
   | { readonly kind: "abort"; readonly id: string }
   | { readonly kind: "close" };
 
@@ -36,6 +36,8 @@ export interface Delta {
   readonly tokens: readonly number[];
   /** With the first token: how long the request waited before a step first worked on it. */
   readonly queueSeconds?: number;
+  /** With the first token: how many tokens of the prompt were in the cache, where any were. */
+  readonly cachedTokens?: number;
   /** One for each token, where the request asked. */
   readonly logprobs?: readonly TokenLogprobs[];
   readonly finish?: FinishReason;
@@ -66,6 +68,7 @@ export interface EngineInfo {
   readonly eosTokenIds: readonly number[];
   readonly weightBytes: number;
   readonly kvBytes: number;
+  readonly enablePrefixCaching: boolean;
   readonly loadSeconds: number;
 }
 
@@ -79,6 +82,9 @@ export interface Stats {
   readonly promptTokens: number;
   readonly generationTokens: number;
   readonly numPreemptions: number;
+  /** Tokens of requests when they were admitted, and of these the ones that were in the cache. */
+  readonly prefixCacheQueries: number;
+  readonly prefixCacheHits: number;
   /** Of the last step. */
   readonly stepTokens: number;
   readonly stepSeconds: number;

@@ -36,6 +36,11 @@ export interface EngineOptions extends LimitOptions {
   readonly seed?: number;
   /** End tokens besides those that the model's config names: its tokenizer's. */
   readonly eosTokenIds?: readonly number[];
+  /**
+   * Requests that begin alike share what is computed of that. Default true; not possible (and off) where mods read arrays that may be written to
+   * while the model runs, as what was computed before would not be what is computed now.
+   */
+  readonly enablePrefixCaching?: boolean;
   /** Mods in place of the model's own, resolved for its layers (attention/override.ts). */
   readonly attention?: AttentionOverrideData;
 }
@@ -66,6 +71,9 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
   try {
     const { model: path, device, dtype = "auto", quantization = "auto", kvCacheDtype = "auto", seed = 0 } = options;
     if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
+    if (!["boolean", "undefined"].includes(typeof options.enablePrefixCaching)) {
+      throw new UsageError(`enablePrefixCaching (--enable-prefix-caching) is ${JSON.stringify(options.enablePrefixCaching)}; it must be true or false`);
+    }
     const checkpoint = openCheckpoint(path, { dtype, quantization, kvCacheDtype });
     source = checkpoint.source;
     const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
@@ -80,7 +88,12 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     const backend = await opening;
     const model = await loadModel(backend, source, config, limits, onProgress);
     const eosTokenIds = [...new Set([...config.eosTokenIds, ...(options.eosTokenIds ?? [])])];
-    const engine = new Engine(new ProgramModel(backend, model), { limits, eosTokenIds, seed, now });
+    const changing = model.attentionGroups.some(({ shared }) => shared.length > 0);
+    if (changing && options.enablePrefixCaching) {
+      throw new UsageError("enablePrefixCaching (--enable-prefix-caching) is true, but the mods of attention read arrays over a SharedArrayBuffer: what is computed of a prompt would change with them; leave the option out, or give the mods arrays of their own");
+    }
+    const enablePrefixCaching = options.enablePrefixCaching ?? !changing;
+    const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now });
     const info: EngineInfo = {
       architecture: config.architecture,
       backend: backend.description,
@@ -92,6 +105,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       eosTokenIds,
       ...limits,
       weightBytes: model.plan.bytes.weights,
+      enablePrefixCaching,
       kvBytes: model.plan.bytes.kvCache,
       loadSeconds: now() - start,
     };

@@ -4,15 +4,18 @@ import { invariant } from "../core/errors.ts";
 import { stream } from "../core/random.ts";
 import { defaultSampling } from "../sampling/params.ts";
 import { PagePool } from "./page-pool.ts";
-import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 
 const make = (limits: SchedulerLimits, numPages: number) => new Scheduler(limits, new PagePool(numPages));
+/** Sequences that have nothing in common: each has its own salt. */
 const sequence = (id: string, promptLength: number, maxTokens: number) =>
-  new Sequence(id, Int32Array.from({ length: promptLength }, (_, i) => i), { ...defaultSampling, maxTokens }, 0, 1 << 20);
+  new Sequence(id, Int32Array.from({ length: promptLength }, (_, i) => i), { ...defaultSampling, maxTokens }, 0, 1 << 20, id);
 const shape = (scheduler: Scheduler) => scheduler.schedule().map((w) => [w.sequence.id, w.numTokens]);
-const compute = (scheduler: Scheduler) => {
-  for (const { sequence, numTokens } of scheduler.schedule()) {
+const compute = (scheduler: Scheduler, see: (work: Work) => void = () => {}) => {
+  for (const work of scheduler.schedule()) {
+    const { sequence, numTokens } = work;
+    see(work);
     sequence.advance(numTokens, numTokens === sequence.numUncomputed ? 0 : undefined);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
@@ -42,8 +45,9 @@ test("when pages run out the one admitted last gives its pages back and is compu
   scheduler.add(sequence("b", 2, 7));
   let recomputed = 0;
   for (let step = 0; step < 30 && scheduler.running.length + scheduler.waiting.length > 0; step++) {
-    for (const w of scheduler.schedule()) if (w.sequence.id === "b" && w.numTokens > 2) recomputed++;
-    compute(scheduler);
+    compute(scheduler, ({ sequence: { id, numGenerated }, numTokens }) => {
+      if (id === "b" && numGenerated > 0 && numTokens > 1) recomputed++;
+    });
   }
   assert.equal(scheduler.numPreemptions, 1);
   assert.equal(recomputed, 1);
@@ -74,9 +78,14 @@ test("what could never fit the pool is known before it is added", () => {
 function simulate(seed: number, reached: Record<string, number>): number {
   const random = stream(seed);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5) };
+  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5), enablePrefixCaching: random() < 0.8 };
   const scheduler = make(limits, int(4, 30));
-  const { pool } = scheduler;
+  const { pool, cache } = scheduler;
+  const { pageSize } = limits;
+  /** What the pages hold: a token and whose salt it was computed under, each as one number. */
+  const content = new Int32Array(pool.numPages * pageSize).fill(-1);
+  const salts = ["", "other"];
+  const stored = (s: Sequence, position: number) => 2 * s.token(position) + salts.indexOf(s.salt);
   const alive = new Map<Sequence, number>();
   const finishes = new Map<string, number>();
   const token = (s: Sequence, position: number) => (s.seed * 31 + position * 7) % 1009;
@@ -92,7 +101,10 @@ function simulate(seed: number, reached: Record<string, number>): number {
     const longest = pool.numPages * limits.pageSize + 1;
     const capacity = int(2, random() < 0.1 ? longest + 3 : Math.min(longest, 40));
     const prompt = int(1, capacity - 1);
-    const s = new Sequence(`${seed}.${arrivals}`, new Int32Array(prompt), { ...defaultSampling, maxTokens: capacity - prompt }, arrivals, 1 << 20);
+    // Families begin alike; some of their members go on alike, too, or are alike to the end.
+    const family = int(0, 2), common = int(0, prompt), twin = random() < 0.3;
+    const tokens = Int32Array.from({ length: prompt }, (_, i) => (twin || i < common ? family * 100 + i : 1000 + ((arrivals * 31 + i) % 977)));
+    const s = new Sequence(`${seed}.${arrivals}`, tokens, { ...defaultSampling, maxTokens: capacity - prompt }, twin ? family : arrivals, 1 << 20, random() < 0.8 ? "" : "other");
     if (!scheduler.fits(capacity)) {
       invariant(capacity > longest, `${capacity} tokens fit ${pool.numPages} pages of ${limits.pageSize}`);
       reached["refusals"]!++;
@@ -110,8 +122,17 @@ function simulate(seed: number, reached: Record<string, number>): number {
   const step = (): void => {
     const oldest = scheduler.running[0] ?? scheduler.waiting[0];
     const computed = oldest?.numComputed ?? 0;
-    const preemptions = scheduler.numPreemptions;
+    const preemptions = scheduler.numPreemptions, kept = new Set(pool.kept());
+    const before = new Map(scheduler.running.map((s) => [s, [...s.pages]]));
     const work = scheduler.schedule();
+    for (const s of scheduler.running) {
+      s.pages.forEach((page, block) => {
+        const was = before.get(s)?.[block];
+        if (was !== undefined && was !== page) reached["joins"]!++;
+        if (kept.has(page) && block >= s.numReadyPages) reached["evictions"]!++;
+        if (pool.holders(page) > 1) reached["shared pages"]!++;
+      });
+    }
     reached["preemptions"]! += scheduler.numPreemptions - preemptions;
     if (pool.numFree === 0) reached["pool full"]!++;
     invariant(work.length <= limits.maxNumSeqs && new Set(work.map((w) => w.sequence)).size === work.length, "a sequence is scheduled twice");
@@ -120,6 +141,13 @@ function simulate(seed: number, reached: Record<string, number>): number {
     for (const { sequence: s, numTokens } of [...work]) {
       invariant(s.state === "running" && numTokens > 0, `${s.id} is ${s.state} with ${numTokens} tokens`);
       invariant(s.pages.length >= Math.ceil((s.numComputed + numTokens) / limits.pageSize), `${s.id} has too few pages`);
+      for (let i = 0; i < s.numComputed + numTokens; i++) {
+        const page = s.pages[Math.floor(i / pageSize)]!, slot = page * pageSize + (i % pageSize);
+        if (i >= s.numComputed) {
+          invariant(pool.holders(page) === 1, `page ${page} is written to and shared`);
+          content[slot] = stored(s, i);
+        } else invariant(content[slot] === stored(s, i), `token ${i} of ${s.id} is not in page ${page}`);
+      }
       const last = numTokens === s.numUncomputed;
       if (!last) reached["chunks"]!++;
       if (last && s.numGenerated > 0 && numTokens > 1) reached["recomputations"]!++;
@@ -131,15 +159,15 @@ function simulate(seed: number, reached: Record<string, number>): number {
   const check = (): void => {
     ops++;
     pool.check();
+    cache.check();
     const line = [...scheduler.running, ...scheduler.waiting];
     invariant(line.length === alive.size, "a sequence is lost");
     line.forEach((s, i) => invariant(i === 0 || alive.get(line[i - 1]!)! < alive.get(s)!, "out of order of arrival"));
     invariant(scheduler.running.length <= limits.maxNumSeqs, "too many are running");
-    const held = new Set<number>();
-    for (const s of scheduler.running) for (const page of s.pages) {
-      invariant(!held.has(page) && pool.holders(page) === 1, `page ${page} has two holders`);
-      held.add(page);
-    }
+    const held = new Map<number, number>();
+    for (const s of scheduler.running) for (const page of s.pages) held.set(page, (held.get(page) ?? 0) + 1);
+    for (const [page, n] of held) invariant(pool.holders(page) === n, `page ${page} has ${n} holders, not ${pool.holders(page)}`);
+    invariant(limits.enablePrefixCaching || [...held.values()].every((n) => n === 1), "a page is shared without a prefix cache");
     invariant(scheduler.waiting.every((s) => s.pages.length === 0 && s.numComputed === 0), "a waiting sequence holds pages");
     invariant(held.size + pool.numFree === pool.numPages, "a page leaked");
   };
@@ -159,12 +187,15 @@ function simulate(seed: number, reached: Record<string, number>): number {
   }
   invariant(pool.numFree === pool.numPages && scheduler.schedule().length === 0, "something is left at the end");
   invariant(finishes.size === arrivals && [...finishes.values()].every((n) => n === 1), "not exactly one finish each");
+  reached["hits"]! += cache.numHits;
+  reached["recovered"]! += cache.numRecovered;
   return ops;
 }
 
 test("50,000 random operations keep every invariant and reach every situation", () => {
   const reached: Record<string, number> = {
     preemptions: 0, recomputations: 0, chunks: 0, refusals: 0, "pool full": 0,
+    hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
     "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
   };
   let ops = 0;

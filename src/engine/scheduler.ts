@@ -6,12 +6,14 @@
  *   pages                  a running sequence that has work holds pages for all its known tokens; when the pool is empty the
  *                          one admitted last gives all of its pages back and is computed again later
  *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
- *                          free page (so that whom we admit is not thrown out in the next step)
+ *                          free page (so that whom we admit is not thrown out in the next step). Pages with the tokens it begins
+ *                          with are shared; while a running sequence is computing the next of them, the line waits for that one
  *
  * State in, work out: knows no model, no clock, no randomness.
  */
 import { invariant } from "../core/errors.ts";
 import type { PagePool } from "./page-pool.ts";
+import { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface SchedulerLimits {
@@ -20,6 +22,8 @@ export interface SchedulerLimits {
   /** Most sequences that hold pages at once. */
   readonly maxNumSeqs: number;
   readonly pageSize: number;
+  /** Sequences that begin alike share pages. Default true. */
+  readonly enablePrefixCaching?: boolean;
 }
 
 /** `numTokens` known tokens of `sequence`, from its numComputed on. */
@@ -31,14 +35,16 @@ export interface Work {
 export class Scheduler {
   readonly limits: SchedulerLimits;
   readonly pool: PagePool;
+  readonly cache: PrefixCache;
   readonly #running: Sequence[] = [];
   readonly #waiting: Sequence[] = [];
   readonly #work: Work[] = [];
   #numPreemptions = 0;
 
-  constructor(limits: SchedulerLimits, pool: PagePool) {
+  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true })) {
     this.limits = limits;
     this.pool = pool;
+    this.cache = cache;
   }
 
   /** In order of arrival; all of them arrived before all of `waiting`. */
@@ -77,7 +83,7 @@ export class Scheduler {
     const at = line.indexOf(sequence);
     invariant(at >= 0, `sequence ${sequence.id} (${sequence.state}) is not in its line`);
     line.splice(at, 1);
-    this.#releasePages(sequence);
+    this.cache.release(sequence);
     sequence.finish();
   }
 
@@ -86,6 +92,7 @@ export class Scheduler {
     let budget = this.limits.maxNumBatchedTokens;
     let length = 0;
     const before = this.#numPreemptions;
+    for (let i = 0; i < this.#running.length; i++) this.cache.keep(this.#running[i]!);
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
       if (this.#makeRoom(this.#running[i]!)) budget -= this.#give(length++, this.#running[i]!, budget);
     }
@@ -108,9 +115,9 @@ export class Scheduler {
 
   /** Pages for all known tokens of a running sequence, from those admitted after it where need be; false when it had to go itself. */
   #makeRoom(sequence: Sequence): boolean {
-    while (!this.#takePages(sequence, 0)) {
+    while (!this.cache.grow(sequence)) {
       const victim = this.#running.pop()!;
-      this.#releasePages(victim);
+      this.cache.release(victim);
       victim.preempt();
       this.#waiting.unshift(victim);
       this.#numPreemptions++;
@@ -122,23 +129,9 @@ export class Scheduler {
   #admitNext(): boolean {
     const next = this.#waiting[0];
     if (!next || this.#running.length === this.limits.maxNumSeqs) return false;
-    if (!this.#takePages(next, this.#running.length)) return false;
+    if (!this.cache.admit(next, this.#running.length)) return false;
     this.#waiting.shift();
     this.#running.push(next);
-    next.admit();
     return true;
-  }
-
-  /** All or none; leaves at least `reserve` pages free. */
-  #takePages(sequence: Sequence, reserve: number): boolean {
-    const missing = this.pagesFor(sequence.numTokens) - sequence.pages.length;
-    if (missing > 0 && missing + reserve > this.pool.numFree) return false;
-    for (let i = 0; i < missing; i++) sequence.pages.push(this.pool.take());
-    return true;
-  }
-
-  #releasePages(sequence: Sequence): void {
-    // Backwards, so that the pool hands them out in the same order again.
-    for (let page = sequence.pages.pop(); page !== undefined; page = sequence.pages.pop()) this.pool.release(page);
   }
 }

@@ -7,7 +7,7 @@
  *
  *   0 <= numComputed < numTokens <= capacity         pages are held only while running, enough for every known token scheduled
  *
- * Prompt and generated tokens are the same to all but the count: after a preemption both are computed again.
+ * Prompt and generated tokens are the same to all but the count: after a preemption both are computed again, but for pages that are still in the cache.
  * Knows no scheduler, no pool and no tensors.
  */
 import { invariant } from "../core/errors.ts";
@@ -26,18 +26,26 @@ export class Sequence {
   readonly numPromptTokens: number;
   /** Known tokens at which it ends by length: prompt + maxTokens, or the context. */
   readonly capacity: number;
-  /** Page of logical block i: tokens i * pageSize and on. Changed by the scheduler only. */
+  /** Sequences with different salts share no pages. */
+  readonly salt: string;
+  /** Page of logical block i: tokens i * pageSize and on. Changed by the prefix cache only, as are the two counts. */
   readonly pages: number[] = [];
+  /** So many of `pages`, from the first on, others can find. */
+  numListedPages = 0;
+  /** So many of those are computed, and may be shared. */
+  numReadyPages = 0;
   #tokens: Int32Array;
   #numTokens: number;
   #numComputed = 0;
+  #numCachedTokens: number | undefined;
   #state: SequenceState = "waiting";
 
-  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, rules?: LogitRules) {
+  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt = "", rules?: LogitRules) {
     this.id = id;
     this.params = params;
     this.seed = seed;
     this.rules = rules;
+    this.salt = salt;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
     const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;
@@ -69,6 +77,11 @@ export class Sequence {
     return this.#numTokens - this.numPromptTokens;
   }
 
+  /** Tokens that were in the cache when it was first admitted; undefined before. */
+  get numCachedTokens(): number | undefined {
+    return this.#numCachedTokens;
+  }
+
   token(position: number): number {
     invariant(position >= 0 && position < this.#numTokens, `sequence ${this.id} has no token ${position}`);
     return this.#tokens[position]!;
@@ -79,8 +92,12 @@ export class Sequence {
     for (let i = 0; i < count; i++) out[at + i] = this.token(from + i);
   }
 
-  admit(): void {
+  /** From waiting to running, the first `numComputed` tokens computed already: their pages were in the cache. */
+  admit(numComputed = 0): void {
     invariant(this.#state === "waiting" && this.#numComputed === 0, `${this} admitted`);
+    invariant(numComputed < this.#numTokens, `${this} admitted with ${numComputed} of ${this.#numTokens} tokens computed`);
+    this.#numComputed = numComputed;
+    this.#numCachedTokens ??= numComputed;
     this.#state = "running";
   }
 

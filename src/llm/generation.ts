@@ -19,6 +19,8 @@ export interface GenerationDelta {
   readonly logprobs?: readonly TokenLogprobs[];
   /** With the first token: how long the engine let the request wait before a step first worked on it. */
   readonly queueSeconds?: number;
+  /** With the first token: how many tokens of the prompt were in the cache, where any were. */
+  readonly cachedTokens?: number;
   /** Set on the last delta only. */
   readonly finishReason?: FinishReason;
   /** The stop string or stop token id that ended it, where one did. */
@@ -29,6 +31,8 @@ export interface Usage {
   readonly promptTokens: number;
   readonly completionTokens: number;
   readonly totalTokens: number;
+  /** Tokens of the prompt that were in the cache and were not computed again. */
+  readonly cachedTokens: number;
 }
 
 export interface GenerationResult {
@@ -100,11 +104,12 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
 }
 
 function output(
-  text: string, tokens: readonly number[], { logprobs, queueSeconds }: Delta, finishReason?: FinishReason, stopReason?: string | number,
+  text: string, tokens: readonly number[], { logprobs, queueSeconds, cachedTokens }: Delta, finishReason?: FinishReason, stopReason?: string | number,
 ): GenerationDelta {
   return {
     text, tokens,
     ...(queueSeconds !== undefined && { queueSeconds }),
+    ...(cachedTokens !== undefined && { cachedTokens }),
     ...(logprobs && { logprobs: logprobs.slice(0, tokens.length) }),
     ...(finishReason && { finishReason }),
     ...(stopReason !== undefined && { stopReason }),
@@ -181,13 +186,14 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
     let text = "";
     const tokenIds: number[] = [];
     const logprobs: TokenLogprobs[] = [];
-    let last: GenerationDelta | undefined;
+    let last: GenerationDelta | undefined, cachedTokens = 0;
     const { signal } = this.#abort;
     if (!signal.aborted) {
       try {
         for await (const delta of source.start(prompt, signal)) {
           text += delta.text;
           tokenIds.push(...delta.tokens);
+          cachedTokens += delta.cachedTokens ?? 0;
           if (delta.logprobs) logprobs.push(...delta.logprobs);
           last = delta;
           if (delta.finishReason !== "abort") this.#queue.push(delta);
@@ -203,7 +209,7 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
       text, tokenIds,
       finishReason: finished ?? "abort",
       ...(last?.stopReason !== undefined && { stopReason: last.stopReason }),
-      usage: { promptTokens: prompt.length, completionTokens: tokenIds.length, totalTokens: prompt.length + tokenIds.length },
+      usage: { promptTokens: prompt.length, completionTokens: tokenIds.length, totalTokens: prompt.length + tokenIds.length, cachedTokens },
       ...(logprobs.length > 0 && { logprobs }),
       promptTokenIds: Array.from(prompt),
     };

@@ -51,6 +51,8 @@ export interface GenerateParams {
   readonly addSpecialTokens?: boolean;
   /** Let "<|end|>" and the like in a text prompt become special tokens. Default false: text stays text. */
   readonly allowSpecial?: boolean;
+  /** Share what the cache holds of a prompt only with requests of the same salt. Default: with all that have none. */
+  readonly cacheSalt?: string;
   /** Aborting it ends the generation, frees its memory in the engine, and rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
@@ -59,7 +61,7 @@ export interface GenerateParams {
 export const generateOptions: readonly string[] = Object.keys({
   temperature: true, topP: true, topK: true, minP: true, seed: true, repetitionPenalty: true, presencePenalty: true, frequencyPenalty: true, logitBias: true,
   allowedTokenIds: true, badWords: true, minTokens: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
-  ignoreEos: true, logprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, signal: true,
+  ignoreEos: true, logprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, cacheSalt: true, signal: true,
 } satisfies Readonly<Record<keyof GenerateParams, true>>);
 
 const maxInt32 = 2 ** 31 - 1;
@@ -82,6 +84,7 @@ export const limits = {
   logprobs: { min: 0, max: maxLogprobs },
   stop: { maxItems: 64, maxLength: 1024 },
   stopTokenIds: { maxItems: 1024 },
+  cacheSalt: { maxItems: 1, maxLength: 1024 },
 } as const satisfies Readonly<Record<string, NumberBounds | ListBounds>>;
 
 /** GenerateParams once checked: every default is filled in except `maxTokens`, which depends on the prompt. */
@@ -95,6 +98,7 @@ export interface CheckedParams {
   readonly skipSpecialTokens: boolean;
   readonly addSpecialTokens: boolean | undefined;
   readonly allowSpecial: boolean;
+  readonly cacheSalt: string | undefined;
   /** How the caller spells field names, for errors found later. */
   readonly spell: Spelling;
 }
@@ -134,8 +138,14 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
     skipSpecialTokens: fields.boolean("skipSpecialTokens") ?? true,
     addSpecialTokens: fields.boolean("addSpecialTokens"),
     allowSpecial: fields.boolean("allowSpecial") ?? false,
+    cacheSalt: checkSalt(fields.text("cacheSalt", limits.cacheSalt.maxLength), spell),
     spell,
   };
+}
+
+function checkSalt(salt: string | undefined, spell: Spelling): string | undefined {
+  if (salt === "") throw mustBe(spell("cacheSalt"), salt, "a string of at least one character; leave it out to share with all that have none");
+  return salt;
 }
 
 /**

@@ -80,7 +80,7 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
     log.error(error instanceof Error ? (theirs ? error.message : error.stack ?? error.message) : String(error));
   };
 
-  const app = new Hono({ strict: false });
+  const app = new Hono<{ Variables: { tenant?: string } }>({ strict: false });
   app.onError((error) => {
     report(error);
     return errorResponse(toHttpError(error));
@@ -91,14 +91,14 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
   app.get("/health", () => new Response(null, { status: llm.alive ? 200 : 503 }));
   if (apiKeys.length > 0) {
     const check = keyCheck(apiKeys);
-    app.use(async ({ req }, next) => {
-      await check(req.raw.headers.get("authorization"));
+    app.use(async (c, next) => {
+      c.set("tenant", await check(c.req.raw.headers.get("authorization")));
       await next();
     });
   }
 
-  app.post("/v1/chat/completions", async ({ req }) => chatCompletion(context, req.raw, await readJson(req.raw, limits.bodyBytes), report));
-  app.post("/v1/completions", async ({ req }) => completion(context, req.raw, await readJson(req.raw, limits.bodyBytes), report));
+  app.post("/v1/chat/completions", async ({ req, var: { tenant } }) => chatCompletion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await readJson(req.raw, limits.bodyBytes), report));
+  app.post("/v1/completions", async ({ req, var: { tenant } }) => completion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await readJson(req.raw, limits.bodyBytes), report));
   app.post("/tokenize", async ({ req }) => tokenize(context, req.raw, await readJson(req.raw, limits.bodyBytes)));
   app.post("/detokenize", async ({ req }) => detokenize(context, req.raw, await readJson(req.raw, limits.bodyBytes)));
   app.get("/v1/models", () => listModels(context, startedAt));

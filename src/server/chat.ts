@@ -1,5 +1,6 @@
 /** POST /v1/chat/completions: messages in, one assistant message out, whole or as it is made. The wire format is OpenAI's with vLLM's extras. */
 import type { Raw } from "../llm/fields.ts";
+import { salted } from "./auth.ts";
 import type { Context } from "./context.ts";
 import { openJob, type Job } from "./job.ts";
 import { checkModel, parseChat, type ChatRequest } from "./schema.ts";
@@ -8,11 +9,11 @@ import { chatLogprobs, wireUsage, type TokenText } from "./usage.ts";
 
 /** Answers `body`. Throws BadRequest and HttpError before anything is streamed; later errors are frames. */
 export async function chatCompletion(context: Context, request: Request, body: Raw, onError: (error: unknown) => void): Promise<Response> {
-  const { llm, modelNames, newId, now, stallSeconds } = context;
+  const { llm, modelNames, newId, now, stallSeconds, tenant } = context;
   checkModel(body, modelNames);
   const chat = parseChat(body, llm);
   const head = { id: `chatcmpl-${newId()}`, created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, { id: head.id, maxTokens: chat.params.maxTokens }, [(signal) => llm.startChat(chat.messages, chat.params, chat.template, signal)]);
+  const job = await openJob(context, request, { id: head.id, maxTokens: chat.params.maxTokens }, [(signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal)]);
   const tokenText: TokenText = chat.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (chat.stream) return streamEvents(chunks(chat, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);
@@ -28,7 +29,7 @@ export async function chatCompletion(context: Context, request: Request, body: R
       stop_reason: stopReason ?? null,
       ...(chat.returnTokenIds && { token_ids: tokenIds }),
     }],
-    usage: wireUsage(job.prompts, tokenIds.length),
+    usage: wireUsage(job, tokenIds.length),
     ...(chat.returnTokenIds && { prompt_token_ids: Array.from(job.prompts[0]!) }),
   });
 }
@@ -37,7 +38,7 @@ async function* chunks(chat: ChatRequest, job: Job, head: object, tokenText: Tok
   let completionTokens = 0;
   const chunk = (choices: readonly object[], more: object = {}) => ({
     ...head, object: "chat.completion.chunk", choices, ...more,
-    ...(chat.includeUsage && { usage: chat.continuousUsage || choices.length === 0 ? wireUsage(job.prompts, completionTokens) : null }),
+    ...(chat.includeUsage && { usage: chat.continuousUsage || choices.length === 0 ? wireUsage(job, completionTokens) : null }),
   });
   yield chunk([{ index: 0, delta: { role: "assistant", content: "" }, logprobs: null, finish_reason: null }],
     chat.returnTokenIds ? { prompt_token_ids: Array.from(job.prompts[0]!) } : {});

@@ -1,5 +1,6 @@
 /** POST /v1/completions: one or many prompts, text or token ids, each continued. The wire format is OpenAI's with vLLM's extras. */
 import type { Raw } from "../llm/fields.ts";
+import { salted } from "./auth.ts";
 import type { Context } from "./context.ts";
 import { openJob, type Job } from "./job.ts";
 import { checkModel, parseCompletion, type CompletionRequest } from "./schema.ts";
@@ -8,11 +9,12 @@ import { completionLogprobs, wireUsage, type TokenText } from "./usage.ts";
 
 /** Answers `body`. Throws BadRequest and HttpError before anything is streamed; later errors are frames. */
 export async function completion(context: Context, request: Request, body: Raw, onError: (error: unknown) => void): Promise<Response> {
-  const { llm, modelNames, newId, now, stallSeconds } = context;
+  const { llm, modelNames, newId, now, stallSeconds, tenant } = context;
   checkModel(body, modelNames);
   const asked = parseCompletion(body, llm);
+  const params = salted(asked.params, tenant);
   const head = { id: `cmpl-${newId()}`, object: "text_completion", created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, { id: head.id, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, asked.params, "prompt", signal)));
+  const job = await openJob(context, request, { id: head.id, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, params, "prompt", signal)));
   const tokenText: TokenText = asked.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (asked.stream) return streamEvents(chunks(asked, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);
@@ -26,7 +28,7 @@ export async function completion(context: Context, request: Request, body: Raw, 
       stop_reason: stopReason ?? null,
       ...(asked.returnTokenIds && { prompt_token_ids: Array.from(job.prompts[index]!), token_ids: tokenIds }),
     })),
-    usage: wireUsage(job.prompts, results.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0)),
+    usage: wireUsage(job, results.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0)),
   });
 }
 
@@ -34,7 +36,7 @@ async function* chunks(asked: CompletionRequest, job: Job, head: object, tokenTe
   let completionTokens = 0;
   const chunk = (choices: readonly object[]) => ({
     ...head, choices,
-    ...(asked.includeUsage && { usage: asked.continuousUsage || choices.length === 0 ? wireUsage(job.prompts, completionTokens) : null }),
+    ...(asked.includeUsage && { usage: asked.continuousUsage || choices.length === 0 ? wireUsage(job, completionTokens) : null }),
   });
   const offsets = job.prompts.map(() => 0);
   const begun = new Set<number>();

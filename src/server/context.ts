@@ -16,6 +16,8 @@ export interface Context {
   readonly now: () => number;
   /** Takes a line for each generation that ended; undefined where nobody wants them. Never holds what was asked or answered. */
   readonly logRequest: ((line: string) => void) | undefined;
+  /** Whose request it is, by the key it brought: tenants share nothing in the cache. undefined: there are no keys. */
+  readonly tenant?: string;
   /** A fresh id of a request, without a prefix. */
   readonly newId: () => string;
   /** Aborted when the server begins to stop: what runs goes on, nothing new is let in. */

@@ -23,6 +23,8 @@ export interface Asked {
 export interface Job {
   /** The prompts' token ids, in order. */
   readonly prompts: readonly Int32Array[];
+  /** Tokens of the prompts that were in the cache, as far as it is known: when a prompt's first token has come. */
+  readonly cachedTokens: number;
   /** Steps as they are made, of all generations mixed. Throws HttpError when the client left or the server stops. To be read once. */
   readonly steps: AsyncIterable<Step>;
   /** The results; ready once `steps` has ended. */
@@ -53,7 +55,7 @@ export async function openJob(context: Context, request: Request, { id, maxToken
 
   const submittedAt = now();
   const steps = new Queue<Step>();
-  let running = generations.length;
+  let running = generations.length, cachedTokens = 0;
   const follow = async (generation: Generation, index: number): Promise<void> => {
     const promptTokens = prompts[index]!.length;
     const observer = metrics.observe({ arrivedAt, submittedAt, promptTokens, maxTokens });
@@ -65,6 +67,7 @@ export async function openJob(context: Context, request: Request, { id, maxToken
     try {
       for await (const delta of generation) {
         observer.delta(delta);
+        cachedTokens += delta.cachedTokens ?? 0;
         steps.push({ index, delta });
       }
       const { finishReason } = await generation;
@@ -81,5 +84,5 @@ export async function openJob(context: Context, request: Request, { id, maxToken
     }
   };
   generations.forEach((generation, index) => void follow(generation, index));
-  return { prompts, steps, cancel, results: () => Promise.all(generations) };
+  return { prompts, get cachedTokens() { return cachedTokens; }, steps, cancel, results: () => Promise.all(generations) };
 }

@@ -84,9 +84,14 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   gauge("gpu_cache_usage_perc", "kv_cache_usage_perc by its old name, whatever the machine is.", cacheUsage);
   counter("prompt_tokens_total", "Prompt tokens processed.", ({ promptTokens }) => promptTokens);
   counter("generation_tokens_total", "Tokens generated.", ({ generationTokens }) => generationTokens);
+  const queries = ({ prefixCacheQueries }: Stats) => prefixCacheQueries, hits = ({ prefixCacheHits }: Stats) => prefixCacheHits;
+  counter("prefix_cache_queries_total", "Tokens of admitted requests that were looked for in the cache.", queries);
+  counter("prefix_cache_hits_total", "Tokens of these that were in the cache.", hits);
+  counter("gpu_prefix_cache_queries_total", "prefix_cache_queries_total by its old name.", queries);
+  counter("gpu_prefix_cache_hits_total", "prefix_cache_hits_total by its old name.", hits);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
 
-  const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: "float32", enable_prefix_caching: "False" };
+  const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: "float32", enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
     .set({ ...labels, ...config }, 1);
 

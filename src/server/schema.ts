@@ -67,7 +67,7 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
 const samplingFields = [
   "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
   "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens",
-  "ignore_eos", "skip_special_tokens", "add_special_tokens",
+  "ignore_eos", "skip_special_tokens", "add_special_tokens", "cache_salt",
 ] as const;
 
 /** Throws BadRequest for a field that would change the answer and is not supported. */

@@ -5,12 +5,16 @@ export interface WireUsage {
   readonly prompt_tokens: number;
   readonly total_tokens: number;
   readonly completion_tokens: number;
+  readonly prompt_tokens_details: { readonly cached_tokens: number };
 }
 
-/** Usage of one request: its prompts and all that was generated for them. */
-export function wireUsage(prompts: readonly Int32Array[], completionTokens: number): WireUsage {
+/** Usage of one request: its prompts, how much of them was in the cache, and all that was generated for them. */
+export function wireUsage({ prompts, cachedTokens }: { readonly prompts: readonly Int32Array[]; readonly cachedTokens: number }, completionTokens: number): WireUsage {
   const promptTokens = prompts.reduce((sum, { length }) => sum + length, 0);
-  return { prompt_tokens: promptTokens, total_tokens: promptTokens + completionTokens, completion_tokens: completionTokens };
+  return {
+    prompt_tokens: promptTokens, total_tokens: promptTokens + completionTokens, completion_tokens: completionTokens,
+    prompt_tokens_details: { cached_tokens: cachedTokens },
+  };
 }
 
 /** JSON has no infinity: vLLM's stand-in for a probability of 0. */

@@ -68,7 +68,7 @@ test("a chat completion has OpenAI's form", async () => {
   assert.deepEqual(body, {
     id: "chatcmpl-1", object: "chat.completion", created: 1234, model: "fake",
     choices: [{ index: 0, message: { role: "assistant", content: "hello", refusal: null }, logprobs: null, finish_reason: "stop", stop_reason: null }],
-    usage: { prompt_tokens: 21, total_tokens: 27, completion_tokens: 6 },
+    usage: { prompt_tokens: 21, total_tokens: 27, completion_tokens: 6, prompt_tokens_details: { cached_tokens: 0 } },
   });
   assert.equal(engine.seen[0]!.params.temperature, 0.5);
   assert.equal(engine.seen[0]!.params.seed, 7);
@@ -83,7 +83,7 @@ test("a streamed chat says the same as one that is not, with usage when asked", 
   assert.equal(got[0].prompt_token_ids.length, 21);
   const usage = got.pop()!;
   assert.deepEqual(usage.choices, []);
-  assert.deepEqual(usage.usage, { prompt_tokens: 21, total_tokens: 21 + 11, completion_tokens: 11 });
+  assert.deepEqual(usage.usage, { prompt_tokens: 21, total_tokens: 21 + 11, completion_tokens: 11, prompt_tokens_details: { cached_tokens: 0 } });
   assert.ok(got.every((chunk) => chunk.usage === null && chunk.object === "chat.completion.chunk" && chunk.id === got[0].id));
   assert.equal(got.map((chunk) => chunk.choices[0].delta.content).join(""), "añ→😀");
   assert.deepEqual(got.map((chunk) => chunk.choices[0].finish_reason).filter(Boolean), ["stop"]);
@@ -105,7 +105,7 @@ test("completions take a text, texts, token ids and lists of them, and answer ea
   const both = await json(complete(app, { prompt: ["a", "bb"] }));
   assert.deepEqual(both.choices.map(({ text }) => text), alone);
   assert.deepEqual(both.choices.map(({ index }) => index), [0, 1]);
-  assert.deepEqual(both.usage, { prompt_tokens: 5, completion_tokens: 32, total_tokens: 37 });
+  assert.deepEqual(both.usage, { prompt_tokens: 5, completion_tokens: 32, total_tokens: 37, prompt_tokens_details: { cached_tokens: 0 } });
   const ids = await json(complete(app, { prompt: [bos, 97], return_token_ids: true }));
   assert.equal(ids.choices[0].text, alone[0]);
   assert.deepEqual(ids.choices[0].prompt_token_ids, [bos, 97]);

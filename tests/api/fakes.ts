@@ -23,6 +23,8 @@ export interface FakeEngineOptions {
   /** What it says of its waiting, with the first token. */
   readonly queueSeconds?: number;
   readonly maxModelLen?: number;
+  /** So many tokens of every prompt are in the cache. */
+  readonly cachedTokens?: number;
   /** Dies in this step of any request. */
   readonly dieAtToken?: number;
   /** Fails the request in this step, and lives on: what a mod that leaves its table does. */
@@ -31,34 +33,36 @@ export interface FakeEngineOptions {
 
 export class FakeEngine implements EngineClient {
   readonly info: EngineInfo;
-  readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams }[] = [];
+  readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string }[] = [];
   alive = true;
   #running = 0;
   #promptTokens = 0;
   #generationTokens = 0;
+  #cachedTokens = 0;
   readonly #options: FakeEngineOptions;
 
   constructor(options: FakeEngineOptions = {}) {
     this.#options = options;
     this.info = {
       architecture: "FakeForCausalLM", backend: "fake, no threads", dtype: "float32", kvCacheDtype: "float32", numParameters: 0, maxModelLen: options.maxModelLen ?? 512, vocabSize,
-      pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, loadSeconds: 0,
+      pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
     };
   }
 
   get stats() {
     return {
       numRunning: this.#running, numWaiting: 0, numFreePages: numPages - this.#running, numPages, numSteps: this.#generationTokens,
-      promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions: 0, stepTokens: this.#running, stepSeconds: 0.001,
+      promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions: 0, prefixCacheQueries: this.#promptTokens, prefixCacheHits: this.#cachedTokens, stepTokens: this.#running, stepSeconds: 0.001,
     };
   }
 
-  async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal): AsyncGenerator<Delta, void, void> {
-    const { reply, tokensPerStep = 1, stepMs, queueSeconds, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
+  async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt = ""): AsyncGenerator<Delta, void, void> {
+    const { reply, tokensPerStep = 1, cachedTokens = 0, stepMs, queueSeconds, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
     const script = reply === undefined ? undefined : [...new TextEncoder().encode(reply), eos];
-    this.seen.push({ prompt: Array.from(prompt), params });
+    this.seen.push({ prompt: Array.from(prompt), params, salt });
     this.#running++;
     this.#promptTokens += prompt.length;
+    this.#cachedTokens += cachedTokens;
     let hash = prompt.reduce((sum, token) => (Math.imul(sum, 31) + token) | 0, params.seed ?? 0);
     try {
       for (let made = 0; ; ) {
@@ -82,7 +86,7 @@ export class FakeEngine implements EngineClient {
         this.#generationTokens += tokens.length;
         const last = tokens.at(-1)!;
         yield {
-          id: "fake", tokens, ...(queueSeconds !== undefined && made === tokens.length && { queueSeconds }), ...(finish && { finish }), ...(finish === "stop" && last !== eos && { stopTokenId: last }),
+          id: "fake", tokens, ...(queueSeconds !== undefined && made === tokens.length && { queueSeconds }), ...(cachedTokens > 0 && made === tokens.length && { cachedTokens }), ...(finish && { finish }), ...(finish === "stop" && last !== eos && { stopTokenId: last }),
           ...(params.logprobs !== undefined && {
             logprobs: tokens.map((token) => ({
               token, logprob: -0.5, rank: 1, top: Array.from({ length: params.logprobs! }, (_, i) => ({ token: i === 0 ? token : 65 + i, logprob: i < 2 ? -0.5 - i : -Infinity })),

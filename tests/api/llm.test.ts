@@ -16,7 +16,7 @@ test("awaiting a generation gives text, ids, usage and why it ended", async () =
   assert.deepEqual(result.tokenIds, [...new TextEncoder().encode("hello"), eos]);
   assert.deepEqual(result.promptTokenIds, [bos, 104, 105]);
   assert.equal(result.finishReason, "stop");
-  assert.deepEqual(result.usage, { promptTokens: 3, completionTokens: 6, totalTokens: 9 });
+  assert.deepEqual(result.usage, { promptTokens: 3, completionTokens: 6, totalTokens: 9, cachedTokens: 0 });
 });
 
 test("streaming gives the same text, whatever characters the tokens cut in two", async () => {

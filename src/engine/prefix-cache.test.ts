@@ -1,0 +1,146 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { stream } from "../core/random.ts";
+import { defaultSampling } from "../sampling/params.ts";
+import { PagePool } from "./page-pool.ts";
+import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
+import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { Sequence } from "./sequence.ts";
+
+const make = (over: Partial<SchedulerLimits> = {}, numPages = 50, cache: Partial<PrefixCacheOptions> = {}) => {
+  const limits = { maxNumBatchedTokens: 16, maxNumSeqs: 8, pageSize: 4, ...over };
+  const pool = new PagePool(numPages);
+  return new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, ...cache }));
+};
+const range = (length: number, from = 0) => Array.from({ length }, (_, i) => from + i);
+const sequence = (id: string, prompt: readonly number[], maxTokens = 1, salt = "") =>
+  new Sequence(id, Int32Array.from(prompt), { ...defaultSampling, maxTokens }, 0, 1 << 20, salt);
+
+/** One step; every sequence generates `next`. What it computed: [id, from, tokens] each. */
+function step(scheduler: Scheduler, next = 0): (readonly [string, number, number])[] {
+  const work = scheduler.schedule().map(({ sequence, numTokens }) => ({ sequence, numTokens, from: sequence.numComputed }));
+  for (const { sequence, numTokens } of work) {
+    sequence.advance(numTokens, numTokens === sequence.numUncomputed ? next : undefined);
+    if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
+  }
+  scheduler.pool.check();
+  scheduler.cache.check();
+  return work.map(({ sequence: { id }, from, numTokens }) => [id, from, numTokens]);
+}
+/** Runs what is there to its end; what it computed, step by step. */
+function run(scheduler: Scheduler, ...sequences: readonly Sequence[]) {
+  for (const s of sequences) scheduler.add(s);
+  const seen = [];
+  while (scheduler.running.length + scheduler.waiting.length > 0) seen.push(step(scheduler));
+  return seen;
+}
+
+test("a prompt that begins like an earlier one computes only what follows the full pages they share", () => {
+  const scheduler = make();
+  assert.deepEqual(run(scheduler, sequence("a", range(14))), [[["a", 0, 14]]]);
+  const b = sequence("b", [...range(9), 77, 78]);
+  assert.deepEqual(run(scheduler, b), [[["b", 8, 3]]], "tokens 0 to 7 fill two pages");
+  assert.equal(b.numCachedTokens, 8);
+  assert.deepEqual([scheduler.cache.numQueries, scheduler.cache.numHits], [25, 8]);
+  assert.equal(scheduler.pool.numFree, 50);
+});
+
+test("the last token of a prompt is always computed, wherever its page ends", () => {
+  const scheduler = make();
+  run(scheduler, sequence("a", range(8)));
+  assert.deepEqual(run(scheduler, sequence("b", range(8))), [[["b", 4, 4]]]);
+  assert.deepEqual(run(scheduler, sequence("c", range(9))), [[["c", 8, 1]]]);
+  assert.deepEqual(run(scheduler, sequence("d", range(4))), [[["d", 0, 4]]]);
+  assert.equal(scheduler.pool.numKept, 2, "each page is kept once");
+});
+
+test("generated tokens are found as well, as by the next turn of a chat", () => {
+  const scheduler = make();
+  run(scheduler, sequence("a", range(6), 4)); // 9 tokens are computed: 0 to 5 and three times 0
+  assert.deepEqual(run(scheduler, sequence("b", [...range(6), 0, 0, 0, 0, 5, 5])), [[["b", 8, 4]]]);
+});
+
+test("requests that come at once wait for the one that computes what they begin with, and then share its pages", () => {
+  const scheduler = make({ maxNumBatchedTokens: 8 });
+  const prompts = range(4).map((i) => [...range(12), 50 + i]);
+  const seen = run(scheduler, ...prompts.map((prompt, i) => sequence("abcd"[i]!, prompt)));
+  assert.deepEqual(seen, [[["a", 0, 8]], [["a", 8, 5]], [["b", 12, 1], ["c", 12, 1], ["d", 12, 1]]]);
+});
+
+test("when the one that computes leaves, the next in line computes instead", () => {
+  const scheduler = make({ maxNumBatchedTokens: 6 });
+  const [a, b, c] = ["a", "b", "c"].map((id) => sequence(id, [...range(12), id.charCodeAt(0)]));
+  for (const s of [a!, b!, c!]) scheduler.add(s);
+  assert.deepEqual(step(scheduler), [["a", 0, 6]]);
+  scheduler.remove(a!);
+  scheduler.cache.check();
+  assert.deepEqual([step(scheduler), step(scheduler), step(scheduler)], [[["b", 4, 6]], [["b", 10, 3]], [["c", 12, 1]]], "one page of a's was ready");
+});
+
+test("two that come to hold the same tokens in pages of their own go on with one of them", () => {
+  const scheduler = make();
+  const [a, b] = [sequence("a", [1, 2, 3], 9), sequence("b", [1, 2], 9)];
+  for (const s of [a, b]) scheduler.add(s);
+  step(scheduler, 3); // both hold 1 2 3, a and then b a 3 too
+  assert.notEqual(a.pages[0], b.pages[0]);
+  for (let i = 0; i < 3; i++) step(scheduler, 3);
+  assert.equal(a.pages[0], b.pages[0]);
+  assert.equal(scheduler.pool.holders(a.pages[0]!), 2);
+  assert.equal(scheduler.pool.numFree, 50 - 3);
+});
+
+test("what is evicted first is what was used longest ago, and of a chain its end", () => {
+  const scheduler = make({}, 6);
+  run(scheduler, sequence("a", range(8)));
+  run(scheduler, sequence("b", range(9, 100)));
+  assert.equal(scheduler.pool.numKept, 4);
+  run(scheduler, sequence("a again", range(5))); // a's first page is young again, its second is the oldest
+  assert.deepEqual(run(scheduler, sequence("c", range(12, 200))), [[["c", 0, 12]]]); // two empty pages and a's second
+  assert.deepEqual(run(scheduler, sequence("b", range(6, 100))), [[["b", 4, 2]]]); // b's second page, the oldest now, gives way
+  assert.deepEqual(run(scheduler, sequence("a", range(9))), [[["a", 4, 5]]], "of a the first page is left");
+  assert.deepEqual(run(scheduler, sequence("b", range(9, 100))), [[["b", 4, 5]]], "and of b");
+});
+
+test("salts separate: the same tokens under another salt are computed again", () => {
+  const scheduler = make();
+  run(scheduler, sequence("a", range(9), 1, "x"));
+  assert.deepEqual(run(scheduler, sequence("b", range(9), 1, "y"), sequence("c", range(9))), [[["b", 0, 9], ["c", 0, 7]], [["c", 7, 2]]]);
+  assert.deepEqual(run(scheduler, sequence("d", range(9), 1, "x")), [[["d", 8, 1]]]);
+});
+
+test("a preempted sequence finds its own pages again", () => {
+  const scheduler = make({ maxNumBatchedTokens: 32 }, 10);
+  const seen = run(scheduler, sequence("a", range(13), 10), sequence("b", range(14, 100), 16));
+  assert.equal(scheduler.numPreemptions, 1);
+  const back = seen.flat().filter(([id, from, count]) => id === "b" && from > 0 && count > 1);
+  assert.equal(back.length, 1, JSON.stringify(seen));
+  assert.ok(back[0]![1] >= 12, "at least the full pages of its prompt");
+  assert.equal(scheduler.cache.numRecovered, back[0]![1]);
+  assert.equal(scheduler.cache.numHits, 0, "hits are of first admissions");
+});
+
+test("switched off, nothing is found, kept or shared", () => {
+  const scheduler = make({}, 50, { enabled: false });
+  run(scheduler, sequence("a", range(14)));
+  assert.deepEqual(run(scheduler, sequence("b", range(14)), sequence("c", range(2))), [[["b", 0, 14], ["c", 0, 2]]]);
+  assert.deepEqual([scheduler.pool.numKept, scheduler.cache.numHits], [0, 0]);
+});
+
+test("a hash that collides always, or half of the time, serves the same pages as a good one", () => {
+  const trace = (hash?: (hash: number, token: number) => number) => {
+    const scheduler = make({}, 14, hash ? { hash } : { seed: 5 });
+    const random = stream(3);
+    const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+    const seen = range(300).map((i) => {
+      const prompt = range(int(1, 24)).map((at) => (at < 12 ? int(0, 1) * 100 : int(0, 2)));
+      for (let at = 0; at < Math.min(8, prompt.length); at++) prompt[at] = prompt[0]!;
+      scheduler.add(sequence(`${i}`, prompt, int(1, 5), int(0, 1) ? "x" : ""));
+      return step(scheduler, i % 2);
+    });
+    return { seen, hits: scheduler.cache.numHits };
+  };
+  const expected = trace();
+  assert.ok(expected.hits > 200, `${expected.hits} hits`);
+  assert.deepEqual(trace(() => 0), expected);
+  assert.deepEqual(trace((hash, token) => (hash + token) & 1), expected);
+});
