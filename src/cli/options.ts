@@ -89,6 +89,8 @@ export function addEngineFlags(command: Command): Command {
     .option("--max-num-batched-tokens <n>", "most tokens in one step", parseInteger)
     .option("--block-size <tokens>", "tokens in one page of the KV cache", parseInteger)
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
+    .option("--enable-prefix-caching", "share what is computed of prompts that begin alike (default)")
+    .option("--no-enable-prefix-caching", "compute every prompt from its first token")
     .option("--attention <file>", "a module with mods in place of the model's attention: export default { maskMod, scoreMod, layers }")
     .option("--chat-template <file>", "a Jinja chat template in place of the model's own")
     .addOption(new Option("--hf-token <token>", "access token of the hub, for private and gated models").env("HF_TOKEN"))
@@ -98,11 +100,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes } = flags;
+  const { dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
   const { skipTokenizerInit, chatTemplate, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes,
+    dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
     skipTokenizerInit, chatTemplate, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

@@ -54,8 +54,10 @@ async function alone(model: ForwardModel, limits: EngineLimits, eosTokenIds: rea
 
 function makeRequests(random: () => number, count: number, vocabSize: number): Request[] {
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+  // Three in five begin alike, for a while.
+  const beginning = Array.from({ length: 36 }, () => int(0, vocabSize - 1));
   return Array.from({ length: count }, (_, i) => ({
-    prompt: Int32Array.from({ length: random() < 0.2 ? int(25, 44) : int(1, 20) }, () => int(0, vocabSize - 1)),
+    prompt: Int32Array.from([...beginning.slice(0, random() < 0.6 ? int(3, 36) : 0), ...Array.from({ length: int(1, 8) }, () => int(0, vocabSize - 1))]),
     params: {
       ...defaultSampling, maxTokens: int(1, 20), seed: i, ignoreEos: random() < 0.5, logprobs: int(0, 3),
       ...(i % 2 ? { temperature: 0 } : { temperature: 0.5 + random(), topP: random() < 0.5 ? 0.9 : 1, topK: random() < 0.5 ? 40 : 0, minP: random() < 0.3 ? 0.02 : 0 }),
@@ -71,7 +73,7 @@ const cases: readonly (readonly [name: string, pageSize: number, formats: Format
 ];
 for (const [name, pageSize, formats] of cases) {
   const { quantization = "none", kvCacheDtype } = formats;
-  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions and cancellations`, async () => {
+  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions, cancellations and shared beginnings`, async () => {
     const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
     await using model = await openTiny(fixture(name), most, 2, formats);
     const { eosTokenIds, seen } = model;
@@ -83,11 +85,12 @@ for (const [name, pageSize, formats] of cases) {
     assert.equal(seen.batches + seen.chunks, 0, "alone is alone");
     assert.ok(new Set(expected.map((a) => a.tokens.join())).size === expected.length, "requests differ");
 
-    let preemptions = 0, cancelled = 0, compared = 0;
+    let preemptions = 0, cancelled = 0, compared = 0, hits = 0, runsWithoutCache = 0;
     for (const maxNumBatchedTokens of long ? [...chunkSizes, ...chunkSizes, ...chunkSizes] : chunkSizes) {
       // Pages for one whole sequence and a little more: whoever shares them is preempted sooner or later.
       const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(24 / pageSize));
-      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs: int(2, 8), numPages }, eosTokenIds });
+      const enablePrefixCaching = random() < 0.75;
+      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs: int(2, 8), numPages, enablePrefixCaching }, eosTokenIds });
       const plans = requests.map((request, i) => ({ id: String(i), request, arrival: int(0, 25), leave: random() < 0.25 ? int(5, 60) : Infinity }));
       const out = await drain(engine, (step) => {
         for (const { id, request, arrival, leave } of plans) {
@@ -105,9 +108,12 @@ for (const [name, pageSize, formats] of cases) {
         else assert.deepEqual([got.finish, got.tokens.length], [want.finish, want.tokens.length], where);
       }
       preemptions += engine.stats().numPreemptions;
+      hits += engine.stats().prefixCacheHits;
+      if (!enablePrefixCaching) runsWithoutCache += 1;
       assert.equal(engine.stats().numFreePages, numPages);
     }
-    const reached = { ...seen, preemptions, cancelled, compared };
+    const reached = { ...seen, preemptions, cancelled, compared, hits };
     for (const [what, count] of Object.entries(reached)) assert.ok(count > 10, `${what}: only ${count} of ${JSON.stringify(reached)}`);
+    assert.ok(runsWithoutCache > 0);
   });
 }
