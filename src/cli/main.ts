@@ -7,6 +7,7 @@ import { Command, CommanderError, Option } from "commander";
 import { BadRequest, UsageError } from "../core/errors.ts";
 import { version } from "../core/version.ts";
 import { GenerationFailed } from "../llm/generation.ts";
+import { addBench } from "./bench/flags.ts";
 import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parsePort, parseSeconds } from "./options.ts";
 import { flagNames, sentence } from "./sentence.ts";
 
@@ -69,6 +70,7 @@ function createProgram(): Command {
     .addOption(new Option("--code <device>", "print the kernel compiled for this device, and measure there").choices(["wasm", "reference"]))
     .addHelpText("after", examples("tessera inspect examples/my-mod.ts", "tessera inspect my-mod.ts --lengths 4096 --block-size 128 --svg my-mod.svg", "tessera inspect my-mod.ts --code wasm", "tessera inspect model-Q8_0.gguf"))
     .action(async (file: string, flags) => (await import("./inspect.ts")).runInspect(file, flags));
+  addBench(program, modelHelp);
   for (const command of program.commands) command.showHelpAfterError(`(tessera ${command.name()} --help shows its flags)`);
   return program;
 }

@@ -21,13 +21,13 @@ const secondsBetweenLines = 2;
 const secondsBetweenDraws = 0.05;
 
 /** "12.5 of 25.0 MiB"; one unit for all bytes, with more digits where there are few: 300 bytes are "0.001 of 0.001 MiB". */
-function amount(done: number, total: number): string {
+function bytesText(done: number, total: number): string {
   const inMebi = (bytes: number) => (total >= mebi ? (bytes / mebi).toFixed(1) : (Math.ceil(bytes / mebi * 1000) / 1000).toFixed(3));
   return `${inMebi(done)} of ${inMebi(total)} MiB`;
 }
 
-/** Progress on `screen`. `now` gives seconds. */
-export function createProgress(screen: Screen, now: () => number): ProgressLine {
+/** Progress on `screen`. `now` gives seconds; `amount` says how far, by default in bytes. */
+export function createProgress(screen: Screen, now: () => number, amount = bytesText): ProgressLine {
   let stage: string | undefined;
   let shownAt = -Infinity;
   let shownDone = 0;

@@ -60,8 +60,8 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   const labels = { model_name: modelName, engine: "0" };
   const labelNames = Object.keys(labels);
 
-  const gauge = (name: string, help: string, read: (stats: Stats) => number) => new Gauge({
-    name: `vllm:${name}`, help, labelNames, registers, collect() { this.set(labels, read(stats())); },
+  const gauge = (name: string, help: string, read: (stats: Stats) => number, more: Readonly<Record<string, string>> = {}) => new Gauge({
+    name: `vllm:${name}`, help, labelNames: [...labelNames, ...Object.keys(more)], registers, collect() { this.set({ ...labels, ...more }, read(stats())); },
   });
   const counter = (name: string, help: string, read: (stats: Stats) => number) => new Counter({
     name: `vllm:${name}`, help, labelNames, registers,
@@ -75,10 +75,7 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
 
   gauge("num_requests_running", "Requests in the running batch.", ({ numRunning }) => numRunning);
   gauge("num_requests_waiting", "Requests waiting to be processed.", ({ numWaiting }) => numWaiting);
-  new Gauge({
-    name: "vllm:num_requests_waiting_by_reason", help: "Requests waiting, by reason: capacity is room in the batch or the KV cache.", labelNames: [...labelNames, "reason"], registers,
-    collect() { this.set({ ...labels, reason: "capacity" }, stats().numWaiting); },
-  });
+  gauge("num_requests_waiting_by_reason", "Requests waiting, by reason: capacity is room in the batch or the KV cache.", ({ numWaiting }) => numWaiting, { reason: "capacity" });
   const cacheUsage = ({ numFreePages, numPages }: Stats) => 1 - numFreePages / numPages;
   gauge("kv_cache_usage_perc", "Fraction of the KV cache in use; 1 is all of it.", cacheUsage);
   gauge("gpu_cache_usage_perc", "kv_cache_usage_perc by its old name, whatever the machine is.", cacheUsage);

@@ -76,6 +76,9 @@ test("help shows the commands, their flags and examples", async () => {
   const { out } = await run(["serve", "--help"]);
   for (const flag of ["--host", "--port", "--api-key", "--served-model-name", "--dtype", "--max-model-len", "--max-num-seqs", "--max-num-batched-tokens",
     "--block-size", "--kv-cache-memory-bytes", "--device", "--threads", "--skip-tokenizer-init", "--seed", "--shutdown-timeout"]) assert.ok(out.includes(flag), flag);
+  const bench = await run(["bench", "serve", "--help"]);
+  for (const flag of ["--base-url", "--host", "--port", "--endpoint", "--dataset-name", "--random-input-len", "--random-output-len", "--random-prefix-len", "--num-prompts",
+    "--request-rate", "--burstiness", "--max-concurrency", "--seed", "--save-result", "--percentile-metrics", "--goodput"]) assert.ok(bench.out.includes(flag), flag);
 });
 
 test("wrong flags and models are told in one line, with exit code 1", async () => {
@@ -87,6 +90,8 @@ test("wrong flags and models are told in one line, with exit code 1", async () =
     [["serve", "--prt", "1"], /^tessera: there is no flag --prt\. Did you mean --port\? \(tessera serve --help/],
     [["run", "hi", "--max-tokens", "-1"], /^tessera: --max-tokens is -1; it must be an integer/],
     [["serve", "src"], /^tessera: model "src" has no config\.json/], [["serve", "README.md"], /^tessera: model "README\.md" is neither a folder nor a \.gguf file/],
+    [["bench", "serve", "--request-rate", "0"], /^tessera: --request-rate is 0; it must be requests per second above 0, or inf\. \(tessera bench serve --help/],
+    [["bench", "serve", "--port", "1"], /^tessera: http:\/\/127\.0\.0\.1:1 does not answer .*--base-url/],
     [["inspect", "README.md"], /^tessera: README\.md is no module/],
   ] as const) {
     const { code, err } = await run(args);
@@ -106,6 +111,17 @@ test("serve prints a curl line that works, answers, and ends in order at SIGTERM
     child.kill("SIGTERM");
     assert.equal(await ended(child, 10), 0);
     await gone(url);
+  } finally {
+    child.kill("SIGKILL");
+  }
+});
+
+test("bench serve measures a server of its own kind", { skip }, async () => {
+  const { child, url } = await start(process.execPath, "--max-model-len", "128", "--threads", "1");
+  try {
+    const { code, out, err } = await run(["bench", "serve", "--base-url", url, "--num-prompts", "4", "--random-input-len", "8", "--random-output-len", "5", "--ignore-eos", "--goodput", "ttft:60000", "e2el:60000"]);
+    assert.equal(code, 0, err);
+    assert.match(out, /^=+ Serving Benchmark Result =+\nSuccessful requests: +4\nFailed requests: +0\n[^]*\nTotal generated tokens: +20\n[^]*Request goodput[^]*\nP99 ITL \(ms\): +\d+\.\d\d\n=+\n$/);
   } finally {
     child.kill("SIGKILL");
   }
