@@ -58,3 +58,8 @@ for (const dtype of ["float32", "bfloat16"] as const) for (const quantization of
     assert.throws(() => chooseWeightFormats(checkpoint(files.bf16, small), dtype, quantization), { name: "UsageError", message: new RegExp(`--dtype ${dtype} and --quantization ${quantization} exclude each other`) });
   });
 }
+
+test("a file without a matrix has formats all the same: the loader says what it lacks", () => {
+  const empty: WeightSource = { names: () => [], info: () => undefined, read: () => assert.fail("nothing is read"), close: () => {} };
+  assert.equal(chooseWeightFormats(empty, "auto", "int8").weightDType, "f32");
+});

@@ -63,5 +63,5 @@ export function isRoundedOnLoad(source: WeightSource, { matrixDTypes }: Pick<Mod
 function mostCommon(dtypes: readonly WeightDType[]): WeightDType {
   const counts = new Map<WeightDType, number>();
   for (const dtype of dtypes) counts.set(dtype, (counts.get(dtype) ?? 0) + 1);
-  return [...counts].reduce((best, next) => (next[1] > best[1] ? next : best))[0];
+  return [...counts].reduce<readonly [WeightDType, number]>((best, next) => (next[1] > best[1] ? next : best), ["f32", 0])[0];
 }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
 import { type DType, fromFloat32, toFloat32 } from "../core/dtype.ts";
+import { UsageError } from "../core/errors.ts";
 import { blockFormats } from "../weights/block-formats.ts";
 import type { FileDType } from "../weights/safetensors.ts";
 import type { WeightSource } from "../weights/source.ts";
@@ -137,4 +138,21 @@ test("blocks that are rounded anew arrive as their numbers, in order, a little a
   const expected = numbers(matrices.get(name)!.data), found = new Float32Array(expected.length);
   for (const { row, values } of ours) found.set(values, row * 256);
   for (const row of [0, 1, 511, 512, 1099]) assert.deepEqual(found.subarray(row * 256, (row + 1) * 256), expected.subarray((1099 - row) * 256, (1100 - row) * 256), `row ${row}`);
+});
+
+test("quantised matrices arrive by whole panels, however wide their rows are, and what a backend refuses is told with the tensor's name", async () => {
+  const c = config("int8", { hidden_size: 32, intermediate_size: 16384, attention_bias: false }), specs = new Map(listTensors(c).map((spec) => [spec.name, spec]));
+  const load = (stored: FileDType, writeRows: (rows: number, columns: number) => void): Promise<unknown> => {
+    const { backend } = memory(true), bytesEach = stored === "F32" ? 4 : 2;
+    const quantized = { ...backend, writeRows: async ({ columns }: { columns: number }, _: number, bytes: Uint8Array) => writeRows(bytes.length / columns / bytesEach, columns) };
+    return loadWeights(quantized as unknown as Backend, sourceOf(checkpoint(c, stored)), c, (name) => backend.alloc(name === "staging" ? stagingBytes : tensorBytes(specs.get(name)!)), () => {});
+  };
+  for (const stored of ["F32", "BF16"] as const) {
+    const down: number[] = [];
+    await load(stored, (rows, columns) => columns === 16384 && down.push(rows));
+    assert.deepEqual(down, [16, 16], stored);
+  }
+  await assert.rejects(load("F32", () => {
+    throw new UsageError("a scale of 9");
+  }), { name: "UsageError", message: "model.embed_tokens.weight: a scale of 9" });
 });

@@ -1,6 +1,6 @@
 /**
  * Brings a checkpoint's tensors into a backend's memory: straight from the file where nothing changes on the way, else
- * piece by piece through a small buffer. At no time is a whole tensor held twice.
+ * piece by piece through a small buffer. A whole tensor is held twice only where its rows are stored in another order.
  */
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
 import { isQuantized, panelRows, type QuantizedDType } from "../backend/quantized.ts";
@@ -86,11 +86,11 @@ async function loadPart(backend: Backend, source: WeightSource, name: string, we
   }
 }
 
-/** Whole rows at a time, packed as the backend takes them. */
+/** Rows by whole panels, packed as the backend takes them; all at once where they lie in another order. */
 async function loadQuantized(backend: Backend, source: WeightSource, name: string, weight: Weight, dtype: QuantizedDType, firstRow: number, space: Uint8Array): Promise<void> {
   const info = source.info(name)!, rows = info.shape[0]!, rowBytes = info.bytes / rows;
   const type = floatType(info.dtype), pack = packer(stored(info.dtype), dtype);
-  const perChunk = info.fileRow ? rows : Math.max(1, Math.floor(stagingBytes / rowBytes / panelRows) * panelRows);
+  const perChunk = info.fileRow ? rows : wholePanels(rowBytes);
   const chunk = perChunk * rowBytes <= space.length ? space : new Uint8Array(perChunk * rowBytes);
   for (let row = 0; row < rows; row += perChunk) {
     const bytes = chunk.subarray(0, Math.min(perChunk, rows - row) * rowBytes);
@@ -102,15 +102,18 @@ async function loadQuantized(backend: Backend, source: WeightSource, name: strin
       else await roundRows(backend, weight, firstRow + row, ordered, stored(info.dtype));
     } catch (error) {
       if (error instanceof RangeError) throw new UsageError(`${name}: ${error.message}, which ${dtype} cannot hold; load the model with --quantization none`);
-      throw error;
+      throw error instanceof UsageError ? new UsageError(`${name}: ${error.message}`) : error;
     }
   }
 }
 
+/** How many rows to take at a time. Threads lay out whole panels only: one of very wide rows takes more room than is kept for it. */
+const wholePanels = (rowBytes: number): number => Math.max(1, Math.floor(stagingBytes / rowBytes / panelRows)) * panelRows;
+
 /** Rows of blocks of a type to those of another, by their numbers; few at a time, as f32 is large. */
 async function roundRows(backend: Backend, weight: Weight, firstRow: number, blocks: Uint8Array, type: BlockType): Promise<void> {
   const { blockElements, blockBytes, toFloat32 } = blockFormats[type], rowBytes = (weight.columns / blockElements) * blockBytes;
-  const perChunk = Math.max(1, Math.floor(stagingBytes / (weight.columns * bytesPerElement.f32) / panelRows) * panelRows);
+  const perChunk = wholePanels(weight.columns * bytesPerElement.f32);
   for (let row = 0; row * rowBytes < blocks.length; row += perChunk) {
     const values = toFloat32(blocks.subarray(row * rowBytes, (row + perChunk) * rowBytes));
     await backend.writeRows(weight, firstRow + row, new Uint8Array(values.buffer), "F32");
