@@ -55,7 +55,14 @@ function grow(path: string, hash: "sha256" | "sha1", prefix: string): GrowingFil
   };
 }
 
-const isKind = (path: string, kind: "isFile" | "isDirectory"): boolean => fs.statSync(path, { throwIfNoEntry: false })?.[kind]() ?? false;
+function isKind(path: string, kind: "isFile" | "isDirectory"): boolean {
+  try {
+    return fs.statSync(path, { throwIfNoEntry: false })?.[kind]() ?? false;
+  } catch (error) {
+    if ((error as { code?: string }).code === "ENAMETOOLONG") return false; // a whole template, say, is no path
+    throw error;
+  }
+}
 
 export const files: Files = {
   openFile,
