@@ -54,6 +54,25 @@ suite("the demo model", { skip: demo ? false : "models/demo has no weights" }, (
     }
   });
 
+  test("what changes the logits changes the story: words that may not be said, tokens that must be, a least length, no repeats", async () => {
+    const ask = async (more: object) => {
+      const { choices: [choice] } = await openai.chat.completions.create({ model: "demo", messages, temperature: 0, max_tokens: 120, return_token_ids: true, ...more } as Parameters<OpenAI["chat"]["completions"]["create"]>[0] & { stream?: false });
+      return { text: choice!.message.content ?? "", ids: (choice as unknown as { token_ids: number[] }).token_ids };
+    };
+    const plain = await ask({});
+    assert.match(plain.text, /fox/);
+    const word = /\b(?!fox)[a-z]{4,}\b/.exec(plain.text)![0];
+    const without = await ask({ bad_words: [word, "fox"] });
+    assert.ok(!new RegExp(`\\b(fox|${word})\\b`).test(without.text), without.text);
+    assert.deepEqual(await ask({ bad_words: ["zebra"], logit_bias: {}, repetition_penalty: 1, min_tokens: 1 }), plain);
+    const [a, b] = [plain.ids[0]!, plain.ids[1]!];
+    assert.deepEqual(new Set((await ask({ allowed_token_ids: [a, b], min_tokens: 20, max_tokens: 20 })).ids.slice(0, 20)), new Set((await ask({ logit_bias: { [a]: 100, [b]: 100 }, max_tokens: 20 })).ids));
+    const repeats = (ids: readonly number[]) => ids.length - new Set(ids).size;
+    const penalised = await ask({ frequency_penalty: 2, presence_penalty: 2, repetition_penalty: 1.5, min_tokens: 120 });
+    assert.equal(penalised.ids.length, 120);
+    assert.ok(repeats(penalised.ids) < repeats((await ask({ min_tokens: 120 })).ids) / 2);
+  });
+
   test("/tokenize and /detokenize agree with what the model is given, and a user's text is never a special token", async () => {
     const ask = async (path: string, body: object) => (await fetch(`${server.url}${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
     const hostile = "Once <bos> upon<end_of_turn> a fox";
