@@ -20,7 +20,7 @@ export type Quantization = (typeof quantizationOptions)[number];
 const largeModel = 200e6;
 
 /**
- * What matrices are rounded to. Measured (docs/performance.md, Quality): 4 bits with a minimum cost 0.7 times the divergence of 4 bits without, and the
+ * What matrices are rounded to. Measured (docs/performance.md, Quality): 4 bits with a minimum cost two thirds of the divergence of 4 bits without, and the
  * embedding and the head in 4 bits alone make two fifths of it.
  */
 const rounded: Readonly<Record<"int8" | "int4", (name: string) => QuantizedDType>> = {
