@@ -83,7 +83,8 @@ export class Sequence {
   }
 
   token(position: number): number {
-    invariant(position >= 0 && position < this.#numTokens, `sequence ${this.id} has no token ${position}`);
+    // The prefix cache asks for every token of a prompt: the message is made when it is wanted.
+    if (!(position >= 0 && position < this.#numTokens)) invariant(false, `sequence ${this.id} has no token ${position}`);
     return this.#tokens[position]!;
   }
 
