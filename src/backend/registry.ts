@@ -9,6 +9,11 @@ export interface BackendOptions {
   readonly threads?: number;
   /** How many bytes will be asked for in all; the cpu backend has 4 GiB unless this says more. */
   readonly memoryBytes?: number;
+  /**
+   * Whether the cpu backend may have V8 make 256-bit code, default true. That takes experimental flags of the whole process for some milliseconds;
+   * V8 has been seen to end the process when other SIMD code, not ours for quantised weights, was optimised at that moment.
+   */
+  readonly wideVectors?: boolean;
 }
 
 export type Device = "cpu" | "reference";

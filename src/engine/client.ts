@@ -188,11 +188,18 @@ export function clientOf(engine: Engine, info: EngineInfo, now: () => number, re
   return client;
 }
 
+/** Engines of this process that have begun and not ended. */
+let livingEngines = 0;
+
 /** A thread for `startEngine`, which opens `machine` meanwhile. Started before the model is found, it is ready when the model is. */
 export function prepareEngine({ device, threads }: Machine): Thread {
   // The sources run as they are and as compiled: the worker's file ends as this one does.
   const url = new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url);
-  return spawn(url, { device, ...(threads !== undefined && { threads }) } satisfies Machine);
+  // Wide code is compiled under flags of the whole process, which must not meet another engine's kernels on their way through V8's compiler.
+  const thread = spawn(url, { device, wideVectors: livingEngines === 0, ...(threads !== undefined && { threads }) } satisfies Machine);
+  livingEngines++;
+  thread.onExit(() => livingEngines--);
+  return thread;
 }
 
 /**

@@ -6,7 +6,7 @@
  */
 import type { AttentionOverrideData } from "../attention/override.ts";
 import type { Backend, WeightDType } from "../backend/backend.ts";
-import { addressableBytes, type Device, openBackend } from "../backend/registry.ts";
+import { addressableBytes, type BackendOptions, type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
@@ -56,10 +56,10 @@ export interface OpenEngine {
 const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16: "bfloat16", int8: "int8", uint8: "int8", int4: "int4", uint4: "int4" };
 
 /** What a backend is opened by. It needs no model, so it can be opened while somebody still looks for one. */
-export type Machine = Pick<EngineOptions, "device" | "threads">;
+export type Machine = Pick<EngineOptions, "device" | "threads"> & Pick<BackendOptions, "wideVectors">;
 
-export async function openMachine({ device, threads }: Machine): Promise<Backend> {
-  return openBackend(device, { memoryBytes: availableBytes(device), ...(threads !== undefined && { threads }) });
+export async function openMachine({ device, threads, wideVectors }: Machine): Promise<Backend> {
+  return openBackend(device, { memoryBytes: availableBytes(device), ...(threads !== undefined && { threads }), ...(wideVectors !== undefined && { wideVectors }) });
 }
 
 /** `now` is in seconds; `opening` is the backend, which is closed where the model cannot be loaded. @throws UsageError */

@@ -60,7 +60,7 @@ test("a chat template that is given goes before the file's own, which may be mis
   const path = write("mute.gguf", { "tokenizer.chat_template": ["string", "{% if %}"] });
   await assert.rejects(LLM.load(path), (error) => error instanceof UsageError && /the chat template cannot be parsed .*--chat-template/.test(error.message));
   // Longer than any path.
-  const template = `{# ${"-".repeat(5000)} #}` + "{{ bos_token }}Once {% for message in messages %}{{ message.content }}{% endfor %}", file = join(folder, "my.jinja");
+  const template = `{# ${"-".repeat(5000)} #}{{ bos_token }}Once {% for message in messages %}{{ message.content }}{% endfor %}`, file = join(folder, "my.jinja");
   writeFileSync(file, template);
   for (const chatTemplate of [template, file]) {
     await using llm = await LLM.load(path, { threads: 1, chatTemplate });

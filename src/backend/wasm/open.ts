@@ -27,6 +27,8 @@ import { wideBytes } from "./wide.ts";
 export interface WasmOptions extends HeapOptions {
   /** Default: all of the machine's. A page that is not cross-origin isolated has one. */
   readonly threads?: number;
+  /** registry.ts says what for. Default true. */
+  readonly wideVectors?: boolean;
   /** Milliseconds. Programs are timed, to know how many threads are worth it (thread-choice.ts). */
   readonly clock?: () => number;
 }
@@ -47,7 +49,7 @@ export async function open(options: WasmOptions = {}): Promise<Backend> {
   const heap = new Heap(options);
   const pool = await Pool.open(heap, threads);
   try {
-    return await WasmBackend.open(heap, pool, options.clock ?? (() => performance.now()));
+    return await WasmBackend.open(heap, pool, options.clock ?? (() => performance.now()), options.wideVectors ?? true);
   } catch (error) {
     await pool.close();
     throw error;
@@ -97,6 +99,7 @@ class WasmBackend implements Backend {
   /** Kernels of quantised weights, delivered when the first of a dtype is asked for. */
   readonly #quantized = new Map<QuantizedDType, Variants>();
   readonly #dotOperand: DotOperand = probeDot();
+  readonly #wideVectors: boolean;
   /** A program of one record and its arguments, for ops run outside `record` while nothing else is under way. */
   readonly #immediate: WasmBuffer;
   #recording: Recording | undefined;
@@ -107,13 +110,14 @@ class WasmBackend implements Backend {
 
   readonly #fail = (error: unknown): void => void (this.#failure ??= error);
 
-  static async open(heap: Heap, pool: Pool, clock: () => number): Promise<WasmBackend> {
-    const backend = new WasmBackend(heap, pool, clock);
+  static async open(heap: Heap, pool: Pool, clock: () => number, wideVectors: boolean): Promise<WasmBackend> {
+    const backend = new WasmBackend(heap, pool, clock, wideVectors);
     backend.#kernels = await Variants.load(pool, opsModule, backend.#fail);
     return backend;
   }
 
-  private constructor(heap: Heap, pool: Pool, clock: () => number) {
+  private constructor(heap: Heap, pool: Pool, clock: () => number, wideVectors: boolean) {
+    this.#wideVectors = wideVectors;
     this.#heap = heap;
     this.#pool = pool;
     this.#clock = clock;
@@ -198,7 +202,7 @@ class WasmBackend implements Backend {
   #kernelsOf(dtype: QuantizedDType): Variants {
     let kernels = this.#quantized.get(dtype);
     if (!kernels) {
-      kernels = Variants.later(this.#pool, () => quantizedModule(dtype, this.#dotOperand), this.#fail, (bytes) => wideBytes(dtype, this.#dotOperand, bytes));
+      kernels = Variants.later(this.#pool, () => quantizedModule(dtype, this.#dotOperand), this.#fail, (bytes) => (this.#wideVectors ? wideBytes(dtype, this.#dotOperand, bytes) : bytes));
       this.#quantized.set(dtype, kernels);
     }
     return kernels;
