@@ -46,9 +46,11 @@ export interface Llama {
 interface Model {
   createContext(options: object): Promise<Context>;
   tokenize(text: string): number[];
+  dispose(): Promise<void>;
 }
 interface Context {
   readonly _ctx: AddonContext;
+  dispose(): Promise<void>;
   getSequence(): { evaluate(tokens: readonly number[], options: object): AsyncIterable<number> };
 }
 interface AddonContext {
@@ -60,7 +62,7 @@ interface AddonContext {
   removeTokenCellsFromSequence(sequence: number, from: number, to: number): boolean;
 }
 interface SamplerModule {
-  LlamaSampler: new (model: Model) => { readonly _sampler: object; applyConfig(config: object): void };
+  LlamaSampler: new (model: Model) => { readonly _sampler: object; applyConfig(config: object): void; dispose(): void };
 }
 
 /** @throws when the package cannot be installed or has no build for this machine. */
@@ -137,13 +139,18 @@ export async function openLlama(file: string, { threads, sequences, length, batc
   const sampler = new LlamaSampler(model);
   const { _sampler: bare } = sampler;
   sampler.applyConfig({ temperature: 0, minP: 0, topK: 40, topP: 0.95, seed: 1 });
-  const side = async (flashAttention: boolean): Promise<Side> => {
-    const { _ctx: context } = await model.createContext({ sequences, contextSize: length, batchSize: batch, threads, flashAttention });
-    return new Side(context, bare);
-  };
+  const open = (flashAttention: boolean): Promise<Context> => model.createContext({ sequences, contextSize: length, batchSize: batch, threads, flashAttention });
+  const contexts = [await open(true), await open(false)] as const;
+  const [{ _ctx: flash }, { _ctx: plain }] = contexts;
   return {
     description: `node-llama-cpp ${version}, ${llama.systemInfo.replace(/\s*\|\s*$/, "")}`,
-    settings: { "flash attention": await side(true), "no flash attention": await side(false) },
-    [Symbol.asyncDispose]: () => llama.dispose(),
+    settings: { "flash attention": new Side(flash, bare), "no flash attention": new Side(plain, bare) },
+    // One by one, and held until then: the package waits for ever for a model or context that the collector has taken.
+    async [Symbol.asyncDispose]() {
+      sampler.dispose();
+      for (const context of contexts) await context.dispose();
+      await model.dispose();
+      await llama.dispose();
+    },
   };
 }
