@@ -6,13 +6,13 @@
 import { pino } from "pino";
 import type { Logger } from "../core/log.ts";
 import { version } from "../core/version.ts";
-import type { Stats } from "../engine/messages.ts";
 import { LLM } from "../llm.ts";
 import { bind, type Serving } from "../server/node.ts";
 import { curlLine, describe } from "./describe.ts";
 import { engineOptions, type EngineFlags } from "./options.ts";
 import { createProgress } from "./progress.ts";
 import { isRepeat, type Heard } from "./signals.ts";
+import { statsLine } from "./stats-line.ts";
 
 export interface ServeFlags extends EngineFlags {
   readonly host: string;
@@ -34,23 +34,14 @@ function createLog(): Logger {
   return { info: line("info "), warn: line("warn "), error: line("error") };
 }
 
-/** vLLM's line of throughput, from two readings `elapsed` seconds apart. */
-function statsLine(before: Stats, now: Stats, elapsed: number): string {
-  const rate = (count: number) => (count / elapsed).toFixed(1);
-  const used = 100 * (1 - now.numFreePages / now.numPages);
-  const hits = (100 * now.prefixCacheHits) / Math.max(1, now.prefixCacheQueries);
-  return `Avg prompt throughput: ${rate(now.promptTokens - before.promptTokens)} tokens/s, ` +
-    `Avg generation throughput: ${rate(now.generationTokens - before.generationTokens)} tokens/s, ` +
-    `Running: ${now.numRunning} reqs, Waiting: ${now.numWaiting} reqs, KV cache usage: ${used.toFixed(1)}%, Prefix cache hit rate: ${hits.toFixed(1)}%`;
-}
-
 /** Watches the engine: a line of throughput while there is any, and one when it dies. Returns what stops the watching. */
 function watch(llm: LLM, log: Logger, quiet: boolean): () => void {
   let before = llm.stats;
   let told = false;
   const timer = setInterval(() => {
     const now = llm.stats;
-    if (!quiet && (now.numSteps !== before.numSteps || now.numRunning > 0)) log.info(statsLine(before, now, statsEverySeconds));
+    const line = quiet ? undefined : statsLine(before, now, statsEverySeconds);
+    if (line !== undefined) log.info(line);
     before = now;
     if (!llm.alive && !told) log.error("the engine has stopped: /health answers 503 and requests are refused; start the server again");
     told = !llm.alive;

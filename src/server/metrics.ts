@@ -88,7 +88,7 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   counter("gpu_prefix_cache_hits_total", "prefix_cache_hits_total by its old name.", hits);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
 
-  const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: "float32", enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
+  const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: info.kvCacheDtype, enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
     .set({ ...labels, ...config }, 1);
 
