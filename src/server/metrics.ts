@@ -108,6 +108,7 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   const inference = histogram("request_inference_time_seconds", "From the first step that worked on it to the last token.", requestSeconds);
   const promptTokens = histogram("request_prompt_tokens", "Prompt tokens of one request.", tokenBuckets(info.maxModelLen));
   const generationTokens = histogram("request_generation_tokens", "Tokens generated for one request.", tokenBuckets(info.maxModelLen));
+  const computedTokens = histogram("request_prefill_kv_computed_tokens", "Prompt tokens of one request that the prefix cache did not have.", tokenBuckets(info.maxModelLen));
   const mostTokens = histogram("request_max_num_generation_tokens", "Tokens of a request's longest choice.", tokenBuckets(info.maxModelLen));
   const maxTokensAsked = histogram("request_params_max_tokens", "max_tokens of requests that gave it.", tokenBuckets(info.maxModelLen));
   const choicesAsked = histogram("request_params_n", "Choices asked for.", [1, 2, 5, 10, 20]);
@@ -122,8 +123,10 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
       let lastAt = arrivedAt;
       let startedAt = submittedAt;
       let tokens = 0;
+      let cachedTokens = 0;
       return {
         delta(delta) {
+          cachedTokens += delta.cachedTokens ?? 0;
           if (delta.tokens.length === 0) return;
           const at = now();
           if (firstAt === undefined) {
@@ -144,6 +147,7 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
           if (finish !== "stop" && finish !== "length") return measured;
           whole(seconds);
           promptTokens(numPromptTokens);
+          computedTokens(numPromptTokens - cachedTokens);
           generationTokens(tokens);
           mostTokens(tokens);
           choicesAsked(1);

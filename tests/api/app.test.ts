@@ -418,13 +418,14 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.equal(value("num_requests_waiting_by_reason", ',reason="capacity"'), 0);
   assert.equal(value("request_params_max_tokens_sum"), 12);
   assert.equal(value("request_params_n_count"), 2);
+  assert.equal(value("request_prefill_kv_computed_tokens_sum"), 6, "nothing was cached");
   assert.equal(value("request_max_num_generation_tokens_sum"), 6);
   for (const part of ["queue", "prefill", "decode", "inference"]) assert.equal(value(`request_${part}_time_seconds_count`), 2, part);
   assert.match(text, /^http_requests_total\{handler="\/v1\/completions",method="POST",status="2xx"\} 2$/m);
 });
 
 test("the parts of a request's time add up: queue, prefill, decode", async () => {
-  const { llm } = fakeLLM({ reply: "abcdefgh", stepMs: 2, queueSeconds: 0.5 });
+  const { llm } = fakeLLM({ reply: "abcdefgh", stepMs: 2, queueSeconds: 0.5, cachedTokens: 2 });
   // Each look at the clock takes a second, so that every part is known.
   let seconds = 0;
   const app = createApp(llm, { now: () => seconds++ });
@@ -438,6 +439,7 @@ test("the parts of a request's time add up: queue, prefill, decode", async () =>
   assert.equal(sum("time_to_first_token_seconds"), 2);
   assert.equal(sum("inter_token_latency_seconds"), 3);
   assert.equal(sum("request_time_per_output_token_seconds"), 1);
+  assert.equal(sum("request_prefill_kv_computed_tokens"), 1, "of three prompt tokens two were cached");
 });
 
 test("metrics cannot be filled with paths and methods that a client makes up", async () => {
