@@ -66,7 +66,7 @@ async function load(): Promise<{ readonly backend: Backend; readonly model: Mode
       leaveOut(`and ${formatBytes(mostBytes)} may be taken (--gib)`);
       continue;
     }
-    const backend = await openBackend("cpu", { threads });
+    const backend = await openBackend("cpu", { threads, memoryBytes: totalBytes });
     try {
       return { backend, model: await loadModel(backend, source, config, limits), cases: all.filter((one) => cases.includes(one)) };
     } catch (error) {
