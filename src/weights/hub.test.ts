@@ -23,7 +23,7 @@ const model = { "config.json": Buffer.from("{}"), "model.safetensors": weights()
 type Answer = (body: Buffer, request: IncomingMessage, response: ServerResponse) => void;
 
 /** A stand-in of the hub with one model, org/name. `meddle` may answer the requests of a file itself. */
-async function standIn(t: TestContext, contents: Readonly<Record<string, Buffer>>, meddle: Readonly<Record<string, Answer>> = {}): Promise<{ url: string; cacheDir: string; ranges: string[]; close: () => Promise<void> }> {
+async function standIn(t: TestContext, contents: Readonly<Record<string, Buffer>>, meddle: Readonly<Record<string, Answer>> = {}, hashes: Readonly<Record<string, string>> = {}): Promise<{ url: string; cacheDir: string; ranges: string[]; close: () => Promise<void> }> {
   const ranges: string[] = [];
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url!, "http://hub");
@@ -33,7 +33,7 @@ async function standIn(t: TestContext, contents: Readonly<Record<string, Buffer>
       return json(Object.entries(contents).map(([path, body]) => {
         const sha1 = createHash("sha1").update(`blob ${body.length}\0`).update(body).digest("hex");
         const lfs = { oid: createHash("sha256").update(body).digest("hex"), size: body.length, pointerSize: 100 };
-        return { type: "file", path, size: body.length, oid: sha1, ...(path.endsWith(".safetensors") && { lfs }) };
+        return { type: "file", path, size: body.length, oid: hashes[path] ?? sha1, ...(path.endsWith(".safetensors") && { lfs }) };
       }));
     }
     const path = pathname.replace(`/org/name/resolve/${commit}/`, "");
@@ -140,6 +140,16 @@ test("the rest of a file that was bad from the start is thrown away, and the fil
   const folder = await resolveModel("org/name", options);
   assert.deepEqual(readFileSync(join(folder, "model.safetensors")), model["model.safetensors"]);
   assert.ok(!existsSync(`${blob}.incomplete`));
+});
+
+test("a mirror that lists paths or hashes which lead out of the cache is refused before anything is written", async (t) => {
+  for (const path of ["../evil.json", "a/../../evil.json", "/evil.json", "a\\evil.json", "a//evil.json"]) {
+    const hub = await standIn(t, { ...model, [path]: Buffer.from("{}") });
+    await assert.rejects(resolveModel("org/name", { cacheDir: hub.cacheDir, hubUrl: hub.url }), { name: "UsageError", message: /evil\.json.* is no file of a repository.*trusted/ });
+    assert.deepEqual(hub.ranges, []);
+  }
+  const hub = await standIn(t, model, {}, { "config.json": "../../evil" });
+  await assert.rejects(resolveModel("org/name", { cacheDir: hub.cacheDir, hubUrl: hub.url }), { name: "UsageError", message: /config\.json.*sha1 "..\/..\/evil"/ });
 });
 
 test("shards come by the index, and a model without safetensors is refused", async (t) => {

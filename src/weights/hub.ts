@@ -79,6 +79,10 @@ export async function resolveModel(nameOrPath: string, options: HubOptions = {})
     for await (const entry of hub.listFiles({ repo, revision: commit, recursive: choice !== undefined, ...access })) {
       if (entry.type !== "file" || entry.oid === undefined) continue;
       const hash = entry.lfs ? ({ kind: "sha256", hex: entry.lfs.oid.replace(/^sha256:/, "") } as const) : ({ kind: "sha1", hex: entry.oid } as const);
+      // Both become names in the cache: a mirror must not choose others.
+      if (!isFilePath(entry.path) || !hexOf[hash.kind].test(hash.hex)) {
+        throw new UsageError(`${repo} on the hub: ${JSON.stringify(entry.path)} with the ${hash.kind} ${JSON.stringify(hash.hex)} is no file of a repository; is the hub's address (HF_ENDPOINT) one to be trusted?`);
+      }
       listed.set(entry.path, { path: entry.path, size: entry.lfs?.size ?? entry.size, hash });
     }
     const request = (path: string): Promise<Blob | null> => hub.downloadFile({ repo, path, revision: commit, ...access });
@@ -117,6 +121,10 @@ function wholeModel(folder: string, choice: string | undefined): string | undefi
 
 /** The parts of a split file end so. */
 const partSuffix = /-\d{5}-of-\d{5}(?=\.gguf$)/i;
+
+const hexOf = { sha256: /^[0-9a-f]{64}$/, sha1: /^[0-9a-f]{40}$/ } as const;
+/** Whether a path stays within the folder that it counts from. */
+const isFilePath = (path: string): boolean => !/[\\\0]/.test(path) && path.split("/").every((part) => part !== "" && part !== "." && part !== "..");
 
 /** The paths of the GGUF file that `choice` (/file.gguf, :TYPE) names, all its parts in order. */
 function chooseGguf(repo: string, paths: readonly string[], choice: string): readonly string[] {
