@@ -81,3 +81,13 @@ export class Alone {
     });
   }
 }
+
+/** Where `out` [.., stride] differs from having the rows of `alone`, n columns each, and the marker everywhere else. */
+export function difference(out: Int32Array, alone: readonly Int32Array[], rows: number, n: number, stride: number): string | undefined {
+  for (let i = 0; i < out.length; i++) {
+    const r = Math.floor(i / stride), column = i % stride;
+    const inside = r < rows && column < n;
+    if (inside ? out[i] !== alone[r]![column] : !Alone.untouched(out[i]!)) return `row ${r}, column ${column} of ${n}`;
+  }
+  return undefined;
+}

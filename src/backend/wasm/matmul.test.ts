@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Alone } from "./alone.ts";
+import { Alone, difference } from "./alone.ts";
 import { Module } from "./assembler.ts";
 import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
 import type { WeightType } from "./rows.ts";
@@ -74,16 +74,6 @@ const modules = Object.fromEntries(dtypes.map((dtype) => {
   linear(m, dtype);
   return [dtype, m];
 })) as Record<WeightType, Module>;
-
-/** Whether `out` has the rows of `alone` and the marker everywhere else. */
-function difference(out: Int32Array, alone: readonly Int32Array[], rows: number, n: number, stride: number): string | undefined {
-  for (let i = 0; i < out.length; i++) {
-    const r = Math.floor(i / stride), column = i % stride;
-    const inside = r < rows && column < n;
-    if (inside ? out[i] !== alone[r]![column] : !Alone.untouched(out[i]!)) return `row ${r}, column ${column} of ${n}`;
-  }
-  return undefined;
-}
 
 for (const dtype of dtypes) {
   test(`rows 1 to 64 through every shape of linear_${dtype} have the bits of one row alone, and nothing around them is written`, () => {

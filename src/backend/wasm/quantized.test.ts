@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fromF16 } from "../../core/dtype.ts";
 import { activationValues, blocksOf, dequantizeRow, packedRowBytes, panelRows, quantizeActivations, quantizedBytes, type QuantizedDType, quantizedFormats } from "../quantized.ts";
-import { Alone } from "./alone.ts";
+import { Alone, difference } from "./alone.ts";
 import { i16x8, i32x4, i8x16, type Operand } from "./assembler.ts";
 import { type DotOperand, packArgs, panelBlockBytes, writePanels } from "./panels.ts";
 import { type Dot, piecePanels, probeDot, quantizedEmbedArgs, quantizedLinearArgs, quantizedModule } from "./quantized.ts";
@@ -140,16 +140,6 @@ class Problem {
     }
     return undefined;
   }
-}
-
-/** Whether `out` has the rows of `alone` and the marker everywhere else. */
-function difference(out: Int32Array, alone: readonly Int32Array[], rows: number, n: number, stride: number): string | undefined {
-  for (let i = 0; i < out.length; i++) {
-    const r = Math.floor(i / stride), column = i % stride;
-    const inside = r < rows && column < n;
-    if (inside ? out[i] !== alone[r]![column] : !Alone.untouched(out[i]!)) return `row ${r}, column ${column} of ${n}`;
-  }
-  return undefined;
 }
 
 for (const dtype of dtypes) {
