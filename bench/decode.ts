@@ -64,7 +64,7 @@ async function measure({ heads, kvHeads, dim, sequences, context, format }: Shap
   });
   const run = async (): Promise<number> => {
     const start = performance.now();
-    program.run();
+    program.run({ numTokens: sequences, numSequences: sequences, numLogits: 0 });
     await backend.read(out.data, 0, 4);
     return (performance.now() - start) / 1000;
   };

@@ -23,6 +23,8 @@ export interface AttentionSpec {
   readonly outputMod?: OutputMod | undefined;
   /** What joins the sum of exponentials (ir/plan.ts). */
   readonly denominator?: "one" | "sink" | undefined;
+  /** Of queries and outputs; f32 when left out. */
+  readonly queryFormat?: AttentionPlan["queryFormat"];
   /** f32 when left out. */
   readonly keyFormat?: KvFormat | undefined;
   readonly valueFormat?: KvFormat | undefined;
@@ -35,7 +37,7 @@ export interface AttentionSpec {
   readonly scale?: number | undefined;
   /** Passes `scale` as a captured number, so that another one is no new kernel. Part of the kernel when left out. */
   readonly scaleMayChange?: boolean | undefined;
-  /** Query rows of a work item, and keys of a block. */
+  /** Query rows of a work item, and keys of a block: what `Caps.tiles` of the device says. */
   readonly queryTile?: number | undefined;
   readonly kvTile?: number | undefined;
 }
@@ -64,11 +66,11 @@ export function planAttention(spec: AttentionSpec): PlannedAttention {
     if (mod && mod.kind !== kind) throw new UsageError(`${kind}Mod must be made with ${kind}Mod()${mod.kind ? `, and this is ${article(mod.kind)} mod` : ""}`);
   }
   if (spec.weightMod && spec.denominator) throw new UsageError("a weightMod replaces softmax, so there is no denominator for a sink or softmax plus one to join; leave one of them out");
-  const { denominator, keyFormat = "f32", valueFormat = "f32" } = spec;
+  const { denominator, queryFormat, keyFormat = "f32", valueFormat = "f32" } = spec;
   const scale = Math.fround(spec.scale ?? 1 / Math.sqrt(headDimQk));
   const { mods, text, ...joined } = joinMods([spec.scoreMod?.lower(), spec.maskMod?.lower(), spec.weightMod?.lower(), spec.outputMod?.lower()], spec.scaleMayChange === true);
   const shape = { headDimQk, headDimV, numQueryHeads, numKvHeads, scale: joined.scaleName === undefined ? scale : 1, queryTile, kvTile };
-  const hooks = { ...(denominator && { denominator }), ...(keyFormat !== "f32" && { keyFormat }), ...(valueFormat !== "f32" && { valueFormat }) };
+  const hooks = { ...(denominator && { denominator }), ...(queryFormat && { queryFormat }), ...(keyFormat !== "f32" && { keyFormat }), ...(valueFormat !== "f32" && { valueFormat }) };
   const key = [Object.entries({ ...shape, ...hooks }).map(([name, value]) => `${name} ${value}`).join(", "), text].join("\n");
   const bindings = joined.scaleName === undefined ? joined.bindings : [...joined.bindings, scaleBinding(joined.scaleName, scale)];
   return { plan: { key, ...mods, captures: bindings.map((b) => b.slot), ...shape, ...hooks }, bindings };

@@ -21,7 +21,7 @@ export interface Buffer {
 export type BufferUse = "weights" | "kvCache";
 
 /**
- * A matrix of weights [rows, columns]: f32 and bf16 row-major; quantised ones as `Backend.writeRows` lays them out, in `quantizedBytes` bytes
+ * A matrix of weights [rows, columns]: f32, bf16 and f16 row-major; quantised ones as `Backend.writeRows` lays them out, in `quantizedBytes` bytes
  * (quantized.ts).
  */
 export interface Weight {
@@ -31,15 +31,15 @@ export interface Weight {
   readonly columns: number;
 }
 
-export type WeightDType = "f32" | "bf16" | QuantizedDType;
+export type WeightDType = "f32" | "bf16" | "f16" | QuantizedDType;
 
 /**
- * A matrix of activations. `rows` says which count of the step's header bounds it. f32 where nothing is said, `stride` in elements; "int8":
- * rows of blocks (quantized.ts), `stride` in bytes. What a quantised weight is multiplied with is int8, all else f32.
+ * A matrix of activations. `rows` says which count of the step's header bounds it. f32 where nothing is said, bf16 or f16, `stride` in elements;
+ * "int8": rows of blocks (quantized.ts), `stride` in bytes. Which a device takes where: `Caps.activationBits`.
  */
 export interface Activation {
   readonly data: Buffer;
-  readonly dtype?: "f32" | "int8";
+  readonly dtype?: "f32" | "bf16" | "f16" | "int8";
   readonly rows: RowCount;
   readonly columns: number;
   readonly stride: number;
@@ -143,8 +143,8 @@ export interface AttentionKernel {
 export type ActivationFunction = "silu" | "geluTanh" | "gelu" | "relu";
 
 /**
- * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts. Matrices are f32 where nothing else is said; x and out
- * may be the same buffer only where said.
+ * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts: computed in f32 or better, and rounded once where it is
+ * written to 16 bits. Vectors (norms, biases) are f32; x and out may be the same buffer only where said.
  */
 export interface Ops {
   /** out[t, :] = table[tokens[t], :] * scale */
@@ -173,14 +173,47 @@ export interface Ops {
   softCap(o: { x: Activation; cap: number; batch: BatchInputs }): void;
 }
 
+/** How large a step is: what the header holds too, for a backend that chooses its launches by it before they run. */
+export interface StepSize {
+  readonly numTokens: number;
+  readonly numSequences: number;
+  readonly numLogits: number;
+}
+
 /** A recorded forward pass. */
 export interface Program {
-  /** Starts a replay with what the inputs hold now. A failure is thrown by the next `read`. */
-  run(): void;
+  /** Starts a replay with what the inputs hold now; `step` says what the header does. A failure is thrown by the next `read`. */
+  run(step: StepSize): void;
+}
+
+/** What a device can do and does best, known without opening it (caps.ts). */
+export interface Caps {
+  /** Types of the matrices that `embed` and `linear` take. */
+  readonly weightDTypes: readonly WeightDType[];
+  /**
+   * 32: what lies between operations is f32, and int8 where it meets a quantised weight; queries of attention are f32. 16: what is multiplied with a
+   * weight, and qkv, attended and gateUp, are of the weight's type, bf16 or f16; queries and outputs of attention are bf16 or f16. hidden,
+   * projected, lastHidden and logits are f32 on every device.
+   */
+  readonly activationBits: 32 | 16;
+  /** Formats of the KV cache: "any" that `ropeAndCache` can write, or only the type of the "activations". */
+  readonly kvFormats: "any" | "activations";
+  /** Query rows of a work item and keys of a block that its attention kernels do well with. */
+  readonly tiles: { readonly queryTile: number; readonly kvTile: number };
+  /** Limits of an engine where nobody says otherwise. */
+  readonly defaults: {
+    /** Tokens of a page of the KV cache. */
+    readonly pageSize: number;
+    readonly maxNumBatchedTokens: number;
+    readonly maxNumSeqs: number;
+    /** Of the memory that is available, the part that the KV cache may take. */
+    readonly kvCacheShare: number;
+  };
 }
 
 export interface Backend {
   readonly name: "reference" | "wasm" | "cuda" | "webgpu";
+  readonly caps: Caps;
   /** What it is running on, for people: threads, SIMD, device name. */
   readonly description: string;
   readonly ops: Ops;
@@ -190,6 +223,8 @@ export interface Backend {
    */
   alloc(bytes: number, use?: BufferUse): Buffer;
   free(buffer: Buffer): void;
+  /** Bytes that `alloc` can still give, where the backend has memory of its own (a GPU). Undefined where it takes the process's. */
+  availableBytes?(): number;
   /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
   view(buffer: Buffer): Uint8Array | undefined;
   write(to: Buffer, offset: number, data: Uint8Array): void;

@@ -1,8 +1,10 @@
 /**
  * The places to compute, by the name that --device takes. A row is loaded when it is asked for, so that nobody pays for another.
  */
-import { UsageError } from "../core/errors.ts";
 import type { Backend } from "./backend.ts";
+import { capsOf, type Device } from "./caps.ts";
+
+export { capsOf, type Device, devices } from "./caps.ts";
 
 export interface BackendOptions {
   /** Threads of the cpu backend; all cores by default. */
@@ -14,27 +16,26 @@ export interface BackendOptions {
    * V8 has been seen to end the process when other SIMD code, not ours for quantised weights, was optimised at that moment.
    */
   readonly wideVectors?: boolean;
+  /** The reference backend has the capabilities of this device, to be its oracle. Its own by default. */
+  readonly as?: Device;
 }
-
-export type Device = "cpu" | "reference";
 
 const rows: Readonly<Record<Device, (options: BackendOptions) => Promise<Backend>>> = {
   cpu: async (options) => (await import("./wasm/open.ts")).open(options),
-  reference: async () => (await import("./reference/open.ts")).open(),
+  cuda: async (options) => (await import("./cuda/open.ts")).open(options),
+  reference: async ({ as = "reference" }) => (await import("./reference/open.ts")).open(capsOf(as)),
 };
 
-export const devices = Object.keys(rows) as readonly Device[];
-
-const mostBytes: Readonly<Record<Device, number>> = { cpu: 2 ** 38, reference: Infinity };
+const mostBytes: Readonly<Record<Device, number>> = { cpu: 2 ** 38, cuda: Infinity, reference: Infinity };
 
 /** What a device can address, in bytes; the machine may have less. @throws UsageError when there is no such device */
 export function addressableBytes(device: Device): number {
-  if (!Object.hasOwn(rows, device)) throw new UsageError(`device ${JSON.stringify(device)} is unknown; use one of ${devices.join(", ")}`);
+  capsOf(device);
   return mostBytes[device];
 }
 
 /** @throws UsageError when there is no such device, or it is not available here */
 export async function openBackend(device: Device, options: BackendOptions = {}): Promise<Backend> {
-  addressableBytes(device);
+  capsOf(device);
   return rows[device](options);
 }

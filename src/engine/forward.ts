@@ -35,7 +35,7 @@ export class ProgramModel implements ForwardModel {
     this.#write(inputs.blockTable, batch.blockTable, numSequences * maxPagesPerSequence);
     this.#write(inputs.logitRows, batch.logitRows, numLogits);
     writeWork(this.#backend, this.#model, batch);
-    program.run();
+    program.run({ numTokens, numSequences, numLogits });
     // Where no logits are wanted one is read all the same: reading waits, and tells of a failure.
     const bytes = await this.#backend.read(logits, 0, Math.max(1, numLogits * this.vocabSize) * bytesPerElement.f32);
     return new Float32Array(bytes.buffer, bytes.byteOffset, numLogits * this.vocabSize);

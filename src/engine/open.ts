@@ -53,7 +53,7 @@ export interface OpenEngine {
 }
 
 /** What people are told of a model's matrices. */
-const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16: "bfloat16", int8: "int8", uint8: "int8", int4: "int4", uint4: "int4" };
+const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16: "bfloat16", f16: "float16", int8: "int8", uint8: "int8", int4: "int4", uint4: "int4" };
 
 /** What a backend is opened by. It needs no model, so it can be opened while somebody still looks for one. */
 export type Machine = Pick<EngineOptions, "device" | "threads"> & Pick<BackendOptions, "wideVectors">;

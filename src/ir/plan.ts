@@ -32,6 +32,8 @@ export interface AttentionPlan {
   readonly weightMod?: Expr | undefined;
   /** f32 of each output element, at the very end: `score` stands for the element, `kv` for its place in the head. */
   readonly outputMod?: Expr | undefined;
+  /** Of the rows of queries and of outputs. f32 when undefined. */
+  readonly queryFormat?: "bf16" | "f16" | undefined;
   /** f32 when undefined. */
   readonly keyFormat?: KvFormat | undefined;
   readonly valueFormat?: KvFormat | undefined;

@@ -13,7 +13,7 @@ import type { ModelConfig } from "./config.ts";
 import { stagingBytes } from "./memory.ts";
 import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes, type TensorSpec } from "./tensors.ts";
 
-const memoryType: Readonly<Record<"f32" | "bf16", BlockType>> = { f32: "F32", bf16: "BF16" };
+const memoryType: Readonly<Record<"f32" | "bf16" | "f16", BlockType>> = { f32: "F32", bf16: "BF16", f16: "F16" };
 /** Checked by `checkWeights`. */
 const floatType = (dtype: StoredTensor["dtype"]): "F32" | "BF16" | "F16" | undefined => (dtype === "F32" || dtype === "BF16" || dtype === "F16" ? dtype : undefined);
 const stored = (dtype: StoredTensor["dtype"]): BlockType => dtype as BlockType;

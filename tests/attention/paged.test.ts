@@ -169,9 +169,9 @@ for (const [device, backend] of Object.entries(backends)) {
 
 test("captured tables and lengths change from call to call without a new kernel, and calls not waited for keep their order", async () => {
   let compiled = 0;
-  const backend = backends.reference, { name, description, ops } = backend;
+  const backend = backends.reference, { name, caps, description, ops } = backend;
   const counting: Backend = {
-    name, description, ops, alloc: (n) => backend.alloc(n), free: (b) => backend.free(b), view: (b) => backend.view(b), write: (...at) => backend.write(...at), writeRows: (...rows) => backend.writeRows(...rows), read: (...at) => backend.read(...at),
+    name, caps, description, ops, alloc: (n) => backend.alloc(n), free: (b) => backend.free(b), view: (b) => backend.view(b), write: (...at) => backend.write(...at), writeRows: (...rows) => backend.writeRows(...rows), read: (...at) => backend.read(...at),
     compile: (plan) => (compiled++, backend.compile(plan)), record: (body) => backend.record(body), close: () => backend.close(),
   };
   const cache = await poisoned(counting, 16, 12, 3, "bf16");

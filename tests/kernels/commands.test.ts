@@ -27,6 +27,8 @@ const planOf = (table: string, numKeys: number): AttentionPlan => {
     headDimQk: 4, headDimV: 4, numQueryHeads: 1, numKvHeads: 1, scale: 1, queryTile: 4, kvTile: numKeys,
   };
 };
+const step = { numTokens: 1, numSequences: 1, numLogits: 0 };
+
 /** One row over 8 keys. */
 function attendWith(backend: Backend, kernel: AttentionKernel, table: CaptureValue): () => void {
   const one = (x: number): Int32Array => Int32Array.of(x);
@@ -63,7 +65,7 @@ test("writes, ops, programs and frees given while kernels are delivered run in t
       backend.write(x, 0, bytesOf(source));
       copy(outs[n]!);
     }
-    program.run();
+    program.run(step);
     backend.free(upload(backend, new Float32Array(4).fill(9)));
     source.fill(7);
     backend.write(x, 0, bytesOf(source));
@@ -110,9 +112,9 @@ test("kernels, programs and errors work where everything lies above 2 GiB", asyn
     await backend.compile(planOf("higher", 12));
     const bad = attendWith(backend, kernel, short), good = attendWith(backend, kernel, long);
     const failing = backend.record(bad), passing = backend.record(good);
-    passing.run();
+    passing.run(step);
     await backend.read(short.data, 0, 4);
-    failing.run();
+    failing.run(step);
     await assert.rejects(backend.read(short.data, 0, 4), /index 3 is outside dimension 0 of the captured table 'high'/);
     const { x, copy } = copier(backend), out = backend.alloc(16);
     backend.write(x, 0, bytesOf(Float32Array.of(1, 2, 3, 4)));

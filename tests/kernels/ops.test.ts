@@ -206,7 +206,7 @@ test("a recorded program is what its ops are, run after run, whatever the header
     for (const rows of [maxRows, 1, 0, 4]) {
       backend.write(batch.header, 0, fromFloat32([rows, 1, rows, 0], "i32"));
       backend.write(x.data, 0, fromFloat32(start, "f32"));
-      program.run();
+      program.run({ numTokens: rows, numSequences: 1, numLogits: rows });
       const once = await b.read(x.data);
       backend.write(x.data, 0, fromFloat32(start, "f32"));
       backend.ops.rmsNorm({ out: y, x, weight: norm, epsilon: 1e-6, batch });

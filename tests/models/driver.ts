@@ -60,7 +60,7 @@ export class Driver {
       numSequences: chunks.length, firstRow: Int32Array.from(starts), numRows: Int32Array.from(chunks, ({ ids }) => ids.length),
       firstPosition: Int32Array.from(chunks, ({ position }) => position), kvLength: Int32Array.from(chunks, ({ ids, position }) => position + ids.length),
     });
-    this.#model.program.run();
+    this.#model.program.run({ numTokens: tokens.length, numSequences: chunks.length, numLogits: logitRows.length });
     const bytes = await this.#backend.read(logits, 0, 4 * logitRows.length * config.vocabSize);
     const all = new Float32Array(bytes.slice().buffer);
     return logitRows.map((_, i) => all.subarray(i * config.vocabSize, (i + 1) * config.vocabSize));

@@ -6,28 +6,31 @@
 import { toFloat32 } from "../../core/dtype.ts";
 import { invariant, UsageError } from "../../core/errors.ts";
 import type { AttentionPlan } from "../../ir/plan.ts";
-import type { AttentionKernel, Backend, Buffer, Ops, Program, Weight } from "../backend.ts";
+import { capsOf } from "../caps.ts";
+import type { AttentionKernel, Backend, Buffer, Caps, Ops, Program, Weight } from "../backend.ts";
 import { isQuantized, packedRowBytes, quantizeRows } from "../quantized.ts";
 import { attend, describe } from "./attention.ts";
 import { bytesOf, ReferenceBuffer } from "./memory.ts";
 import { definitions } from "./ops.ts";
 
-/** Nothing can be set. */
-export async function open(): Promise<Backend> {
-  return new ReferenceBackend();
+/** `caps` are those of the device that it is the oracle of. It computes whatever it is asked for, in every type of the contract. */
+export async function open(caps: Caps = capsOf("reference")): Promise<Backend> {
+  return new ReferenceBackend(caps);
 }
 
 const floatTypes = { F32: "f32", BF16: "bf16", F16: "f16" } as const;
 
 class ReferenceBackend implements Backend {
   readonly name = "reference";
+  readonly caps: Caps;
   readonly description = "reference, plain loops on one thread";
   readonly ops: Ops;
   #recording: (() => void)[] | undefined;
   #failure: unknown;
   #closed = false;
 
-  constructor() {
+  constructor(caps: Caps) {
+    this.caps = caps;
     const loops: Ops = { ...definitions, attention: attend };
     this.ops = {
       embed: (o) => this.#submit(() => loops.embed(o)),

@@ -96,12 +96,13 @@ test("a Program replays with what its inputs hold at each run, and its failure i
   const out = matrix(backend, 1, [0]);
   const batch = batchOf(backend, { tokens: [0] });
   const table = { data: f32(backend, [5, 7]), dtype: "f32", rows: 2, columns: 1 } as const;
+  const one = { numTokens: 1, numSequences: 1, numLogits: 0 };
   const program = backend.record(() => backend.ops.embed({ out, table, batch, scale: 1 }));
   assert.deepEqual(await read(backend, out.data), [0]);
   backend.write(batch.tokens, 0, fromFloat32([1], "i32"));
-  program.run();
+  program.run(one);
   assert.deepEqual(await read(backend, out.data), [7]);
   backend.write(batch.tokens, 0, fromFloat32([2], "i32"));
-  program.run();
+  program.run(one);
   await assert.rejects(read(backend, out.data), /row 2 of a weight with 2 rows/);
 });

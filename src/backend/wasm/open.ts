@@ -9,6 +9,7 @@ import { invariant, UsageError } from "../../core/errors.ts";
 import { outOfRange } from "../../ir/interpret.ts";
 import { bytesPerKvElement, type AttentionPlan } from "../../ir/plan.ts";
 import { type AttentionCall, type AttentionKernel, type Backend, type Buffer, type BufferUse, headerWord, type Ops, type Program, type Weight } from "../backend.ts";
+import { capsOf } from "../caps.ts";
 import { blockElements, blocksOf, isQuantized, packedRowBytes, panelRows, type QuantizedDType, quantizedFormats, quantizeRows } from "../quantized.ts";
 import { attentionArgs, attentionModule, scratchLayout } from "./attention.ts";
 import { f32x4, Module, splat } from "./assembler.ts";
@@ -90,6 +91,7 @@ interface Recording {
 
 class WasmBackend implements Backend {
   readonly name = "wasm";
+  readonly caps = capsOf("cpu");
   readonly description: string;
   readonly ops: Ops;
   readonly #heap: Heap;
@@ -216,6 +218,7 @@ class WasmBackend implements Backend {
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
+    invariant(!plan.queryFormat, `queries of ${plan.queryFormat} on the wasm backend`);
     this.#needScratch(scratchLayout(plan).bytes);
     return new WasmKernel(plan, await Variants.load(this.#pool, () => attentionModule(plan), this.#fail));
   }

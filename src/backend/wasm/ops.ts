@@ -119,6 +119,7 @@ export function recordOps(emit: Emit): Omit<Ops, "attention"> {
       invariant(x.columns === k && out.columns === n, `linear of ${x.columns} by ${n} x ${k} to ${out.columns}`);
       invariant((x.dtype === "int8") === isQuantized(dtype), `activations of ${x.dtype ?? "f32"} meet weights of ${dtype}`);
       const shared = { ...rows(batch, out), out: out.data, x: x.data, xStride: x.stride, weight: new Apart(data), n, bias, residual: residual?.data };
+      invariant(dtype !== "f16", "weights of f16 on the wasm backend");
       const words = isQuantized(dtype)
         ? wordsOf(quantizedLinearArgs, { ...shared, outStride: 4 * out.stride, residualStride: 4 * (residual?.stride ?? 0), blocks: blocksOf(k), piecePanels: piecePanels(dtype, blocksOf(k)) })
         : wordsOf(linearArgs, { ...shared, outStride: out.stride, residualStride: residual?.stride, k, pieceColumns: linearPieceColumns(k, dtype) });
