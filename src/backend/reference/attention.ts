@@ -5,14 +5,15 @@
  *   out   = sum softmax(s)[kv] * v[kv]       lse = log sum e^s[kv]
  *
  * A sink's logit joins the sum without a value; a weightMod stands for exp and leaves the sum out; an outputMod comes last.
- * Mods are evaluated as `ir/interpret.ts` defines them; dots, softmax and sums are in double. A row with no key is 0, its lse -Infinity.
+ * Mods are evaluated as `ir/interpret.ts` defines them; dots, softmax and sums are in double; a result is rounded to f32, and then to the plan's
+ * queryFormat. A row with no key is 0, its lse -Infinity.
  */
 import { fromBf16, fromF16, fromFp8 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { type CaptureEnv, type Env, evaluator } from "../../ir/interpret.ts";
 import { type AttentionPlan, type KvFormat, runWords, workHeaderWords, workItem } from "../../ir/plan.ts";
 import type { AttentionCall, Layout, RowStatistic } from "../backend.ts";
-import { bytesOf, f32Of, i32Of } from "./memory.ts";
+import { bytesOf, f32Of, floatsAt, i32Of, putFloats } from "./memory.ts";
 
 /** What a kernel of this backend shows as its source. */
 export function describe(plan: AttentionPlan): string {
@@ -56,12 +57,8 @@ export function attend(call: AttentionCall): void {
   const sinks = call.sink && f32Of(call.sink);
   const env: { -readonly [K in keyof Env]: Env[K] } = { ...captureEnv(call), b: 0, h: 0, q: 0, kv: 0, score: 0 };
 
-  const rowAt = (layout: Layout, data: Float32Array, outer: number, row: number, head: number, length: number): Float32Array => {
-    const at = outer * layout.sequenceStride + row * layout.rowStride + head * layout.headStride;
-    invariant(at >= 0 && at + length <= data.length, `row ${row} of head ${head} is outside a buffer of ${layout.data.bytes} bytes`);
-    return data.subarray(at, at + length);
-  };
-  const queries = f32Of(call.query.data), outputs = f32Of(call.out.data);
+  const { queryFormat = "f32" } = plan;
+  const at = (layout: Layout, outer: number, row: number, head: number): number => outer * layout.sequenceStride + row * layout.rowStride + head * layout.headStride;
   const keyAt = kvReader(call.key, plan.keyFormat ?? "f32", call.keyScale), valueAt = kvReader(call.value, plan.valueFormat ?? "f32", call.valueScale);
   const statistic = (to: RowStatistic | undefined, sequence: number, row: number, head: number, x: number): void => {
     if (to) f32Of(to.data)[sequence * to.sequenceStride + row * numQueryHeads + head] = x;
@@ -77,7 +74,7 @@ export function attend(call: AttentionCall): void {
       env.q = work[item + workItem.firstPosition]! + r;
       for (let h = 0; h < numQueryHeads; h++) {
         const kvHead = Math.floor(h / (numQueryHeads / numKvHeads));
-        const query = rowAt(call.query, queries, sequence, firstRow + r, h, headDimQk);
+        const query = floatsAt(call.query.data, queryFormat, at(call.query, sequence, firstRow + r, h), headDimQk);
         env.h = h;
 
         const seen: { readonly score: number; readonly page: number; readonly token: number }[] = [];
@@ -105,13 +102,14 @@ export function attend(call: AttentionCall): void {
           sum += weight;
           for (let d = 0; d < headDimV; d++) weighted[d]! += weight * valueAt(page, token, kvHead, d);
         }
-        const out = rowAt(call.out, outputs, sequence, firstRow + r, h, headDimV);
+        const out = new Float32Array(headDimV);
         for (let d = 0; d < headDimV; d++) {
           out[d] = weightMod || sum === 0 ? weighted[d]! : weighted[d]! / sum;
           env.kv = d;
           env.score = out[d]!;
           if (outputMod) out[d] = outputMod(env);
         }
+        putFloats(call.out.data, queryFormat, at(call.out, sequence, firstRow + r, h), out);
         if (weightMod) continue;
         statistic(call.lse, sequence, firstRow + r, h, max + Math.log(sum));
         statistic(call.maxScore, sequence, firstRow + r, h, max);

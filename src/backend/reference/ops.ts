@@ -1,5 +1,5 @@
 /**
- * The definition of every operation but attention: plain loops, sums in double, results rounded to f32 once.
+ * The definition of every operation but attention: plain loops, sums in double, results rounded once to the type they are written in.
  *
  * Every other backend is compared with this file. Nothing here is fast on purpose; row counts are read from the batch
  * header when an operation runs.
@@ -9,7 +9,7 @@ import { invariant } from "../../core/errors.ts";
 import { bytesPerKvElement } from "../../ir/plan.ts";
 import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type KvCache, type Ops, type RowCount } from "../backend.ts";
 import { activationRowBytes, activationValues, isQuantized, quantizeActivations } from "../quantized.ts";
-import { bytesOf, f32Of, i32Of, weightRow } from "./memory.ts";
+import { bytesOf, f32Of, type FloatType, floatsAt, i32Of, putFloats, weightRow } from "./memory.ts";
 
 const countWord: Readonly<Record<RowCount, number>> = { tokens: headerWord.numTokens, logits: headerWord.numLogits };
 
@@ -18,13 +18,16 @@ function rowsOf(matrix: Activation, batch: BatchInputs): number {
   return i32Of(batch.header)[countWord[matrix.rows]]!;
 }
 
-/** The rows of an f32 `matrix` in this step, as views into its memory. */
+/** The type of a `matrix` that is not in blocks. */
+function floatType({ dtype = "f32" }: Activation): FloatType {
+  invariant(dtype !== "int8", "an activation of int8 where floats are wanted");
+  return dtype;
+}
+
+/** The rows of a `matrix` of floats in this step as f32: views into its memory, or copies where it is of 16 bits. */
 function rows(matrix: Activation, batch: BatchInputs): Float32Array[] {
-  invariant(matrix.dtype !== "int8", "an activation of int8 where f32 is wanted");
-  const data = f32Of(matrix.data);
-  const count = rowsOf(matrix, batch);
-  invariant(count === 0 || (count - 1) * matrix.stride + matrix.columns <= data.length, `${count} rows do not fit an activation of ${matrix.data.bytes} bytes`);
-  return Array.from({ length: count }, (_, r) => data.subarray(r * matrix.stride, r * matrix.stride + matrix.columns));
+  const type = floatType(matrix);
+  return Array.from({ length: rowsOf(matrix, batch) }, (_, r) => floatsAt(matrix.data, type, r * matrix.stride, matrix.columns));
 }
 
 /** The rows of an int8 `matrix` in this step, as bytes in its memory. */
@@ -35,10 +38,11 @@ function blockRows(matrix: Activation, batch: BatchInputs): Uint8Array[] {
   return Array.from({ length: count }, (_, r) => data.subarray(r * matrix.stride, r * matrix.stride + bytes));
 }
 
-/** Writes the rows of `out`, rounding them to blocks where it is int8. `row(r)` computes row r in double. */
+/** Writes the rows of `out`, rounded to its type. `row(r)` computes row r in double. */
 function writeRows(out: Activation, batch: BatchInputs, row: (r: number) => ArrayLike<number>): void {
-  if (out.dtype === "int8") blockRows(out, batch).forEach((to, r) => to.set(quantizeActivations(Float32Array.from(row(r)))));
-  else rows(out, batch).forEach((to, r) => to.set(row(r)));
+  if (out.dtype === "int8") return blockRows(out, batch).forEach((to, r) => to.set(quantizeActivations(Float32Array.from(row(r)))));
+  const type = floatType(out);
+  for (let r = 0; r < rowsOf(out, batch); r++) putFloats(out.data, type, r * out.stride, row(r));
 }
 
 /** erf(x) = 2/sqrt(pi) e^(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!, whose terms are all of one sign. */
@@ -84,10 +88,7 @@ function keeper({ data, format, pageSize, numHeads, headDim }: KvCache): (row: F
 export const definitions: Omit<Ops, "attention"> = {
   embed({ out, table, batch, scale }) {
     const tokens = i32Of(batch.tokens);
-    rows(out, batch).forEach((to, t) => {
-      const from = weightRow(table, tokens[t]!);
-      for (let i = 0; i < out.columns; i++) to[i] = from[i]! * scale;
-    });
+    writeRows(out, batch, (t) => Float64Array.from(weightRow(table, tokens[t]!), (x) => x * scale));
   },
 
   rmsNorm({ out, x, weight, epsilon, residual, batch }) {
@@ -109,16 +110,17 @@ export const definitions: Omit<Ops, "attention"> = {
     invariant((x.dtype === "int8") === isQuantized(weight.dtype), `activations of ${x.dtype ?? "f32"} meet weights of ${weight.dtype}`);
     const from = x.dtype === "int8" ? blockRows(x, batch).map((row) => activationValues(row, x.columns)) : rows(x, batch);
     const added = residual && rows(residual, batch);
-    const to = rows(out, batch);
+    const sums = from.map(() => new Float64Array(weight.rows));
     for (let n = 0; n < weight.rows; n++) {
       const w = weightRow(weight, n);
-      for (let r = 0; r < to.length; r++) {
+      for (let r = 0; r < sums.length; r++) {
         const row = from[r]!;
         let sum = 0;
         for (let k = 0; k < w.length; k++) sum += row[k]! * w[k]!;
-        to[r]![n] = sum + (b ? b[n]! : 0) + (added ? added[r]![n]! : 0);
+        sums[r]![n] = sum + (b ? b[n]! : 0) + (added ? added[r]![n]! : 0);
       }
     }
+    writeRows(out, batch, (r) => sums[r]!);
   },
 
   ropeAndCache({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) {
@@ -130,7 +132,8 @@ export const definitions: Omit<Ops, "attention"> = {
     const slots = i32Of(batch.slots);
     const norms = [qNorm && f32Of(qNorm), kNorm && f32Of(kNorm)];
     const keep = [keeper(key), keeper(value)] as const;
-    rows(qkv, batch).forEach((row, t) => {
+    const packed = rows(qkv, batch);
+    packed.forEach((row, t) => {
       const angles = 2 * half * positions[t]!;
       invariant(angles >= 0 && angles + 2 * half <= table.length, `position ${positions[t]} is outside the rotary table`);
       for (let h = 0; h < numQueryHeads + numKvHeads; h++) {
@@ -148,6 +151,7 @@ export const definitions: Omit<Ops, "attention"> = {
       keep[0](row.subarray(kBegin, vBegin), slots[t]!);
       keep[1](row.subarray(vBegin), slots[t]!);
     });
+    writeRows(qkv, batch, (t) => packed[t]!);
   },
 
   gatedActivation({ out, gateUp, activation, batch }) {
@@ -159,14 +163,15 @@ export const definitions: Omit<Ops, "attention"> = {
   gatherRows({ out, x, batch }) {
     const from = rows(x, batch);
     const wanted = i32Of(batch.logitRows);
-    rows(out, batch).forEach((to, i) => {
+    writeRows(out, batch, (i) => {
       const row = from[wanted[i]!];
       invariant(row, `logits of row ${wanted[i]} of ${from.length} are wanted`);
-      to.set(row);
+      return row;
     });
   },
 
   softCap({ x, cap, batch }) {
-    for (const row of rows(x, batch)) for (let i = 0; i < row.length; i++) row[i] = cap * Math.tanh(row[i]! / cap);
+    const from = rows(x, batch);
+    writeRows(x, batch, (r) => Float64Array.from(from[r]!, (y) => cap * Math.tanh(y / cap)));
   },
 };
