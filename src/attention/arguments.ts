@@ -3,8 +3,8 @@
  *
  * What it refuses it refuses by name, with what to do instead. It knows no kernel.
  */
-import type { Backend } from "../backend/backend.ts";
-import type { Device } from "../backend/registry.ts";
+import type { Backend, Caps } from "../backend/backend.ts";
+import { capsOf, type Device } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import type { KvFormat } from "../ir/plan.ts";
 import { indicesOf } from "../ir/range.ts";
@@ -34,7 +34,7 @@ export interface FlexAttentionOptions {
   /** What int8 and fp8 keys (values) are multiplied by: a number, or f32 [B, Hkv, S], where any dimension may be 1, or [1]. */
   readonly keyScale?: Tensor | number | undefined;
   readonly valueScale?: Tensor | number | undefined;
-  /** "cpu" (default) or "reference". */
+  /** "cpu" (default), "cuda" or "reference". */
   readonly device?: Device | undefined;
   /** A backend opened by the caller, instead of `device`. */
   readonly backend?: Backend | undefined;
@@ -124,6 +124,27 @@ export function checkShapes(query: Tensor, key: Tensor, value: Tensor): Shape {
   if (dim > maxHeadDim) fail(`the head dim of query and key is ${dim}, over ${maxHeadDim}; keep the first ${maxHeadDim} and add the product of the rest in a scoreMod, from captured tensors`);
   if (valueDim > maxHeadDim) fail(`the head dim of value is ${valueDim}, over ${maxHeadDim}; attend to slices of at most ${maxHeadDim} of it, one call each, and join the results`);
   return { batch, kvBatch, queryHeads, kvHeads, queryLength, kvLength, dim, valueDim };
+}
+
+/** Where a call computes: what it is called, and what it can, known before it is open. @throws UsageError when there is no such device */
+export function placeOf({ device = "cpu", backend }: Pick<FlexAttentionOptions, "device" | "backend">): { readonly name: string; readonly caps: Caps } {
+  return backend ? { name: backend.name, caps: backend.caps } : { name: device, caps: capsOf(device) };
+}
+
+/**
+ * The type that kernels there read queries, and write outputs, in: the query's own where activations are of 16 bits; undefined where they are f32,
+ * to which any query is widened.
+ * @throws UsageError where the query is not of 16 bits and must be, or keys or values are floats of another type
+ */
+export function queryFormatOf({ name, caps }: { readonly name: string; readonly caps: Caps }, query: Tensor, others: Readonly<Record<"key" | "value", KvFormat>>): "bf16" | "f16" | undefined {
+  if (caps.activationBits === 32) return undefined;
+  const { dtype } = query;
+  if (dtype !== "bf16" && dtype !== "f16") throw new UsageError(`query is ${dtype}, and device ${name} computes in bfloat16 or float16; give tensor(bits, shape, "bf16"), the bits in a Uint16Array`);
+  for (const [what, format] of Object.entries(others)) {
+    if (format === dtype || format === "int8" || format === "fp8") continue;
+    throw new UsageError(`${what} is ${format} and query ${dtype}; on device ${name} keys and values are of the query's type, or i8 or fp8 with scales`);
+  }
+  return dtype;
 }
 
 /** The mask of the call, and its blocks where they are known. @throws UsageError when a block mask is of other lengths, batch or heads. */

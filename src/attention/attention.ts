@@ -9,9 +9,10 @@
  */
 import type { AttentionCall, Backend, Buffer, CaptureValue } from "../backend/backend.ts";
 import { type Device, openBackend } from "../backend/registry.ts";
+import { bytesPerElement } from "../core/dtype.ts";
 import type { CaptureEnv } from "../ir/interpret.ts";
 import type { CaptureSlot } from "../ir/plan.ts";
-import { type Aux, checkMask, checkOptions, checkScale, checkShapes, type FlexAttentionOptions, type ScaleOperand } from "./arguments.ts";
+import { type Aux, checkMask, checkOptions, checkScale, checkShapes, type FlexAttentionOptions, placeOf, queryFormatOf, type ScaleOperand } from "./arguments.ts";
 import { copyCaptures } from "./captures.ts";
 import { compilePlanned, planAttention } from "./compile.ts";
 import { inDType } from "./merge.ts";
@@ -27,7 +28,8 @@ export type WithAux<A extends readonly Aux[] = readonly Aux[]> = { readonly out:
 /**
  * query [B, Hq, L, D], key [B or 1, Hkv, S, D], value [B or 1, Hkv, S, Dv]; f32, f16 or bf16, keys and values also i8 or fp8 with scales. Hq is a
  * multiple of Hkv; head dims are 1 to 256. Keys and values are read in their own format, and views where they lie.
- * The result is [B, Hq, L, Dv] in the query's dtype; computed in f32.
+ * The result is [B, Hq, L, Dv] in the query's dtype; computed in f32. On a device of 16 bits (cuda) the query is f16 or bf16, and keys and values are of
+ * its dtype, i8 or fp8.
  * @throws UsageError for shapes and options that do not fit, ModError for a mod the compiler cannot read.
  */
 export function flexAttention<const A extends readonly Aux[]>(query: Tensor, key: Tensor, value: Tensor, options: FlexAttentionOptions & { readonly aux: A }): Promise<WithAux<A>>;
@@ -37,10 +39,11 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
   checkOptions(options, shape);
   const { maskMod, blockMask } = checkMask(options, shape);
   const keyFormat = kvFormats[key.dtype]!, valueFormat = kvFormats[value.dtype]!;
+  const place = placeOf(options), queryFormat = queryFormatOf(place, query, { key: keyFormat, value: valueFormat });
   const keyScale = checkScale("key", keyFormat, options.keyScale, shape), valueScale = checkScale("value", valueFormat, options.valueScale, shape);
   const planned = planAttention({
     scoreMod: options.scoreMod, maskMod, weightMod: options.weightMod, outputMod: options.outputMod, denominator: options.sink ? "sink" : options.softmax,
-    scale: options.scale, scaleMayChange: options.scale !== undefined, keyFormat, valueFormat,
+    scale: options.scale, scaleMayChange: options.scale !== undefined, queryFormat, keyFormat, valueFormat, ...place.caps.tiles,
     numQueryHeads: shape.queryHeads, numKvHeads: shape.kvHeads, headDimQk: shape.dim, headDimV: shape.valueDim,
   });
   // The values of now: another call may be under way, and captures change, before this one has its turn.
@@ -67,20 +70,21 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
     const placed = ({ bytes, ...strides }: Operand): AttentionCall["query"] => ({ data: upload(bytes), ...strides });
     const scale = ({ data, ...strides }: ScaleOperand): AttentionCall["query"] => ({ data: upload(data), ...strides });
     try {
-      const outBytes = 4 * batch * queryHeads * queryLength * valueDim, statisticBytes = 4 * batch * queryHeads * queryLength;
+      const outBytes = bytesPerElement[queryFormat ?? "f32"] * batch * queryHeads * queryLength * valueDim, statisticBytes = 4 * batch * queryHeads * queryLength;
       const out = alloc(outBytes);
       const statistics = [...new Set(options.aux)].map((name) => ({ name, data: alloc(statisticBytes) }));
       const { sink } = options;
       backend.ops.attention({
         kernel, captures: captureValues(kernel.plan.captures, values, upload),
-        query: placed(operandOf(query.dtype === "f32" ? query : tensor(floats(query), query.shape))), key: placed(operandOf(key)), value: placed(operandOf(value)),
+        query: placed(operandOf(query.dtype === (queryFormat ?? "f32") ? query : tensor(floats(query), query.shape))), key: placed(operandOf(key)), value: placed(operandOf(value)),
         out: { data: out, sequenceStride: queryHeads * queryLength * valueDim, headStride: queryLength * valueDim, rowStride: valueDim },
         pageSize: Math.max(1, kvLength), blockTable: upload(full(0).map((_, b) => (shape.kvBatch === 1 ? 0 : b))), maxPagesPerSequence: 1, work: upload(work),
         ...Object.fromEntries(statistics.map(({ name, data }) => [name, { data, sequenceStride: queryLength * queryHeads }])),
         ...(sink && { sink: upload(sink instanceof Float32Array ? sink : floats(sink)) }),
         ...(keyScale && { keyScale: scale(keyScale) }), ...(valueScale && { valueScale: scale(valueScale) }),
       });
-      const result = inDType(copy(await backend.read(out, 0, outBytes)), [batch, queryHeads, queryLength, valueDim], query.dtype);
+      const outBits = (await backend.read(out, 0, outBytes)).slice().buffer, outShape = [batch, queryHeads, queryLength, valueDim];
+      const result = queryFormat ? tensor(new Uint16Array(outBits), outShape, queryFormat) : inDType(new Float32Array(outBits), outShape, query.dtype);
       if (!options.aux) return result;
       const all: { out: Tensor } & { [name in Aux]?: Tensor } = { out: result };
       for (const { name, data } of statistics) all[name] = tensor(headsFirst(copy(await backend.read(data, 0, statisticBytes)), batch, queryLength, queryHeads), [batch, queryHeads, queryLength]);

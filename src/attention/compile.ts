@@ -4,6 +4,7 @@
  * The key is what the mods say, not which function objects said it, so that a mod made anew at each call costs no new kernel.
  */
 import type { AttentionKernel, Backend } from "../backend/backend.ts";
+import { capsOf } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { binary, type Expr, score, uniform } from "../ir/expr.ts";
 import type { AttentionPlan, KvFormat } from "../ir/plan.ts";
@@ -37,7 +38,7 @@ export interface AttentionSpec {
   readonly scale?: number | undefined;
   /** Passes `scale` as a captured number, so that another one is no new kernel. Part of the kernel when left out. */
   readonly scaleMayChange?: boolean | undefined;
-  /** Query rows of a work item, and keys of a block: what `Caps.tiles` of the device says. */
+  /** Query rows of a work item, and keys of a block: `Caps.tiles` of the device. The cpu's when left out. */
   readonly queryTile?: number | undefined;
   readonly kvTile?: number | undefined;
 }
@@ -48,8 +49,8 @@ export interface PlannedAttention {
   readonly bindings: readonly Binding[];
 }
 
-/** Rows and keys that the cpu's kernels do well with. */
-export const defaultTiles = { queryTile: 16, kvTile: 32 } as const;
+/** Tiles where nobody says on which device. */
+const defaultTiles = capsOf("cpu").tiles;
 
 /**
  * The plan of an attention: all that a kernel depends on.
@@ -169,9 +170,10 @@ export interface CompiledAttention extends PlannedAttention {
 
 const kernels = new WeakMap<Backend, Map<string, Promise<AttentionKernel>>>();
 
-/** The kernel of an attention on a backend; compiled once for each plan text. */
+/** The kernel of an attention on a backend, in its tiles unless the spec has others; compiled once for each plan text. */
 export async function compileAttention(backend: Backend, spec: AttentionSpec): Promise<CompiledAttention> {
-  return compilePlanned(backend, planAttention(spec));
+  const { tiles } = backend.caps;
+  return compilePlanned(backend, planAttention({ ...spec, queryTile: spec.queryTile ?? tiles.queryTile, kvTile: spec.kvTile ?? tiles.kvTile }));
 }
 
 /** As `compileAttention`, of an attention that is planned. */

@@ -1,14 +1,15 @@
 /**
  * What the compiler makes of mods, stage by stage, for people: what was read, which blocks it means, what it costs, the kernel.
  */
-import type { Backend } from "../backend/backend.ts";
-import { openBackend, type Device } from "../backend/registry.ts";
+import type { Backend, Caps } from "../backend/backend.ts";
+import { capsOf, openBackend, type Device } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { children, type Expr } from "../ir/expr.ts";
+import { bytesPerKvElement } from "../ir/plan.ts";
 import { print } from "../ir/print.ts";
 import { analyse, type Box, indicesOf, verdict } from "../ir/range.ts";
 import { type BlockMask, createBlockMask } from "./block-mask.ts";
-import { type AttentionSpec, compileAttention, defaultTiles } from "./compile.ts";
+import { type AttentionSpec, compileAttention } from "./compile.ts";
 import { prepare } from "./measure.ts";
 import type { MaskMod, Mod } from "./mod.ts";
 
@@ -55,7 +56,7 @@ export interface Explanation {
   readonly flops: number;
   /** The same if no tile were skipped. */
   readonly denseFlops: number;
-  /** Least bytes of q, k, v and out to move, in f32. */
+  /** Least bytes of q, k, v and out to move: in f32, or bf16 where the device computes in 16 bits. */
   readonly bytes: number;
   /** All notes of all mods. */
   readonly notes: readonly string[];
@@ -73,6 +74,8 @@ export interface Timing {
   readonly backend: string;
 }
 
+const specFormats = { f32: {}, bf16: { queryFormat: "bf16", keyFormat: "bf16", valueFormat: "bf16" } } as const;
+
 /**
  * Explains a mod, or several that work together, at a size: 1024 queries and keys, 1 head of 64, unless said.
  * @throws ModError when a mod is not in the language, UsageError when a load leaves its table while timed
@@ -83,17 +86,18 @@ export async function explain(given: Mod | Mods, options: ExplainOptions = {}): 
   const blockSize = options.blockSize ?? 2 ** Math.max(6, Math.ceil(Math.log2(Math.max(1, queryLength, kvLength) / 256)));
   const list = [mods.maskMod, mods.scoreMod, mods.weightMod, mods.outputMod].filter((mod) => mod !== undefined);
   if (list.length === 0) throw new UsageError("there is no mod to explain; give one, or { maskMod, scoreMod }");
-  const spec = { ...mods, numQueryHeads: heads, numKvHeads: heads, headDimQk: headDim, headDimV: headDim };
+  const caps = capsOf(options.device ?? "cpu"), format = caps.activationBits === 16 ? "bf16" : "f32";
+  const spec = { ...mods, ...specFormats[format], numQueryHeads: heads, numKvHeads: heads, headDimQk: headDim, headDimV: headDim };
   const box: Box = { b: [0, 0], h: [0, heads - 1], q: [0, Math.max(0, queryLength - 1)], kv: [0, Math.max(0, kvLength - 1)] };
   const parts = list.map((mod) => explainMod(mod, box));
   const blocks = mods.maskMod && createBlockMask(mods.maskMod, { batch: 1, heads, queryLength, kvLength, blockSize });
-  const pairs = mods.maskMod ? visitedPairs(mods.maskMod, heads, queryLength, kvLength) : heads * queryLength * kvLength;
+  const pairs = mods.maskMod ? visitedPairs(mods.maskMod, caps.tiles, heads, queryLength, kvLength) : heads * queryLength * kvLength;
   const generated = options.device && (await onDevice(spec, queryLength, kvLength, options));
   const explanation = {
-    mods: parts, blocks, flops: 4 * headDim * pairs, denseFlops: 4 * headDim * heads * queryLength * kvLength, bytes: 4 * 2 * heads * headDim * (queryLength + kvLength),
+    mods: parts, blocks, flops: 4 * headDim * pairs, denseFlops: 4 * headDim * heads * queryLength * kvLength, bytes: bytesPerKvElement[format] * 2 * heads * headDim * (queryLength + kvLength),
     notes: parts.flatMap((part) => part.notes), code: generated?.code, time: generated?.time,
   };
-  return { ...explanation, toString: () => describe(explanation, { queryLength, kvLength, heads, headDim }, options.showCode ?? true) };
+  return { ...explanation, toString: () => describe(explanation, { queryLength, kvLength, heads, headDim, format }, options.showCode ?? true) };
 }
 
 function explainMod(mod: Mod, box: Box): ModExplanation {
@@ -142,8 +146,8 @@ const mostBoxes = 200_000;
  * Pairs in the kernel's tiles that are not empty, over all heads. Boxes are cut in four, all of one size before any smaller one; a mask of
  * which little can be proved runs out of questions before tiles are reached, and what is open then counts whole, as its tiles mostly would.
  */
-function visitedPairs(mask: MaskMod, heads: number, queryLength: number, kvLength: number): number {
-  const analysis = analyse(mask.expr()).bind(mask.values()), { queryTile, kvTile } = defaultTiles;
+function visitedPairs(mask: MaskMod, { queryTile, kvTile }: Caps["tiles"], heads: number, queryLength: number, kvLength: number): number {
+  const analysis = analyse(mask.expr()).bind(mask.values());
   const rows = Math.ceil(queryLength / queryTile), columns = Math.ceil(kvLength / kvTile);
   const pairs = (r0: number, r1: number, c0: number, c1: number): number => (Math.min(r1 * queryTile, queryLength) - r0 * queryTile) * (Math.min(c1 * kvTile, kvLength) - c0 * kvTile);
   let visited = 0, asked = 0, open: (readonly [h: number, r0: number, r1: number, c0: number, c1: number])[] = [];
@@ -176,7 +180,7 @@ async function onDevice(spec: AttentionSpec, queryLength: number, kvLength: numb
   try {
     const { kernel } = await compileAttention(backend, spec);
     if (!clock) return { code: kernel.source, time: undefined };
-    const dense = { numQueryHeads: spec.numQueryHeads, numKvHeads: spec.numKvHeads, headDimQk: spec.headDimQk, headDimV: spec.headDimV };
+    const dense = { queryFormat: spec.queryFormat, keyFormat: spec.keyFormat, valueFormat: spec.valueFormat, numQueryHeads: spec.numQueryHeads, numKvHeads: spec.numKvHeads, headDimQk: spec.headDimQk, headDimV: spec.headDimV };
     const milliseconds = await timed(backend, spec, queryLength, kvLength, clock), denseMilliseconds = await timed(backend, dense, queryLength, kvLength, clock);
     return { code: kernel.source, time: { milliseconds, denseMilliseconds, backend: backend.description } };
   } finally {
@@ -211,9 +215,10 @@ interface Size {
   readonly kvLength: number;
   readonly heads: number;
   readonly headDim: number;
+  readonly format: "f32" | "bf16";
 }
 
-function describe(e: Omit<Explanation, "toString">, { queryLength, kvLength, heads, headDim }: Size, showCode: boolean): string {
+function describe(e: Omit<Explanation, "toString">, { queryLength, kvLength, heads, headDim, format }: Size, showCode: boolean): string {
   const lines: string[] = [];
   const section = (title: string, note: string, body: readonly string[]): void => void lines.push("", `${title.padEnd(12)}${note}`.trimEnd(), ...body.map((line) => `  ${line}`.trimEnd()));
   for (const mod of e.mods) {
@@ -225,7 +230,7 @@ function describe(e: Omit<Explanation, "toString">, { queryLength, kvLength, hea
   }
   if (e.blocks) section("blocks", `of ${e.blocks.blockSize.join(" queries x ")} keys, at ${queryLength} queries and ${kvLength} keys${heads > 1 ? `, in ${heads} heads` : ""}`, blockLines(e.blocks));
   const share = e.denseFlops === 0 ? 0 : e.flops / e.denseFlops;
-  section("cost", `of one sequence, ${heads} head${heads === 1 ? "" : "s"} of ${headDim}, f32`, [
+  section("cost", `of one sequence, ${heads} head${heads === 1 ? "" : "s"} of ${headDim}, ${format}`, [
     `${scaled(e.flops)}FLOP in the tiles that are visited, ${percent(share)} of the ${scaled(e.denseFlops)}FLOP without skipping`,
     `${scaled(e.bytes)}B of queries, keys, values and results, each moved once`,
   ]);

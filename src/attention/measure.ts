@@ -2,8 +2,10 @@
  * One attention over random tensors, ready to be launched again and again: to see what a mod costs. It knows no clock.
  */
 import type { AttentionCall, Backend, Buffer, CaptureValue } from "../backend/backend.ts";
+import { fromFloat32 } from "../core/dtype.ts";
+import { UsageError } from "../core/errors.ts";
 import { stream } from "../core/random.ts";
-import { runWords, workHeaderWords, workItem } from "../ir/plan.ts";
+import { type KvFormat, runWords, workHeaderWords, workItem } from "../ir/plan.ts";
 import { readCaptures } from "./captures.ts";
 import { type AttentionSpec, compileAttention } from "./compile.ts";
 import { planWork } from "./work-list.ts";
@@ -27,16 +29,17 @@ export async function prepare(backend: Backend, spec: AttentionSpec, queryLength
   const batch = { numSequences: 1, firstRow: one(0), numRows: one(queryLength), firstPosition: one(0), kvLength: one(kvLength) };
   const list = planWork(mask?.bind(values), batch, { ...kernel.plan, numQueryHeads });
   const buffers: Buffer[] = [];
-  const upload = (data: Float32Array | Int32Array): Buffer => {
+  const upload = (data: Uint8Array | Float32Array | Int32Array): Buffer => {
     const buffer = backend.alloc(Math.max(4, data.byteLength));
     buffers.push(buffer);
     if (data.byteLength > 0) backend.write(buffer, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     return buffer;
   };
+  const { queryFormat = "f32", keyFormat = "f32", valueFormat = "f32" } = kernel.plan;
   const random = stream(1);
   const noise = Float32Array.from({ length: 4096 }, () => random() - 0.5);
-  const matrix = (rows: number, heads: number, dim: number) => ({
-    data: upload(Float32Array.from({ length: rows * heads * dim }, (_, i) => noise[(i * 31 + (i >> 12)) & 4095]!)),
+  const matrix = (format: KvFormat, rows: number, heads: number, dim: number) => ({
+    data: upload(inFormat(Float32Array.from({ length: rows * heads * dim }, (_, i) => noise[(i * 31 + (i >> 12)) & 4095]!), format)),
     sequenceStride: rows * heads * dim, rowStride: heads * dim, headStride: dim,
   });
   const captures = kernel.plan.captures.map((slot): CaptureValue => {
@@ -45,8 +48,8 @@ export async function prepare(backend: Backend, spec: AttentionSpec, queryLength
     return { kind: "table", shape, data: upload(slot.type === "f32" ? Float32Array.from(data) : Int32Array.from(data)) };
   });
   const call: AttentionCall = {
-    kernel, captures, query: matrix(queryLength, numQueryHeads, headDimQk), out: matrix(queryLength, numQueryHeads, headDimV),
-    key: matrix(kvLength, numKvHeads, headDimQk), value: matrix(kvLength, numKvHeads, headDimV),
+    kernel, captures, query: matrix(queryFormat, queryLength, numQueryHeads, headDimQk), out: matrix(queryFormat, queryLength, numQueryHeads, headDimV),
+    key: matrix(keyFormat, kvLength, numKvHeads, headDimQk), value: matrix(valueFormat, kvLength, numKvHeads, headDimV),
     pageSize: Math.max(1, kvLength), blockTable: upload(one(0)), maxPagesPerSequence: 1, work: upload(list),
   };
   const pairs = pairsOf(list, kernel.plan.kvTile);
@@ -58,6 +61,11 @@ export async function prepare(backend: Backend, spec: AttentionSpec, queryLength
     },
     free: () => buffers.forEach((buffer) => backend.free(buffer)),
   };
+}
+
+function inFormat(values: Float32Array, format: KvFormat): Uint8Array {
+  if (format === "int8" || format === "fp8") throw new UsageError(`keys and values of ${format} need scales, and are not measured here; use f32, bf16 or f16`);
+  return fromFloat32(values, format);
 }
 
 /** Pairs of a row and a key in all blocks of a work list. */

@@ -6,17 +6,17 @@
  */
 import type { Backend, Buffer, Layout } from "../backend/backend.ts";
 import { type Device } from "../backend/registry.ts";
-import { fromFloat32 } from "../core/dtype.ts";
+import { bytesPerElement, fromFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
 import { indicesOf } from "../ir/range.ts";
-import type { Aux } from "./arguments.ts";
+import { type Aux, placeOf, queryFormatOf } from "./arguments.ts";
 import { captureValues, inTurn, sharedBackend, type WithAux } from "./attention.ts";
 import type { BlockMask } from "./block-mask.ts";
 import { copyCaptures } from "./captures.ts";
 import { compilePlanned, planAttention } from "./compile.ts";
 import type { MaskMod, OutputMod, ScoreMod } from "./mod.ts";
-import { floats, type Tensor, tensor } from "./tensor.ts";
+import { contiguous, floats, type Tensor, tensor, type TypedArray } from "./tensor.ts";
 import { planWork } from "./work-list.ts";
 
 export interface PagedKvOptions {
@@ -31,7 +31,7 @@ export interface PagedKvOptions {
   /** Rows of the block table, and most tokens of one. */
   readonly maxSequences: number;
   readonly maxLength: number;
-  /** How keys and values are kept; f32 when left out. */
+  /** How keys and values are kept; f32 when left out, which a device of 16 bits (cuda) does not have. */
   readonly format?: "f32" | "bf16" | "f16";
   readonly device?: Device;
   readonly backend?: Backend;
@@ -65,6 +65,8 @@ export async function openPagedKvCache(options: PagedKvOptions): Promise<PagedKv
   for (const [name, value] of Object.entries({ numPages, pageSize, numKvHeads, headDim, headDimV, maxSequences, maxLength })) {
     if (!Number.isInteger(value) || value < 1) throw new UsageError(`${name} is ${value}; it must be a whole number from 1`);
   }
+  const { name, caps } = placeOf(options);
+  if (caps.activationBits === 16 && (options.format ?? "f32") === "f32") throw new UsageError(`device ${name} keeps keys and values in 16 bits; give format: "bf16" or "f16"`);
   return new PagedKvCache(options, options.backend ?? (await sharedBackend(options.device ?? "cpu")));
 }
 
@@ -185,7 +187,7 @@ export class PagedKvCache {
 
   /**
    * Attention of query [1, Hq, rows, D], the rows of the named sequences one after another, over those sequences' tokens. Gives
-   * [1, Hq, rows, Dv] in f32. One launch, whatever the mix.
+   * [1, Hq, rows, Dv] in f32; on a device of 16 bits the query is of the cache's format, and so is the result. One launch, whatever the mix.
    * @throws UsageError for rows that do not fit, ModError for a mod the compiler cannot read.
    */
   attention<const A extends readonly Aux[]>(query: Tensor, sequences: readonly PagedRows[], options: PagedAttentionOptions & { readonly aux: A }): Promise<WithAux<A>>;
@@ -210,9 +212,11 @@ export class PagedKvCache {
     const table = this.#table.slice();
     const blockMask = options.blockMask?.current(), blocksVersion = blockMask?.version;
     if (blockMask) checkBlocks(blockMask, options.maskMod, batch, heads);
+    const place = { name: this.#backend.name, caps: this.#backend.caps }, kvFormat = format ?? "f32";
+    const queryFormat = queryFormatOf(place, query, { key: kvFormat, value: kvFormat }), elementBytes = bytesPerElement[queryFormat ?? "f32"];
     const planned = planAttention({
       scoreMod: options.scoreMod, maskMod: blockMask?.mask ?? options.maskMod, outputMod: options.outputMod, scale: options.scale,
-      numQueryHeads: heads, numKvHeads, headDimQk: dim, headDimV: dimV, ...(format && { keyFormat: format, valueFormat: format }),
+      numQueryHeads: heads, numKvHeads, headDimQk: dim, headDimV: dimV, ...(format && { keyFormat: format, valueFormat: format }), queryFormat, ...place.caps.tiles,
     });
     // The values of now, as of the table: both may change before this call has its turn.
     const values = copyCaptures(planned.bindings);
@@ -220,24 +224,25 @@ export class PagedKvCache {
       const { kernel, mask } = await compilePlanned(this.#backend, planned);
       const work = planWork(mask && (blockMask && blockMask.version === blocksVersion ? blockMask : mask.bind(values)), batch, { ...kernel.plan, numQueryHeads: heads });
       const backend = this.#backend, buffers: Buffer[] = [];
-      const upload = (data: Float32Array | Int32Array): Buffer => {
+      const upload = (data: TypedArray): Buffer => {
         const buffer = backend.alloc(Math.max(4, data.byteLength));
         buffers.push(buffer);
         backend.write(buffer, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
         return buffer;
       };
       try {
-        const out = upload(new Float32Array(numRows * heads * dimV));
+        const out = upload(new Uint8Array(elementBytes * numRows * heads * dimV));
         const statistics = [...new Set(options.aux)].map((name) => ({ name, data: upload(new Float32Array(numRows * heads)) }));
         const pool = (data: Buffer, d: number): Layout => ({ data, sequenceStride: pageSize * numKvHeads * d, rowStride: numKvHeads * d, headStride: d });
         const packed = (data: Buffer, d: number): Layout => ({ data, sequenceStride: 0, headStride: numRows * d, rowStride: d });
         backend.ops.attention({
-          kernel, captures: captureValues(kernel.plan.captures, values, upload), query: packed(upload(floats(query)), dim), out: packed(out, dimV), key: pool(this.#key, dim), value: pool(this.#value, dimV),
+          kernel, captures: captureValues(kernel.plan.captures, values, upload), query: packed(upload(queryFormat ? contiguous(query).data : floats(query)), dim), out: packed(out, dimV), key: pool(this.#key, dim), value: pool(this.#value, dimV),
           pageSize, blockTable: upload(table), maxPagesPerSequence: this.#maxPages, work: upload(work),
           ...Object.fromEntries(statistics.map(({ name, data }) => [name, { data, sequenceStride: 0 }])),
         });
         const read = async (buffer: Buffer, n: number): Promise<Float32Array> => new Float32Array((await backend.read(buffer, 0, 4 * n)).slice().buffer);
-        const result = tensor(await read(out, numRows * heads * dimV), [1, heads, numRows, dimV]);
+        const bits = (await backend.read(out, 0, elementBytes * numRows * heads * dimV)).slice().buffer;
+        const result = tensor(queryFormat ? new Uint16Array(bits) : new Float32Array(bits), [1, heads, numRows, dimV], queryFormat ?? "f32");
         if (!options.aux) return result;
         const all: { out: Tensor } & { [name in Aux]?: Tensor } = { out: result };
         for (const { name, data } of statistics) {
