@@ -126,9 +126,9 @@ export function checkShapes(query: Tensor, key: Tensor, value: Tensor): Shape {
   return { batch, kvBatch, queryHeads, kvHeads, queryLength, kvLength, dim, valueDim };
 }
 
-/** Where a call computes: what it is called, and what it can, known before it is open. @throws UsageError when there is no such device */
-export function placeOf({ device = "cpu", backend }: Pick<FlexAttentionOptions, "device" | "backend">): { readonly name: string; readonly caps: Caps } {
-  return backend ? { name: backend.name, caps: backend.caps } : { name: device, caps: capsOf(device) };
+/** What the place where a call computes can do, known before it is open. @throws UsageError when there is no such device */
+export function capsFor({ device = "cpu", backend }: Pick<FlexAttentionOptions, "device" | "backend">): Caps {
+  return backend ? backend.caps : capsOf(device);
 }
 
 /**
@@ -136,13 +136,13 @@ export function placeOf({ device = "cpu", backend }: Pick<FlexAttentionOptions, 
  * to which any query is widened.
  * @throws UsageError where the query is not of 16 bits and must be, or keys or values are floats of another type
  */
-export function queryFormatOf({ name, caps }: { readonly name: string; readonly caps: Caps }, query: Tensor, others: Readonly<Record<"key" | "value", KvFormat>>): "bf16" | "f16" | undefined {
-  if (caps.activationBits === 32) return undefined;
+export function queryFormatOf({ device, activationBits }: Caps, query: Tensor, others: Readonly<Record<"key" | "value", KvFormat>>): "bf16" | "f16" | undefined {
+  if (activationBits === 32) return undefined;
   const { dtype } = query;
-  if (dtype !== "bf16" && dtype !== "f16") throw new UsageError(`query is ${dtype}, and device ${name} computes in bfloat16 or float16; give tensor(bits, shape, "bf16"), the bits in a Uint16Array`);
+  if (dtype !== "bf16" && dtype !== "f16") throw new UsageError(`query is ${dtype}, and device ${device} computes in bfloat16 or float16; give tensor(bits, shape, "bf16"), the bits in a Uint16Array`);
   for (const [what, format] of Object.entries(others)) {
     if (format === dtype || format === "int8" || format === "fp8") continue;
-    throw new UsageError(`${what} is ${format} and query ${dtype}; on device ${name} keys and values are of the query's type, or i8 or fp8 with scales`);
+    throw new UsageError(`${what} is ${format} and query ${dtype}; on device ${device} keys and values are of the query's type, or i8 or fp8 with scales`);
   }
   return dtype;
 }

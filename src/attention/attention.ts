@@ -12,7 +12,7 @@ import { type Device, openBackend } from "../backend/registry.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import type { CaptureEnv } from "../ir/interpret.ts";
 import type { CaptureSlot } from "../ir/plan.ts";
-import { type Aux, checkMask, checkOptions, checkScale, checkShapes, type FlexAttentionOptions, placeOf, queryFormatOf, type ScaleOperand } from "./arguments.ts";
+import { type Aux, capsFor, checkMask, checkOptions, checkScale, checkShapes, type FlexAttentionOptions, queryFormatOf, type ScaleOperand } from "./arguments.ts";
 import { copyCaptures } from "./captures.ts";
 import { compilePlanned, planAttention } from "./compile.ts";
 import { inDType } from "./merge.ts";
@@ -39,11 +39,11 @@ export async function flexAttention(query: Tensor, key: Tensor, value: Tensor, o
   checkOptions(options, shape);
   const { maskMod, blockMask } = checkMask(options, shape);
   const keyFormat = kvFormats[key.dtype]!, valueFormat = kvFormats[value.dtype]!;
-  const place = placeOf(options), queryFormat = queryFormatOf(place, query, { key: keyFormat, value: valueFormat });
+  const caps = capsFor(options), queryFormat = queryFormatOf(caps, query, { key: keyFormat, value: valueFormat });
   const keyScale = checkScale("key", keyFormat, options.keyScale, shape), valueScale = checkScale("value", valueFormat, options.valueScale, shape);
   const planned = planAttention({
     scoreMod: options.scoreMod, maskMod, weightMod: options.weightMod, outputMod: options.outputMod, denominator: options.sink ? "sink" : options.softmax,
-    scale: options.scale, scaleMayChange: options.scale !== undefined, queryFormat, keyFormat, valueFormat, ...place.caps.tiles,
+    scale: options.scale, scaleMayChange: options.scale !== undefined, queryFormat, keyFormat, valueFormat, ...caps.tiles,
     numQueryHeads: shape.queryHeads, numKvHeads: shape.kvHeads, headDimQk: shape.dim, headDimV: shape.valueDim,
   });
   // The values of now: another call may be under way, and captures change, before this one has its turn.

@@ -10,7 +10,7 @@ import { bytesPerElement, fromFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
 import { indicesOf } from "../ir/range.ts";
-import { type Aux, placeOf, queryFormatOf } from "./arguments.ts";
+import { type Aux, capsFor, queryFormatOf } from "./arguments.ts";
 import { captureValues, inTurn, sharedBackend, type WithAux } from "./attention.ts";
 import type { BlockMask } from "./block-mask.ts";
 import { copyCaptures } from "./captures.ts";
@@ -65,8 +65,8 @@ export async function openPagedKvCache(options: PagedKvOptions): Promise<PagedKv
   for (const [name, value] of Object.entries({ numPages, pageSize, numKvHeads, headDim, headDimV, maxSequences, maxLength })) {
     if (!Number.isInteger(value) || value < 1) throw new UsageError(`${name} is ${value}; it must be a whole number from 1`);
   }
-  const { name, caps } = placeOf(options);
-  if (caps.activationBits === 16 && (options.format ?? "f32") === "f32") throw new UsageError(`device ${name} keeps keys and values in 16 bits; give format: "bf16" or "f16"`);
+  const { device, activationBits } = capsFor(options);
+  if (activationBits === 16 && (options.format ?? "f32") === "f32") throw new UsageError(`device ${device} keeps keys and values in 16 bits; give format: "bf16" or "f16"`);
   return new PagedKvCache(options, options.backend ?? (await sharedBackend(options.device ?? "cpu")));
 }
 
@@ -212,11 +212,11 @@ export class PagedKvCache {
     const table = this.#table.slice();
     const blockMask = options.blockMask?.current(), blocksVersion = blockMask?.version;
     if (blockMask) checkBlocks(blockMask, options.maskMod, batch, heads);
-    const place = { name: this.#backend.name, caps: this.#backend.caps }, kvFormat = format ?? "f32";
-    const queryFormat = queryFormatOf(place, query, { key: kvFormat, value: kvFormat }), elementBytes = bytesPerElement[queryFormat ?? "f32"];
+    const { caps } = this.#backend, kvFormat = format ?? "f32";
+    const queryFormat = queryFormatOf(caps, query, { key: kvFormat, value: kvFormat }), elementBytes = bytesPerElement[queryFormat ?? "f32"];
     const planned = planAttention({
       scoreMod: options.scoreMod, maskMod: blockMask?.mask ?? options.maskMod, outputMod: options.outputMod, scale: options.scale,
-      numQueryHeads: heads, numKvHeads, headDimQk: dim, headDimV: dimV, ...(format && { keyFormat: format, valueFormat: format }), queryFormat, ...place.caps.tiles,
+      numQueryHeads: heads, numKvHeads, headDimQk: dim, headDimV: dimV, ...(format && { keyFormat: format, valueFormat: format }), queryFormat, ...caps.tiles,
     });
     // The values of now, as of the table: both may change before this call has its turn.
     const values = copyCaptures(planned.bindings);

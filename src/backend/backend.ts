@@ -188,6 +188,8 @@ export interface Program {
 
 /** What a device can do and does best, known without opening it (caps.ts). */
 export interface Caps {
+  /** What messages call it. */
+  readonly device: string;
   /** Types of the matrices that `embed` and `linear` take. */
   readonly weightDTypes: readonly WeightDType[];
   /**

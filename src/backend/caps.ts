@@ -6,7 +6,7 @@ import type { Caps } from "./backend.ts";
 
 export type Device = "cpu" | "cuda" | "reference";
 
-const plain: Caps = {
+const plain: Omit<Caps, "device"> = {
   weightDTypes: ["f32", "bf16", "int8", "uint8", "int4", "uint4"],
   activationBits: 32,
   kvFormats: "any",
@@ -15,8 +15,9 @@ const plain: Caps = {
 };
 
 const rows: Readonly<Record<Device, Caps>> = {
-  cpu: plain,
+  cpu: { device: "cpu", ...plain },
   cuda: {
+    device: "cuda",
     weightDTypes: ["bf16", "f16"],
     activationBits: 16,
     kvFormats: "activations",
@@ -24,7 +25,7 @@ const rows: Readonly<Record<Device, Caps>> = {
     // Its memory is nobody else's: what weights and activations leave is the cache's.
     defaults: { pageSize: 64, maxNumBatchedTokens: 8192, maxNumSeqs: 256, kvCacheShare: 1 },
   },
-  reference: { ...plain, weightDTypes: ["f32", "f16", ...plain.weightDTypes.slice(1)] },
+  reference: { device: "reference", ...plain, weightDTypes: ["f32", "f16", ...plain.weightDTypes.slice(1)] },
 };
 
 export const devices = Object.keys(rows) as readonly Device[];
