@@ -9,6 +9,7 @@
 import { parseArgs } from "node:util";
 import { packedRowBytes, quantizeRows } from "../src/backend/quantized.ts";
 import type { KvCacheFormat, WeightDType } from "../src/backend/backend.ts";
+import { capsOf } from "../src/backend/registry.ts";
 import { toFloat32 } from "../src/core/dtype.ts";
 import type { Checkpoint } from "../src/model/load.ts";
 import { chooseWeightFormats, type Quantization } from "../src/model/weight-formats.ts";
@@ -36,7 +37,7 @@ const inMemory = (dtypeOf: (name: string) => WeightDType) => ({ source }: Checkp
   const matrixDTypes = new Map([...source.names()].filter((name) => isMatrix(source, name)).map((name) => [name, dtypeOf(name)]));
   return { config: { weightDType: matrixDTypes.get("model.layers.0.mlp.down_proj.weight")!, matrixDTypes } };
 };
-const onLoad = (quantization: Quantization) => ({ source }: Checkpoint): Change => ({ config: chooseWeightFormats(source, "auto", quantization) });
+const onLoad = (quantization: Quantization) => ({ source }: Checkpoint): Change => ({ config: chooseWeightFormats(source, "auto", quantization, capsOf("cpu")) });
 const kept = (kvFormat: KvCacheFormat) => (): Change => ({ config: { kvFormat } });
 
 /** The source with its matrices in other bytes. */
@@ -93,7 +94,7 @@ const inFile = (typeOf: (name: string) => QuantizedBlockType) => ({ source }: Ch
     const rows = Array.from({ length: values.length / columns }, (_, r) => longBlocks(type, values.subarray(r * columns, (r + 1) * columns)));
     return { dtype: like[type], bytes: Uint8Array.from(rows.flatMap((row) => [...row])) };
   });
-  return { source: file, config: chooseWeightFormats(file, "auto", "auto") };
+  return { source: file, config: chooseWeightFormats(file, "auto", "auto", capsOf("cpu")) };
 };
 /** The numbers that a type leaves, computed with in f32. */
 const inNumbers = (type: QuantizedBlockType) => ({ source }: Checkpoint): Change =>

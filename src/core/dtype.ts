@@ -74,7 +74,14 @@ export function toFp8(x: number): number {
 }
 
 /** `bytes` read as `dtype`, widened to f32. `bytes` need not be aligned. */
-export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array {
+export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array<ArrayBuffer> {
+  // Models have billions of these: whole words, without a view's checks.
+  if (dtype === "f32" && bytes.byteOffset % 4 === 0) return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >> 2).slice();
+  if (dtype === "bf16" && bytes.byteOffset % 2 === 0) {
+    const words = Uint32Array.from(new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >> 1));
+    for (let i = 0; i < words.length; i++) words[i]! <<= 16;
+    return new Float32Array(words.buffer);
+  }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const out = new Float32Array(bytes.byteLength / bytesPerElement[dtype]);
   const at: Readonly<Record<DType, (i: number) => number>> = {
@@ -90,7 +97,15 @@ export function toFloat32(bytes: Uint8Array, dtype: DType): Float32Array {
 }
 
 /** The elements of `values` as little-endian bytes of `dtype`. */
-export function fromFloat32(values: ArrayLike<number>, dtype: DType): Uint8Array {
+export function fromFloat32(values: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
+  if (dtype === "bf16" && values instanceof Float32Array) {
+    const words = new Uint32Array(values.buffer, values.byteOffset, values.length), out = new Uint16Array(values.length);
+    for (let i = 0; i < out.length; i++) {
+      const bits = words[i]!, isNaN = (bits & 0x7fffffff) > 0x7f800000;
+      out[i] = isNaN ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+    }
+    return new Uint8Array(out.buffer);
+  }
   const out = new Uint8Array(values.length * bytesPerElement[dtype]);
   const view = new DataView(out.buffer);
   const put: Readonly<Record<DType, (i: number, x: number) => void>> = {

@@ -16,11 +16,13 @@ import { softCap } from "../attention/mods/soft-cap.ts";
 import type { OwnAttention } from "../attention/override.ts";
 import type { TypedArray } from "../attention/tensor.ts";
 import { maxWorkWords, type WorkShape } from "../attention/work-list.ts";
+import type { Caps } from "../backend/backend.ts";
 import { invariant } from "../core/errors.ts";
 import type { CaptureEnv } from "../ir/interpret.ts";
 import type { AttentionPlan } from "../ir/plan.ts";
 import { analyse, type RangeAnalysis } from "../ir/range.ts";
 import type { ModelConfig } from "./config.ts";
+import { activationType } from "./decoder.ts";
 import type { ModelLimits } from "./memory.ts";
 
 /** Most stretches of blocks of one work item: the masks of decoders need three (the window's edge, its inside, the diagonal). */
@@ -70,7 +72,7 @@ export function ownAttention(config: ModelConfig): readonly OwnAttention[] {
 }
 
 /** @throws UsageError when the operator's mods cannot be served (attention/decodable.ts) */
-export function planLayers(config: ModelConfig, limits: ModelLimits): LayersAttention {
+export function planLayers(config: ModelConfig, limits: ModelLimits, caps: Caps): LayersAttention {
   const { override } = config;
   const distinct: { readonly own: OwnAttention; readonly of: number }[] = [];
   const groupOfLayer = ownAttention(config).map((own, layer) => {
@@ -86,14 +88,17 @@ export function planLayers(config: ModelConfig, limits: ModelLimits): LayersAtte
       checkServable(`the maskMod of ${given.label}`, maskMod);
       checkCausal(`the maskMod of ${given.label}`, maskMod, { length: limits.maxModelLen, heads: config.numQueryHeads });
     }
-    return planGroup(config, limits, scoreMod ?? own.scoreMod, maskMod ?? own.maskMod, maskMod ? maxRunsOfOverride : maxRuns);
+    return planGroup(config, limits, caps, scoreMod ?? own.scoreMod, maskMod ?? own.maskMod, maskMod ? maxRunsOfOverride : maxRuns);
   });
   return { groups, groupOfLayer };
 }
 
-function planGroup(config: ModelConfig, limits: ModelLimits, scoreMod: ScoreMod | undefined, maskMod: MaskMod, runs: number): GroupPlan {
+function planGroup(config: ModelConfig, limits: ModelLimits, caps: Caps, scoreMod: ScoreMod | undefined, maskMod: MaskMod, runs: number): GroupPlan {
   const { numQueryHeads, numKvHeads, headDim, kvFormat } = config;
-  const { plan, bindings } = planAttention({ scoreMod, maskMod, numQueryHeads, numKvHeads, headDimQk: headDim, headDimV: headDim, keyFormat: kvFormat, valueFormat: kvFormat, scale: config.attentionScale });
+  const { plan, bindings } = planAttention({
+    scoreMod, maskMod, numQueryHeads, numKvHeads, headDimQk: headDim, headDimV: headDim, scale: config.attentionScale,
+    queryFormat: activationType(config, caps), keyFormat: kvFormat, valueFormat: kvFormat, ...caps.tiles,
+  });
   const given = readCaptures(bindings);
   const captures = plan.captures.map(({ kind, name, type }): CapturePlan => {
     if (kind === "uniform") return { kind, value: given.uniforms[name]! };

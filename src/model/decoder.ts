@@ -8,7 +8,7 @@
  *
  * Families differ by what their config says; it knows no family, no sizes of a step and no memory but what it is given.
  */
-import type { Activation, AttentionKernel, BatchInputs, Buffer, CaptureValue, KvCache, Layout, Ops, RowCount, Weight } from "../backend/backend.ts";
+import type { Activation, AttentionKernel, BatchInputs, Buffer, Caps, CaptureValue, KvCache, Layout, Ops, RowCount, Weight } from "../backend/backend.ts";
 import { activationRowBytes, isQuantized } from "../backend/quantized.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { invariant } from "../core/errors.ts";
@@ -40,25 +40,39 @@ export type Activations<T> = {
 };
 export type ActivationShape = Omit<Activation, "data">;
 
-/** Which there are for a model, and their shapes: what quantised matrices are multiplied with is int8. */
-export function activationShapes(config: ModelConfig): Activations<ActivationShape> {
+/** The type of activations on a device: undefined where it is f32, else that of the weights. */
+export function activationType({ weightDType }: Pick<ModelConfig, "weightDType">, { activationBits }: Caps): "bf16" | "f16" | undefined {
+  if (activationBits === 32) return undefined;
+  invariant(weightDType === "bf16" || weightDType === "f16", `weights of ${weightDType} on a device of 16 bits`);
+  return weightDType;
+}
+
+/**
+ * Which there are for a model on a device, and their shapes. What is summed up through the layers, and the logits, are f32; what is multiplied with
+ * quantised matrices is int8, and all else of `activationType`.
+ */
+export function activationShapes(config: ModelConfig, caps: Caps): Activations<ActivationShape> {
   const { hiddenSize, intermediateSize, headDim, numQueryHeads, numKvHeads, vocabSize } = config;
-  const quantized = isQuantized(config.weightDType);
+  const quantized = isQuantized(config.weightDType), dtype = activationType(config, caps);
   const f32 = (rows: RowCount, columns: number): ActivationShape => ({ rows, columns, stride: columns });
-  const factor = (rows: RowCount, columns: number): ActivationShape => (quantized ? { dtype: "int8", rows, columns, stride: activationRowBytes(columns) } : f32(rows, columns));
+  const between = (rows: RowCount, columns: number): ActivationShape => ({ ...(dtype && { dtype }), ...f32(rows, columns) });
+  const factor = (rows: RowCount, columns: number): ActivationShape => (quantized ? { dtype: "int8", rows, columns, stride: activationRowBytes(columns) } : between(rows, columns));
   const attended = numQueryHeads * headDim;
   return {
     hidden: f32("tokens", hiddenSize), normed: factor("tokens", hiddenSize),
-    qkv: f32("tokens", (numQueryHeads + 2 * numKvHeads) * headDim),
-    attended: f32("tokens", attended), ...(quantized && { rounded: factor("tokens", attended) }),
+    qkv: between("tokens", (numQueryHeads + 2 * numKvHeads) * headDim),
+    attended: between("tokens", attended), ...(quantized && { rounded: factor("tokens", attended) }),
     ...(config.postNorms && { projected: f32("tokens", hiddenSize) }),
-    gateUp: f32("tokens", 2 * intermediateSize), gated: factor("tokens", intermediateSize),
+    gateUp: between("tokens", 2 * intermediateSize), gated: factor("tokens", intermediateSize),
     lastHidden: f32("logits", hiddenSize), lastNormed: factor("logits", hiddenSize), logits: f32("logits", vocabSize),
   };
 }
 
+/** Bytes of one unit of a matrix's stride. */
+const strideBytes = ({ dtype = "f32" }: ActivationShape): number => (dtype === "int8" ? 1 : bytesPerElement[dtype]);
+
 /** Bytes of a matrix of `rows` rows. */
-export const activationBytes = ({ dtype, stride }: ActivationShape, rows: number): number => rows * stride * (dtype === "int8" ? 1 : bytesPerElement.f32);
+export const activationBytes = (shape: ActivationShape, rows: number): number => rows * shape.stride * strideBytes(shape);
 
 export interface DecoderMemory {
   readonly batch: BatchInputs;
@@ -109,9 +123,9 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   function project(out: Activation, x: Activation, weights: readonly Weight[], bias: Weight | undefined): void {
     let column = 0;
     for (const weight of weights) {
-      const from = column * bytesPerElement.f32;
+      const from = column * strideBytes(out);
       const columns = { ...out, data: out.data.slice(from, out.data.bytes - from), columns: weight.rows };
-      ops.linear({ out: columns, x, weight, ...(bias && { bias: bias.data.slice(from, weight.rows * bytesPerElement.f32) }), batch });
+      ops.linear({ out: columns, x, weight, ...(bias && { bias: bias.data.slice(column * bytesPerElement.f32, weight.rows * bytesPerElement.f32) }), batch });
       column += weight.rows;
     }
   }

@@ -6,11 +6,13 @@ import { files } from "#files";
 import type { OwnAttention } from "../attention/override.ts";
 import type { TypedArray } from "../attention/tensor.ts";
 import { planWork, type WorkBatch, type WorkShape } from "../attention/work-list.ts";
-import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, CaptureValue, KvCache, Program } from "../backend/backend.ts";
+import type { Activation, AttentionKernel, Backend, BatchInputs, Buffer, Caps, CaptureValue, KvCache, Program } from "../backend/backend.ts";
+import { capsOf } from "../backend/registry.ts";
 import { invariant, UsageError } from "../core/errors.ts";
 import type { CaptureEnv } from "../ir/interpret.ts";
 import type { RangeAnalysis } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
+import { dummySource, type DummyType } from "../weights/dummy.ts";
 import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
 import { ownAttention, planLayers } from "./attention.ts";
@@ -66,11 +68,18 @@ export interface Model {
 }
 
 export interface FormatOptions {
+  /** What the device can that the model is for; the cpu's when left out. */
+  readonly caps?: Caps;
   /** How matrices that are not quantised are kept. */
   readonly dtype?: WeightDTypeOption;
   readonly quantization?: Quantization;
   readonly kvCacheDtype?: KvCacheDType;
+  /** "dummy": random weights of the shapes that config.json asks for, and no files of weights. Default "auto": the checkpoint's. */
+  readonly loadFormat?: LoadFormat;
 }
+
+export const loadFormats = ["auto", "dummy"] as const;
+export type LoadFormat = (typeof loadFormats)[number];
 
 export interface Checkpoint {
   readonly config: ModelConfig;
@@ -81,14 +90,18 @@ export interface Checkpoint {
  * Opens a folder in Hugging Face layout, or a GGUF file. Close the source when the model is loaded.
  * @throws UsageError when config.json or the weights are missing, broken or not supported.
  */
-export function openCheckpoint(path: string, { dtype = "auto", quantization = "auto", kvCacheDtype = "auto" }: FormatOptions = {}): Checkpoint {
+export function openCheckpoint(path: string, { caps = capsOf("cpu"), dtype = "auto", quantization = "auto", kvCacheDtype = "auto", loadFormat = "auto" }: FormatOptions = {}): Checkpoint {
+  if (!loadFormats.includes(loadFormat)) throw new UsageError(`loadFormat (--load-format) is ${JSON.stringify(loadFormat)}; it must be one of ${loadFormats.join(", ")}`);
   const choose = (source: WeightSource): ChosenFormats => {
-    const weights = chooseWeightFormats(source, dtype, quantization);
-    return { ...weights, kvFormat: chooseKvFormat(kvCacheDtype, weights.weightDType) };
+    const weights = chooseWeightFormats(source, dtype, quantization, caps);
+    return { ...weights, kvFormat: chooseKvFormat(kvCacheDtype, weights.weightDType, caps) };
   };
-  if (isGgufPath(path)) return openGgufCheckpoint(path, choose);
+  if (isGgufPath(path)) {
+    if (loadFormat === "dummy") throw new UsageError(`loadFormat (--load-format) is dummy, which needs a folder with a config.json, and ${path} is a GGUF file; leave the option out`);
+    return openGgufCheckpoint(path, choose);
+  }
   const files = readConfigFiles(path);
-  const source = openWeights(path);
+  const source = loadFormat === "dummy" ? dummyWeights(readConfig({ ...files, weightDType: "f32" }, families), files.config) : openWeights(path);
   try {
     return { source, config: readConfig({ ...files, ...choose(source) }, families) };
   } catch (error) {
@@ -103,6 +116,20 @@ export function readOwnAttention(path: string): readonly OwnAttention[] {
   const { config, source } = openCheckpoint(path);
   source.close();
   return ownAttention(config);
+}
+
+/** What transformers calls the types that weights may be stored in. */
+const storedTypes: Readonly<Record<string, DummyType>> = { float32: "F32", float16: "F16", bfloat16: "BF16" };
+
+/** Random weights for a config, in the type that its config.json names; bfloat16 where it names none. Norms multiply by 1. */
+function dummyWeights(config: ModelConfig, json: unknown): WeightSource {
+  const { dtype, torch_dtype: oldName } = Object(json) as Readonly<Record<string, unknown>>;
+  const type = storedTypes[String(dtype ?? oldName ?? "bfloat16")];
+  if (!type) throw new UsageError(`config.json: dtype is ${JSON.stringify(dtype ?? oldName)}; dummy weights are made in ${Object.keys(storedTypes).join(", ")}`);
+  return dummySource(type, listTensors(config).flatMap(({ parts, columns }) => parts.map(({ source, shape }) => {
+    const isNorm = columns === 1 && source.endsWith("norm.weight");
+    return { name: source, shape, ...(isNorm && { constant: 1 - config.normOffset }) };
+  })));
 }
 
 function readConfigFiles(folder: string): { readonly config: unknown; readonly generation: unknown } {
@@ -123,11 +150,11 @@ function readJson(folder: string, name: string): unknown {
   }
 }
 
-/** Exact bytes of everything that `loadModel` will allocate. @throws UsageError when a limit is out of range. */
-export function planModel(config: ModelConfig, limits: ModelLimits): MemoryPlan {
-  const { groups } = planLayers(config, limits);
+/** Exact bytes of everything that `loadModel` will allocate on a device of these `caps`. @throws UsageError when a limit is out of range. */
+export function planModel(config: ModelConfig, limits: ModelLimits, caps: Caps = capsOf("cpu")): MemoryPlan {
+  const { groups } = planLayers(config, limits, caps);
   const tables = groups.flatMap(({ captures }, g) => captures.flatMap((c) => (c.kind === "table" ? [{ name: tableName(g, c.name), bytes: c.elements.byteLength }] : [])));
-  return planMemory(config, limits, groups.map((group) => group.workWords), tables);
+  return planMemory(config, limits, caps, groups.map((group) => group.workWords), tables);
 }
 
 const tableName = (group: number, capture: string): string => `attention.${group}.${capture}`;
@@ -144,7 +171,7 @@ export function countParameters(config: ModelConfig): number {
 export async function loadModel(
   backend: Backend, source: WeightSource, config: ModelConfig, limits: ModelLimits, onProgress: (stage: string, done: number, total: number) => void = () => {},
 ): Promise<Model> {
-  const plan = planModel(config, limits);
+  const plan = planModel(config, limits, backend.caps);
   const left = new Map(plan.parts.map((part) => [part.name, part]));
   const alloc = (name: string): Buffer => {
     const part = left.get(name);
@@ -159,12 +186,12 @@ export async function loadModel(
   };
 
   // Weights and caches come last: what has no use must lie together where a backend has several memories.
-  const working = takeMemory(config, limits, alloc);
+  const working = takeMemory(config, limits, backend.caps, alloc);
   for (const [to, rope] of [[working.rotary, config.rope], [working.localRotary, config.localRope]] as const) {
     if (to && rope) backend.write(to, 0, new Uint8Array(rotaryTable(rope, limits.maxModelLen).buffer));
   }
 
-  const attention = planLayers(config, limits);
+  const attention = planLayers(config, limits, backend.caps);
   const captures = attention.groups.map((group, g) => group.captures.map((capture): CaptureValue => {
     if (capture.kind === "uniform") return capture;
     const data = alloc(tableName(g, capture.name));
@@ -196,13 +223,13 @@ export async function loadModel(
   };
 }
 
-function takeMemory(config: ModelConfig, limits: ModelLimits, alloc: (name: string) => Buffer): Omit<DecoderMemory, "kv"> {
+function takeMemory(config: ModelConfig, limits: ModelLimits, caps: Caps, alloc: (name: string) => Buffer): Omit<DecoderMemory, "kv"> {
   return {
     batch: {
       header: alloc("batch.header"), tokens: alloc("batch.tokens"), positions: alloc("batch.positions"), slots: alloc("batch.slots"),
       blockTable: alloc("batch.blockTable"), logitRows: alloc("batch.logitRows"), maxPagesPerSequence: maxPagesPerSequence(limits),
     },
-    activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
+    activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config, caps)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
     rotary: alloc("rotary"),
     ...(config.localRope && { localRotary: alloc("localRotary") }),
   };

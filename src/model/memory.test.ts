@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { capsOf } from "../backend/registry.ts";
 import { readConfig } from "./config.ts";
 import { bytesPerPage, describeMemory, formatBytes, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
@@ -14,7 +15,7 @@ const config = readConfig({
 const limits = { maxModelLen: 128, maxNumSeqs: 4, maxNumBatchedTokens: 32, pageSize: 16, numPages: 20 };
 
 test("the plan counts every byte by kind", () => {
-  const plan = planMemory(config, limits, [100, 50]);
+  const plan = planMemory(config, limits, capsOf("cpu"), [100, 50]);
   const layerMatrices = 2 * (16 * 32 + 16 * 16 + 48 * 16 + 16 * 24);
   assert.equal(plan.bytes.weights, 2 * 100 * 16 + 2 * (layerMatrices + 2 * 64) + 64);
   assert.equal(plan.bytes.kvCache, 2 * 2 * 20 * 16 * 8 * 4);
@@ -27,18 +28,18 @@ test("the plan counts every byte by kind", () => {
 });
 
 test("rows of logits are one for each sequence, or as many as asked for", () => {
-  const logits = (maxLogits?: number): number => planMemory(config, { ...limits, ...(maxLogits !== undefined && { maxLogits }) }, []).parts.find((part) => part.name === "logits")!.bytes;
+  const logits = (maxLogits?: number): number => planMemory(config, { ...limits, ...(maxLogits !== undefined && { maxLogits }) }, capsOf("cpu"), []).parts.find((part) => part.name === "logits")!.bytes;
   assert.equal(logits(), 4 * 100 * 4);
   assert.equal(logits(32), 32 * 100 * 4);
 });
 
 test("limits that cannot be are refused by name", () => {
-  assert.throws(() => planMemory(config, { ...limits, maxModelLen: 129 }, []), /maxModelLen is 129, but the model was made for 128 positions/);
-  assert.throws(() => planMemory(config, { ...limits, maxNumSeqs: 0 }, []), /maxNumSeqs is 0/);
-  assert.throws(() => planMemory(config, { ...limits, numPages: 7 }, []), /7 pages of 16 tokens is too small for one sequence of maxModelLen 128/);
+  assert.throws(() => planMemory(config, { ...limits, maxModelLen: 129 }, capsOf("cpu"), []), /maxModelLen is 129, but the model was made for 128 positions/);
+  assert.throws(() => planMemory(config, { ...limits, maxNumSeqs: 0 }, capsOf("cpu"), []), /maxNumSeqs is 0/);
+  assert.throws(() => planMemory(config, { ...limits, numPages: 7 }, capsOf("cpu"), []), /7 pages of 16 tokens is too small for one sequence of maxModelLen 128/);
 });
 
 test("the description has a line for each kind, largest first, and the sum", () => {
-  assert.match(describeMemory(planMemory(config, limits, [100])), /^step inputs +51\d\.\d\d KiB\nKV cache +40\.00 KiB\nactivations +.* KiB\n[^]*\ntotal +\d+\.\d\d KiB$/);
+  assert.match(describeMemory(planMemory(config, limits, capsOf("cpu"), [100])), /^step inputs +51\d\.\d\d KiB\nKV cache +40\.00 KiB\nactivations +.* KiB\n[^]*\ntotal +\d+\.\d\d KiB$/);
   assert.deepEqual([0, 1, 1023, 1024, 1.5 * 2 ** 30].map(formatBytes), ["0 B", "1 B", "1023 B", "1.00 KiB", "1.50 GiB"]);
 });

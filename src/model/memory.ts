@@ -3,7 +3,7 @@
  *
  * The loader takes its memory from this list and from nowhere else, so the plan is exact. It knows no backend.
  */
-import { type BufferUse, headerWord } from "../backend/backend.ts";
+import { type BufferUse, type Caps, headerWord } from "../backend/backend.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
@@ -60,10 +60,10 @@ export function bytesPerPage(config: ModelConfig, pageSize: number): number {
 }
 
 /**
- * What a model with these limits needs. `workWords` is the size of each work list, in the order of the attention groups, `tables` what the mods captured.
+ * What a model with these limits needs on a device. `workWords` is the size of each work list, in the order of the attention groups, `tables` what the mods captured.
  * @throws UsageError when a limit is out of range, naming it.
  */
-export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: readonly number[], tables: readonly { readonly name: string; readonly bytes: number }[] = []): MemoryPlan {
+export function planMemory(config: ModelConfig, limits: ModelLimits, caps: Caps, workWords: readonly number[], tables: readonly { readonly name: string; readonly bytes: number }[] = []): MemoryPlan {
   checkLimits(config, limits);
   const { maxNumBatchedTokens: maxTokens, maxNumSeqs, numPages, pageSize } = limits;
   const rows = { tokens: maxTokens, logits: maxLogitsOf(limits) };
@@ -76,7 +76,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, workWords: 
   const parts = [
     ...listTensors(config).map((spec) => part("weights", spec.name, tensorBytes(spec), spec.columns > 1 ? "weights" : undefined)),
     ...config.layers.map((_, i) => part("kvCache", `layers.${i}.cache`, 2 * aligned(kvBytes), "kvCache")), // keys, then values
-    ...Object.entries<ActivationShape>(activationShapes(config)).map(([name, shape]) => part("activations", name, activationBytes(shape, rows[shape.rows]))),
+    ...Object.entries<ActivationShape>(activationShapes(config, caps)).map(([name, shape]) => part("activations", name, activationBytes(shape, rows[shape.rows]))),
     part("inputs", "staging", stagingBytes),
     part("rotary", "rotary", limits.maxModelLen * config.rope.rotaryDim * bytesPerElement.f32),
     ...(config.localRope ? [part("rotary", "localRotary", limits.maxModelLen * config.localRope.rotaryDim * bytesPerElement.f32)] : []),

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { WeightDType } from "../backend/backend.ts";
+import { capsOf } from "../backend/registry.ts";
 import type { StoredTensor, WeightSource } from "../weights/source.ts";
 import { chooseWeightFormats, type Quantization, type WeightDTypeOption } from "./weight-formats.ts";
+
+const cpu = capsOf("cpu"), cuda = capsOf("cuda");
 
 type Types = Readonly<Record<"embed" | "q" | "down" | "head", StoredTensor["dtype"]>>;
 const names = { embed: "model.embed_tokens.weight", q: "model.layers.0.self_attn.q_proj.weight", down: "model.layers.0.mlp.down_proj.weight", head: "lm_head.weight" } as const;
@@ -41,7 +44,7 @@ const table: readonly (readonly [file: keyof typeof files, rows: number, quantiz
 
 for (const [file, rows, quantization, dtype, choice] of table) {
   test(`${file}, ${rows * 4096} parameters, --quantization ${quantization} --dtype ${dtype}: ${choice}`, () => {
-    const { weightDType, matrixDTypes } = chooseWeightFormats(checkpoint(files[file], rows), dtype, quantization);
+    const { weightDType, matrixDTypes } = chooseWeightFormats(checkpoint(files[file], rows), dtype, quantization, cpu);
     const wanted = typeof choice === "string" ? [choice, choice, choice, choice] : choice;
     assert.deepEqual(Object.values(names).map((name) => matrixDTypes?.get(name) ?? weightDType), wanted);
     assert.ok(wanted.includes(weightDType), "people are told a format that there is");
@@ -50,16 +53,16 @@ for (const [file, rows, quantization, dtype, choice] of table) {
 }
 
 test("people are told the most common format", () => {
-  assert.equal(chooseWeightFormats(checkpoint({ ...all("Q4_K"), down: "Q6_K" }, small), "auto", "auto").weightDType, "uint4");
+  assert.equal(chooseWeightFormats(checkpoint({ ...all("Q4_K"), down: "Q6_K" }, small), "auto", "auto", cpu).weightDType, "uint4");
 });
 
 for (const dtype of ["float32", "bfloat16"] as const) for (const quantization of ["int8", "int4"] as const) {
   test(`--dtype ${dtype} beside --quantization ${quantization} is refused: they exclude each other`, () => {
-    assert.throws(() => chooseWeightFormats(checkpoint(files.bf16, small), dtype, quantization), { name: "UsageError", message: new RegExp(`--dtype ${dtype} and --quantization ${quantization} exclude each other`) });
+    assert.throws(() => chooseWeightFormats(checkpoint(files.bf16, small), dtype, quantization, cpu), { name: "UsageError", message: new RegExp(`--dtype ${dtype} and --quantization ${quantization} exclude each other`) });
   });
 }
 
 test("a file without a matrix has formats all the same: the loader says what it lacks", () => {
   const empty: WeightSource = { names: () => [], info: () => undefined, read: () => assert.fail("nothing is read"), close: () => {} };
-  assert.equal(chooseWeightFormats(empty, "auto", "int8").weightDType, "f32");
+  assert.equal(chooseWeightFormats(empty, "auto", "int8", cpu).weightDType, "f32");
 });

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
+import { capsOf } from "../backend/registry.ts";
 import { type DType, fromFloat32, toFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { blockFormats } from "../weights/block-formats.ts";
@@ -112,11 +113,11 @@ test("a stored rotary table is passed over, and a head too where embeddings are 
 test("auto keeps bf16 where all matrices are bf16, and is f32 otherwise", async () => {
   const tensors = checkpoint(config("f32"), "BF16");
   tensors.set("model.norm.weight", { ...tensors.get("model.norm.weight")!, dtype: "F32" });
-  assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto").weightDType, "bf16");
-  assert.equal(chooseWeightFormats(sourceOf(tensors), "float32", "auto").weightDType, "f32");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto", capsOf("cpu")).weightDType, "bf16");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "float32", "auto", capsOf("cpu")).weightDType, "f32");
   tensors.set("lm_head.weight", { ...tensors.get("lm_head.weight")!, dtype: "F16" });
-  assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto").weightDType, "f32");
-  assert.equal(chooseWeightFormats(sourceOf(tensors), "bfloat16", "auto").weightDType, "bf16");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "auto", "auto", capsOf("cpu")).weightDType, "f32");
+  assert.equal(chooseWeightFormats(sourceOf(tensors), "bfloat16", "auto", capsOf("cpu")).weightDType, "bf16");
 });
 
 test("blocks that are rounded anew arrive as their numbers, in order, a little at a time", async () => {

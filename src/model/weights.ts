@@ -4,7 +4,7 @@
  */
 import type { Backend, Buffer, Weight } from "../backend/backend.ts";
 import { isQuantized, panelRows, type QuantizedDType } from "../backend/quantized.ts";
-import { bytesPerElement, fromFloat32 } from "../core/dtype.ts";
+import { bytesPerElement, fromFloat32, toFloat32 } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { type BlockType, blockFormats } from "../weights/block-formats.ts";
 import { packer } from "../weights/packed-blocks.ts";
@@ -14,9 +14,13 @@ import { stagingBytes } from "./memory.ts";
 import { isSpare, listTensors, mapTensors, modelTensors, type ModelTensors, tensorBytes, type TensorSpec } from "./tensors.ts";
 
 const memoryType: Readonly<Record<"f32" | "bf16" | "f16", BlockType>> = { f32: "F32", bf16: "BF16", f16: "F16" };
+const floatTypes = { F32: "f32", BF16: "bf16", F16: "f16" } as const;
 /** Checked by `checkWeights`. */
 const floatType = (dtype: StoredTensor["dtype"]): "F32" | "BF16" | "F16" | undefined => (dtype === "F32" || dtype === "BF16" || dtype === "F16" ? dtype : undefined);
 const stored = (dtype: StoredTensor["dtype"]): BlockType => dtype as BlockType;
+
+/** Bytes that are taken from the file at a time where they are copied into a backend's memory. */
+const copiedBytes = 2 ** 22;
 
 const listed = (names: readonly string[]): string => names.slice(0, 5).join(", ") + (names.length > 5 ? ` and ${names.length - 5} more` : "");
 
@@ -47,7 +51,7 @@ export async function loadWeights(
   checkWeights(source, config);
   const total = listTensors(config).reduce((bytes, spec) => bytes + tensorBytes(spec), 0);
   const weights = mapTensors(modelTensors(config), (spec) => ({ spec, weight: { data: alloc(spec.name), dtype: spec.dtype, rows: spec.rows, columns: spec.columns } }));
-  const staging = alloc("staging"), chunk = backend.view(staging) ?? new Uint8Array(stagingBytes);
+  const staging = alloc("staging"), chunk = backend.view(staging) ?? new Uint8Array(copiedBytes);
   let done = 0;
   const all: { readonly spec: TensorSpec; readonly weight: Weight }[] = [];
   mapTensors(weights, (each) => all.push(each));
@@ -68,18 +72,18 @@ async function loadPart(backend: Backend, source: WeightSource, name: string, we
   const { data, dtype, columns } = weight;
   const info = source.info(name)!;
   if (isQuantized(dtype)) return loadQuantized(backend, source, name, weight, dtype, firstRow, space);
-  const { blockElements, blockBytes, toFloat32 } = blockFormats[stored(info.dtype)];
+  const { blockElements, blockBytes, toFloat32: expand } = blockFormats[stored(info.dtype)], float = floatType(info.dtype);
   const at = firstRow * columns * bytesPerElement[dtype], unchanged = memoryType[dtype] === info.dtype && offset === 0;
   const view = backend.view(data);
   if (unchanged && view) return readInOrder(source, name, view.subarray(at, at + info.bytes));
   const ratio = (bytesPerElement[dtype] * blockElements) / blockBytes;
-  const chunk = space.subarray(0, Math.min(info.bytes, Math.floor(stagingBytes / blockBytes) * blockBytes));
+  const chunk = space.subarray(0, Math.min(info.bytes, Math.floor(space.length / blockBytes) * blockBytes));
   for (let from = 0; from < info.bytes; from += chunk.length) {
     const bytes = chunk.subarray(0, Math.min(chunk.length, info.bytes - from));
     readInOrder(source, name, bytes, from);
     if (unchanged) backend.write(data, at + from, bytes);
     else {
-      const values = toFloat32(bytes);
+      const values = float ? toFloat32(bytes, floatTypes[float]) : expand(bytes);
       if (offset !== 0) for (let i = 0; i < values.length; i++) values[i]! += offset;
       backend.write(data, at + from * ratio, fromFloat32(values, dtype));
     }

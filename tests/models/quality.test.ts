@@ -1,6 +1,7 @@
 /** What quantised weights may cost: the demo model's predictions on held-out text, beside those of f32. `npm run bench -- quality` has every format, and the whole text. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { capsOf } from "../../src/backend/registry.ts";
 import { chooseWeightFormats, type Quantization } from "../../src/model/weight-formats.ts";
 import { compare, heldOutText, type Quality, predict } from "../../bench/quality/measure.ts";
 
@@ -14,7 +15,7 @@ const bars: Readonly<Partial<Record<Quantization, Bar>>> = {
 const chats = await heldOutText(400);
 const reference = predict(chats);
 const qualityOf = async (quantization: Quantization): Promise<Quality> => {
-  const { logits } = await predict(chats, ({ source }) => ({ config: chooseWeightFormats(source, "auto", quantization) }));
+  const { logits } = await predict(chats, ({ source }) => ({ config: chooseWeightFormats(source, "auto", quantization, capsOf("cpu")) }));
   return compare(chats, (await reference).logits, logits).all;
 };
 
