@@ -95,7 +95,7 @@ function stepOf({ sequences, context }: Case): Batch {
     const prompt = Int32Array.from({ length: context }, (_, i) => 259 + ((7919 * (s + 1) * (i + 1)) % (config.vocabSize - 259)));
     const sequence = new Sequence(`sequence ${s}`, prompt, { ...defaultSampling, maxTokens: 1 }, 0, context + 1);
     sequence.admit();
-    sequence.advance(context - 1, undefined);
+    sequence.compute(context - 1, undefined);
     for (let page = 0; page < Math.ceil(context / pageSize); page++) sequence.pages.push(page * sequences + s);
     return { sequence, numTokens: 1 };
   }));

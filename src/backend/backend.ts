@@ -146,7 +146,7 @@ export type ActivationFunction = "silu" | "geluTanh" | "gelu" | "relu";
  * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts: computed in f32 or better, and rounded once where it is
  * written to 16 bits. Vectors (norms, biases) are f32; x and out may be the same buffer only where said.
  */
-export interface Ops {
+export interface Ops extends Partial<SamplingOps> {
   /** out[t, :] = table[tokens[t], :] * scale */
   embed(o: { out: Activation; table: Weight; batch: BatchInputs; scale: number }): void;
   /** out[r, :] = (residual[r, :] +) x[r, :] * weight / sqrt(mean(x[r, :]^2) + epsilon). `residual` may be `out`; weight: f32 [columns]. `out` may be int8 where there is no residual. */
@@ -171,6 +171,24 @@ export interface Ops {
   gatherRows(o: { out: Activation; x: Activation; batch: BatchInputs }): void;
   /** x = cap * tanh(x / cap), in place. */
   softCap(o: { x: Activation; cap: number; batch: BatchInputs }): void;
+}
+
+/**
+ * Words of one record of choices, how the token of one row of logits is chosen; numbers are doubles of two words. temperature 0: the likeliest. topK: i32,
+ * 0 keeps all. uniform: from 0 to below 1.
+ */
+export const choiceWord = { temperature: 0, topP: 2, minP: 4, uniform: 6, topK: 8, words: 10 } as const;
+
+/** What devices that sample (`Caps.samples`) do besides; the others leave it to the host (sampling/sampler.ts), which does the same. */
+export interface SamplingOps {
+  /**
+   * out[i] = the token of row i of the logits, i32; -1 where they are no distribution: one is NaN or +Infinity, or all are -Infinity. `choices`: a record
+   * (`choiceWord`) for each row. Tokens are ordered by logit, equal ones by lowest id; top-k, min-p and top-p each keep a prefix of that order; of what
+   * all keep, the token is drawn at which the running sum of exp((logit - largest) / temperature), in order of ids, passes uniform times the whole sum.
+   */
+  sample(o: { logits: Activation; choices: Buffer; out: Buffer; batch: BatchInputs }): void;
+  /** tokens[r] = sampled[-1 - tokens[r]] where tokens[r] < 0, in place: what the step before has sampled is this one's input. -1 in `sampled` becomes token 0, whose row nobody wants. */
+  feedTokens(o: { sampled: Buffer; batch: BatchInputs }): void;
 }
 
 /** How large a step is: what the header holds too, for a backend that chooses its launches by it before they run. */
@@ -198,6 +216,8 @@ export interface Caps {
    * projected, lastHidden and logits are f32 on every device.
    */
   readonly activationBits: 32 | 16;
+  /** Whether it has `SamplingOps`: a step's tokens are then chosen where its logits are, and the next step can begin without the host. */
+  readonly samples: boolean;
   /** Formats of the KV cache: "any" that `ropeAndCache` can write, or only the type of the "activations". */
   readonly kvFormats: "any" | "activations";
   /** Query rows of a work item and keys of a block that its attention kernels do well with. */
@@ -236,7 +256,10 @@ export interface Backend {
    * @throws UsageError for a scale it can not hold, RangeError for numbers that are not finite or beyond f16
    */
   writeRows(weight: Weight, firstRow: number, rows: Uint8Array, type?: "F32" | "BF16" | "F16"): Promise<void>;
-  /** Waits for all commands so far. The bytes are valid until the next command. */
+  /**
+   * Waits for all commands so far, and for none that come later. The bytes are valid until the next command; where the device samples they are the
+   * caller's own, so that commands may follow before they have come.
+   */
   read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array>;
   compile(plan: AttentionPlan): Promise<AttentionKernel>;
   /** Runs `body`, writing down the ops it calls instead of running them. */

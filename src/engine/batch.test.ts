@@ -8,7 +8,7 @@ const running = (id: string, tokens: number[], pages: number[], numComputed: num
   const sequence = new Sequence(id, Int32Array.from(tokens), defaultSampling, 0, 12);
   sequence.admit();
   sequence.pages.push(...pages);
-  if (numComputed > 0) sequence.advance(numComputed, undefined);
+  if (numComputed > 0) sequence.compute(numComputed, undefined);
   return sequence;
 };
 
@@ -30,6 +30,17 @@ test("a chunk, a decode and a whole prompt are packed with their slots, block ta
   assert.deepEqual([...batch.kvLength], [6, 5, 2]);
   assert.deepEqual([...batch.logitRows.subarray(0, 2)], [3, 5], "the chunk's last row is not its last known token");
   assert.deepEqual([...batch.blockTable], [7, 2, 0, 0, 5, 0, 9, 0, 0]);
+});
+
+test("a token that the step under way will give stands in the next batch as the row it is sampled from", () => {
+  const batch = new Batch({ maxNumBatchedTokens: 10, maxNumSeqs: 3, pageSize: 4 }, 12);
+  const [a, b] = [running("a", [10, 11], [7], 0), running("b", [20, 21, 22], [0], 2)];
+  a.compute(2, 0);
+  b.compute(1, 1);
+  batch.fill([{ sequence: b, numTokens: 1 }, { sequence: a, numTokens: 1 }]);
+  assert.deepEqual([...batch.tokens.subarray(0, 2)], [-2, -1]);
+  assert.deepEqual([...batch.positions.subarray(0, 2)], [3, 2]);
+  assert.deepEqual([...batch.kvLength.subarray(0, 2)], [4, 3]);
 });
 
 test("work without enough pages is a broken invariant", () => {

@@ -3,7 +3,9 @@
  *
  *   row        0  1  2 | 3 | 4  5  6  7        three sequences: a chunk, a decode, a prompt
  *   firstRow   0         3   4                 sequence s has rows firstRow[s] .. firstRow[s] + numRows[s] - 1
- *   logitRows            3               7     the row of a sequence's last known token, where it is in this step
+ *   logitRows            3               7     the row of a sequence's last token, where it is in this step
+ *
+ * A token that is not known yet is -1 - i, for row i of the logits of the step before (sequence.ts).
  *
  * Filled in place each step, so a step makes no garbage. Knows no model and no backend.
  */
@@ -54,7 +56,7 @@ export class Batch implements WorkBatch {
     return this.#numSequences;
   }
 
-  /** How many sequences end with their last known token, and so want logits. */
+  /** How many sequences end with their last token, and so want logits. */
   get numLogits(): number {
     return this.#numLogits;
   }

@@ -1,10 +1,12 @@
 /**
  * The engine: requests in, tokens out, one step at a time.
  *
- *   step = schedule -> fill the batch -> forward -> sample -> advance -> deltas
+ *   step = schedule -> fill the batch -> forward -> sample -> settle -> deltas
  *
- * `submit` and `abort` may come at any time, also while a step is waiting for the model: an aborted sequence's pages are free
- * at once and its row of that step is ignored. Everything is a function of the requests and the seed, in the order they came.
+ * Where the model samples, the next step is scheduled and started before this one's tokens are here (run-ahead.ts), unless somebody would have
+ * to be preempted for it; a request's tokens are the same either way.
+ * `submit` and `abort` may come at any time, also while steps are under way: an aborted sequence's pages are free
+ * at once and its rows of those steps are ignored. Everything is a function of the requests and the seed, in the order they came.
  * Knows token ids and never text; knows no thread, no message and no backend: the forward pass is handed in.
  */
 import { invariant, UsageError } from "../core/errors.ts";
@@ -13,19 +15,14 @@ import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
 import { LogitRules } from "../sampling/rules.ts";
 import { argmax, Sampler } from "../sampling/sampler.ts";
-import { Batch } from "./batch.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
 import type { Delta, FinishReason, Stats } from "./messages.ts";
+import { drain, type Flight, type ForwardModel, Launcher, type Part, type Sampled } from "./run-ahead.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 
-/** What the engine needs of a model. */
-export interface ForwardModel {
-  readonly vocabSize: number;
-  /** Computes the batch's tokens into the KV cache. Resolves to f32 [batch.numLogits, vocabSize], row-major, valid until the next call; the engine may write to it. */
-  forward(batch: Batch): Promise<Float32Array>;
-}
+export type { ForwardModel };
 
 export interface EngineLimits extends SchedulerLimits {
   /** Most tokens of one sequence, prompt and output together. */
@@ -47,7 +44,7 @@ export class Engine {
   readonly limits: EngineLimits;
   readonly #model: ForwardModel;
   readonly #scheduler: Scheduler;
-  readonly #batch: Batch;
+  readonly #launcher: Launcher;
   readonly #sampler: Sampler;
   readonly #eos: ReadonlySet<number>;
   readonly #seed: number;
@@ -63,6 +60,14 @@ export class Engine {
   #generationTokens = 0;
   #stepTokens = 0;
   #stepSeconds = 0;
+  #numStepsAhead = 0;
+  #hostSeconds = 0;
+  #hiddenSeconds = 0;
+  #waitSeconds = 0;
+  /** When the last step ended. */
+  #settledAt = 0;
+  /** The step that was started and will be settled next. */
+  #flight: Flight | undefined;
   #stepping = false;
 
   constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0 }: EngineSetup) {
@@ -70,7 +75,7 @@ export class Engine {
     this.#model = model;
     const pool = new PagePool(limits.numPages);
     this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed }));
-    this.#batch = new Batch(limits, limits.maxModelLen);
+    this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
     this.#seed = seed;
@@ -79,7 +84,7 @@ export class Engine {
 
   /** Nothing to compute and nothing to tell. */
   get idle(): boolean {
-    return this.#sequences.size === 0 && this.#deltas.length === 0;
+    return this.#sequences.size === 0 && this.#deltas.length === 0 && this.#flight === undefined;
   }
 
   /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. Requests with different salts share no pages. */
@@ -108,19 +113,19 @@ export class Engine {
     for (const id of [...this.#sequences.keys()]) this.abort(id);
   }
 
-  /** One step of everything that is running. What it, and `submit` and `abort` before it, have to tell. */
+  /**
+   * One step of everything that is running: waits for the oldest that is under way, with the next one started behind it where that can be. What it,
+   * and `submit` and `abort` before it, have to tell.
+   */
   async step(): Promise<readonly Delta[]> {
     invariant(!this.#stepping, "a step began within a step");
     this.#stepping = true;
     try {
-      const work = this.#scheduler.schedule();
-      if (work.length > 0) {
-        const start = this.#now();
-        if (this.#fresh.size > 0) for (const { sequence } of work) this.#leaveQueue(sequence.id, start);
-        await this.#compute(work);
-        this.#numSteps++;
-        this.#stepTokens = work.reduce((sum, { numTokens }) => sum + numTokens, 0);
-        this.#stepSeconds = this.#now() - start;
+      this.#flight ??= this.#start();
+      const flight = this.#flight;
+      if (flight) {
+        this.#flight = flight.mayBeFollowed && this.#scheduler.hasRoom ? this.#start() : undefined;
+        await this.#settle(flight);
       }
     } finally {
       this.#stepping = false;
@@ -129,33 +134,63 @@ export class Engine {
     this.#deltas = [];
     return deltas;
   }
+  /** Schedules and starts a step, if there is work: behind the one under way, where there is one. */
+  #start(work?: readonly Work[]): Flight | undefined {
+    return this.#timed(() => {
+      const todo = work ?? this.#scheduler.schedule();
+      if (todo.length === 0) return undefined;
+      if (this.#fresh.size > 0) for (const { sequence } of todo) this.#leaveQueue(sequence.id, this.#now());
+      if (this.#flight) this.#numStepsAhead++;
+      return this.#launcher.start(todo, this.#now());
+    });
+  }
 
   /**
-   * One forward pass and what follows from it. A mod of the operator's may fail for one request (an index outside its table): that
+   * Waits for a step and does what follows from its tokens. A mod of the operator's may fail for one request (an index outside its table): that
    * one ends with the error, found by computing each alone, and the others never notice, as company does not show in their bits.
    */
-  async #compute(work: readonly Work[]): Promise<void> {
-    this.#batch.fill(work);
-    const { numLogits } = this.#batch;
-    const { vocabSize } = this.#model;
-    let logits: Float32Array;
+  async #settle(flight: Flight): Promise<void> {
+    const from = this.#now();
+    let sampled: Sampled;
     try {
-      logits = await this.#model.forward(this.#batch);
+      sampled = await flight.sampled;
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
-      // An abort may have come while the model was running.
-      const left = work.filter(({ sequence }) => sequence.state === "running");
-      if (work.length > 1) for (const one of left) await this.#compute([one]);
-      else for (const { sequence } of left) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message: error.message });
-      return;
+      return this.#recompute(flight, error);
+    } finally {
+      this.#waitSeconds += this.#now() - from;
     }
-    invariant(logits.length >= numLogits * vocabSize, `${logits.length} logits for ${numLogits} rows of ${vocabSize}`);
-    let row = 0;
-    for (const { sequence, numTokens } of work) {
-      const last = numTokens === sequence.numUncomputed;
-      const rowLogits = last ? logits.subarray(row * vocabSize, ++row * vocabSize) : undefined;
-      if (sequence.state === "running") this.#advance(sequence, numTokens, rowLogits);
+    this.#timed(() => {
+      for (const part of flight.parts) if (part.sequence.state === "running") this.#advance(part, sampled);
+    });
+    this.#numSteps++;
+    this.#stepTokens = flight.numTokens;
+    this.#stepSeconds = this.#now() - Math.max(flight.startedAt, this.#settledAt);
+    this.#settledAt = this.#now();
+  }
+
+  /** What to do about a step that failed: nothing that was started counts, and who is left is computed alone. */
+  async #recompute({ parts }: Flight, { message }: UsageError): Promise<void> {
+    const next = this.#flight;
+    this.#flight = undefined;
+    if (next) await drain(next);
+    // Aborts may have come meanwhile, and may come while each is computed.
+    for (const { sequence } of [...parts, ...(next?.parts ?? [])]) if (sequence.state === "running") sequence.undo();
+    for (const { sequence, numTokens } of parts) {
+      if (sequence.state !== "running") continue;
+      if (parts.length === 1) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message });
+      else await this.#settle(this.#start([{ sequence, numTokens }])!);
     }
+  }
+
+  /** Runs what the host does for a step, and adds up how long it takes. */
+  #timed<T>(body: () => T): T {
+    const from = this.#now(), hidden = this.#flight !== undefined;
+    const result = body();
+    const seconds = this.#now() - from;
+    this.#hostSeconds += seconds;
+    if (hidden) this.#hiddenSeconds += seconds;
+    return result;
   }
 
   stats(): Stats {
@@ -164,7 +199,8 @@ export class Engine {
       numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: pool.numPages,
       numSteps: this.#numSteps, promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions,
       prefixCacheQueries: cache.numQueries, prefixCacheHits: cache.numHits,
-      stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds,
+      stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds, numStepsAhead: this.#numStepsAhead,
+      hostSeconds: this.#hostSeconds, hiddenSeconds: this.#hiddenSeconds, waitSeconds: this.#waitSeconds,
     };
   }
 
@@ -188,16 +224,18 @@ export class Engine {
     return undefined;
   }
 
-  #advance(sequence: Sequence, numTokens: number, logits: Float32Array | undefined): void {
+  /** A step has computed its part of a sequence: what the client gets of it. */
+  #advance({ sequence, numTokens, row, hostRow }: Part, sampled: Sampled): void {
     const { id, params, rules } = sequence;
-    if (!logits) return sequence.advance(numTokens, undefined);
-    const token = this.#sampler.sample(logits, params, sequence.seed, sequence.numTokens, rules);
-    if (token === undefined && rules && argmax(logits) !== undefined) {
+    if (row === undefined) return sequence.settle(numTokens, undefined);
+    const logits = hostRow === undefined ? undefined : sampled.logits[hostRow]!;
+    const token = logits ? this.#sampler.sample(logits, params, sequence.seed, sequence.numKnown, rules) : fromDevice(sampled.tokens[row]!);
+    if (token === undefined && rules && logits && argmax(logits) !== undefined) {
       const message = `after ${sequence.numGenerated} tokens of output no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message, param: params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens" });
     }
     if (token === undefined) {
-      const message = `the model's logits for token ${sequence.numTokens} are not numbers (NaN or infinity)`;
+      const message = `the model's logits for token ${sequence.numKnown} are not numbers (NaN or infinity)`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message });
     }
     const cachedTokens = sequence.numGenerated === 0 ? sequence.numCachedTokens : undefined;
@@ -207,13 +245,13 @@ export class Engine {
       this.#fresh.delete(id);
     }
     this.#generationTokens++;
-    sequence.advance(numTokens, token);
+    sequence.settle(numTokens, token);
     rules?.add(token);
     const delta: Delta = {
       id, tokens: [token],
       ...(queueSeconds !== undefined && { queueSeconds }),
       ...(cachedTokens && { cachedTokens }),
-      ...(params.logprobs !== undefined && { logprobs: [logprobsOf(logits, token, params.logprobs)] }),
+      ...(params.logprobs !== undefined && { logprobs: [logprobsOf(logits!, token, params.logprobs)] }),
       ...this.#endedBy(sequence, token),
     };
     if (delta.finish) this.#end(sequence, delta);
@@ -225,10 +263,10 @@ export class Engine {
     if (fresh) fresh.queueSeconds ??= at - fresh.since;
   }
 
-  #endedBy({ params, numTokens, capacity }: Sequence, token: number): { finish?: FinishReason; stopTokenId?: number } {
+  #endedBy({ params, numKnown, capacity }: Sequence, token: number): { finish?: FinishReason; stopTokenId?: number } {
     if (!params.ignoreEos && this.#eos.has(token)) return { finish: "stop" };
     if (params.stopTokenIds.includes(token)) return { finish: "stop", stopTokenId: token };
-    return numTokens === capacity ? { finish: "length" } : {};
+    return numKnown === capacity ? { finish: "length" } : {};
   }
 
   #end(sequence: Sequence, last: Delta): void {
@@ -238,3 +276,5 @@ export class Engine {
     this.#deltas.push(last);
   }
 }
+
+const fromDevice = (token: number): number | undefined => (token < 0 ? undefined : token);

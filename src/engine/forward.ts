@@ -7,7 +7,7 @@ import { bytesPerElement } from "../core/dtype.ts";
 import { invariant } from "../core/errors.ts";
 import { type Model, writeWork } from "../model/load.ts";
 import type { Batch } from "./batch.ts";
-import type { ForwardModel } from "./engine.ts";
+import type { ForwardModel } from "./run-ahead.ts";
 
 export class ProgramModel implements ForwardModel {
   readonly vocabSize: number;

@@ -53,10 +53,12 @@ export interface EngineInfo {
   readonly architecture: string;
   /** "wasm, 2 threads, relaxed SIMD" */
   readonly backend: string;
-  /** What most matrices of weights are kept in: "float32", "bfloat16", "int8" or "int4". */
+  /** What most matrices of weights are kept in: "float32", "bfloat16", "float16", "int8" or "int4". */
   readonly dtype: string;
   /** Set where the weights were rounded to that when they were loaded. */
   readonly quantizedOnLoad?: true;
+  /** Set where the checkpoint has most matrices in 8 or 4 bits, or in finer floats, and they became `dtype` when they were loaded: what it has, "Q4_K". */
+  readonly convertedFrom?: string;
   readonly kvCacheDtype: string;
   readonly numParameters: number;
   readonly maxModelLen: number;
@@ -88,4 +90,11 @@ export interface Stats {
   /** Of the last step. */
   readonly stepTokens: number;
   readonly stepSeconds: number;
+  /** Steps that were started while the one before was under way. */
+  readonly numStepsAhead: number;
+  /** What the host did for all steps: scheduling, batches, starting them, tokens. And how much of that while a step was under way. */
+  readonly hostSeconds: number;
+  readonly hiddenSeconds: number;
+  /** How long it waited for steps to end. Above zero after a step that was started ahead: the machine was not waiting for the host. */
+  readonly waitSeconds: number;
 }

@@ -20,7 +20,9 @@ const sequence = (id: string, prompt: readonly number[], maxTokens = 1, salt = "
 function step(scheduler: Scheduler, next = 0): (readonly [string, number, number])[] {
   const work = scheduler.schedule().map(({ sequence, numTokens }) => ({ sequence, numTokens, from: sequence.numComputed }));
   for (const { sequence, numTokens } of work) {
-    sequence.advance(numTokens, numTokens === sequence.numUncomputed ? next : undefined);
+    const last = numTokens === sequence.numUncomputed;
+    sequence.compute(numTokens, last ? 0 : undefined);
+    sequence.settle(numTokens, last ? next : undefined);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
   scheduler.pool.check();

@@ -106,11 +106,11 @@ export class PrefixCache {
     return true;
   }
 
-  /** Makes ready what the sequence has computed since; a page that somebody else has made ready meanwhile takes the place of its own. */
+  /** Makes ready what the sequence has computed since, by steps that have ended; a page that somebody else has made ready meanwhile takes the place of its own. */
   keep(sequence: Sequence): void {
     if (!this.#index) return;
     const { pages } = sequence;
-    const numFull = Math.floor(sequence.numComputed / this.#pageSize);
+    const numFull = Math.floor(sequence.numSettled / this.#pageSize);
     for (let block = sequence.numReadyPages; block < numFull; block = ++sequence.numReadyPages) {
       if (block === sequence.numListedPages) {
         const parent = block === 0 ? noPage : pages[block - 1]!;

@@ -16,7 +16,9 @@ const compute = (scheduler: Scheduler, see: (work: Work) => void = () => {}) => 
   for (const work of scheduler.schedule()) {
     const { sequence, numTokens } = work;
     see(work);
-    sequence.advance(numTokens, numTokens === sequence.numUncomputed ? 0 : undefined);
+    const last = numTokens === sequence.numUncomputed;
+    sequence.compute(numTokens, last ? 0 : undefined);
+    sequence.settle(numTokens, last ? 0 : undefined);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
 };
@@ -151,7 +153,8 @@ function simulate(seed: number, reached: Record<string, number>): number {
       const last = numTokens === s.numUncomputed;
       if (!last) reached["chunks"]!++;
       if (last && s.numGenerated > 0 && numTokens > 1) reached["recomputations"]!++;
-      s.advance(numTokens, last ? token(s, s.numTokens) : undefined);
+      s.compute(numTokens, last ? 0 : undefined);
+      s.settle(numTokens, last ? token(s, s.numKnown) : undefined);
       if (s.numTokens === s.capacity) finish(s);
     }
     invariant(!oldest || oldest.state === "finished" || oldest.numComputed > computed, "the oldest stands still");

@@ -26,7 +26,7 @@ export interface SchedulerLimits {
   readonly enablePrefixCaching?: boolean;
 }
 
-/** `numTokens` known tokens of `sequence`, from its numComputed on. */
+/** `numTokens` tokens of `sequence`, from its numComputed on. */
 export interface Work {
   sequence: Sequence;
   numTokens: number;
@@ -87,20 +87,31 @@ export class Scheduler {
     sequence.finish();
   }
 
-  /** The work of the next step. Not empty while there is a sequence. The list is reused by the next call. */
+  /** Whether the running sequences find the pages they need without a preemption, which must know every token. */
+  get hasRoom(): boolean {
+    let numMissing = 0;
+    for (const sequence of this.#running) if (!sequence.isFull) numMissing += Math.max(0, this.pagesFor(sequence.numTokens) - sequence.pages.length);
+    return numMissing <= this.pool.numFree;
+  }
+
+  /**
+   * The work of the next step. Not empty while there is a sequence, but for those that end with the step under way. The list is reused by the next
+   * call. While a step is under way the caller has asked `hasRoom`.
+   */
   schedule(): readonly Work[] {
     let budget = this.limits.maxNumBatchedTokens;
     let length = 0;
     const before = this.#numPreemptions;
     for (let i = 0; i < this.#running.length; i++) this.cache.keep(this.#running[i]!);
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
-      if (this.#makeRoom(this.#running[i]!)) budget -= this.#give(length++, this.#running[i]!, budget);
+      const sequence = this.#running[i]!;
+      if (!sequence.isFull && this.#makeRoom(sequence)) budget -= this.#give(length++, sequence, budget);
     }
     while (before === this.#numPreemptions && budget > 0 && this.#admitNext()) {
       budget -= this.#give(length++, this.#running.at(-1)!, budget);
     }
     this.#work.length = length;
-    invariant(length > 0 || this.#running.length + this.#waiting.length === 0, "there are sequences but no work");
+    invariant(length > 0 || this.#running.length + this.#waiting.length === 0 || this.#running.some((s) => s.isFull), "there are sequences but no work");
     return this.#work;
   }
 

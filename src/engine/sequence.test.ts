@@ -3,22 +3,27 @@ import test from "node:test";
 import { defaultSampling } from "../sampling/params.ts";
 import { Sequence } from "./sequence.ts";
 
+/** One step alone: started and ended. */
+const advance = (s: Sequence, count: number, next?: number) => {
+  s.compute(count, next === undefined ? undefined : 0);
+  s.settle(count, next);
+};
 const params = { ...defaultSampling, maxTokens: 200 };
 
 test("a sequence keeps its tokens in order past every growth of its array, and through a preemption", () => {
   const s = new Sequence("a", Int32Array.of(5, 6, 7), params, 0, 1000);
   assert.equal(s.capacity, 203);
   s.admit();
-  s.advance(2, undefined);
-  s.advance(1, 100);
-  for (let i = 101; i < 250; i++) s.advance(1, i);
+  advance(s, 2);
+  advance(s, 1, 100);
+  for (let i = 101; i < 250; i++) advance(s, 1, i);
   s.preempt();
   assert.equal(s.state, "waiting");
   assert.equal(s.numComputed, 0);
   assert.equal(s.numUncomputed, 153);
   assert.equal(s.numGenerated, 150);
   s.admit();
-  s.advance(153, 250);
+  advance(s, 153, 250);
   const out = new Int32Array(155);
   s.copyTokens(out, 1, 0, 154);
   assert.deepEqual([...out], [0, 5, 6, 7, ...Array.from({ length: 151 }, (_, i) => 100 + i)]);
@@ -28,22 +33,46 @@ test("the context caps the capacity", () => {
   assert.equal(new Sequence("a", new Int32Array(3), params, 0, 10).capacity, 10);
 });
 
+test("steps are started one ahead of what is known, and end in their order, or were never started", () => {
+  const s = new Sequence("a", Int32Array.of(5, 6, 7), params, 0, 1000);
+  const counts = () => [s.numSettled, s.numComputed, s.numKnown, s.numTokens];
+  const tokens = () => Array.from({ length: s.numTokens }, (_, i) => s.token(i));
+  s.admit();
+  s.compute(2, undefined);
+  s.compute(1, 4);
+  assert.deepEqual([tokens(), counts(), s.numUncomputed, s.numGenerated], [[5, 6, 7, -5], [0, 3, 3, 4], 1, 0]);
+  s.settle(2, undefined);
+  s.compute(1, 0);
+  assert.deepEqual([tokens(), counts()], [[5, 6, 7, -5, -1], [2, 4, 3, 5]]);
+  s.settle(1, 8);
+  assert.deepEqual([tokens(), counts(), s.numGenerated], [[5, 6, 7, 8, -1], [3, 4, 4, 5], 1]);
+  s.undo();
+  assert.deepEqual([tokens(), counts()], [[5, 6, 7, 8], [3, 3, 4, 4]]);
+  advance(s, 1, 9);
+  assert.deepEqual(tokens(), [5, 6, 7, 8, 9]);
+});
+
 test("what no sequence may do is a broken invariant", () => {
   assert.throws(() => new Sequence("a", new Int32Array(0), params, 0, 10), /a prompt of 0 tokens/);
   assert.throws(() => new Sequence("a", new Int32Array(10), params, 0, 10), /a prompt of 10 tokens with room for 10/);
   const s = new Sequence("a", new Int32Array(4), { ...params, maxTokens: 1 }, 0, 10);
-  assert.throws(() => s.advance(1, undefined), /advanced/);
+  assert.throws(() => s.compute(1, undefined), /computes 1 of 4/);
   assert.throws(() => s.preempt(), /preempted/);
   s.admit();
   assert.throws(() => s.admit(), /admitted/);
-  assert.throws(() => s.advance(5, 1), /advanced by 5 of 4/);
-  assert.throws(() => s.advance(4, undefined), /a token belongs to the last known one/);
-  assert.throws(() => s.advance(2, 1), /a token belongs to the last known one/);
+  assert.throws(() => s.compute(5, 1), /computes 5 of 4/);
+  assert.throws(() => s.compute(4, undefined), /logits belong to the last token/);
+  assert.throws(() => s.compute(2, 1), /logits belong to the last token/);
+  assert.throws(() => s.settle(1, undefined), /settles 1 of 0/);
   s.pages.push(1);
   assert.throws(() => s.finish(), /1 pages/);
   s.pages.pop();
-  s.advance(4, 9);
-  assert.throws(() => s.advance(1, 9), /is full/);
+  s.compute(4, 9);
+  assert.ok(s.isFull);
+  assert.throws(() => s.compute(1, 9), /is full/);
+  assert.throws(() => s.settle(4, undefined), /a token belongs to the last one computed/);
+  assert.throws(() => s.preempt(), /preempted/);
+  s.settle(4, 9);
   s.finish();
   assert.throws(() => s.finish(), /finished/);
 });

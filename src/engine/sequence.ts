@@ -5,7 +5,12 @@
  *      ▲                  │
  *      └─────preempt──────┘        (a waiting sequence may also finish: its client left)
  *
- *   0 <= numComputed < numTokens <= capacity         pages are held only while running, enough for every known token scheduled
+ *   0 <= numSettled <= numComputed < numTokens <= capacity         pages are held only while running, enough for every token scheduled
+ *
+ * A step is started (`compute`) and later it has ended (`settle`). Between the two the token that it will give has its place already, so that the next
+ * step can be started on it: it counts in numTokens, and reads as -1 - row, the row of that step's logits it is sampled from.
+ *
+ *   tokens   5 6 7 8 -3        numSettled 3, numKnown 4: a step is computing token 3, and what follows is sampled from its row 2
  *
  * Prompt and generated tokens are the same to all but the count: after a preemption both are computed again, but for pages that are still in the cache.
  * Knows no scheduler, no pool and no tensors.
@@ -24,7 +29,7 @@ export class Sequence {
   /** What it changes in its logits, if anything. Outlives a preemption, as its tokens do. */
   readonly rules: LogitRules | undefined;
   readonly numPromptTokens: number;
-  /** Known tokens at which it ends by length: prompt + maxTokens, or the context. */
+  /** Tokens at which it ends by length: prompt + maxTokens, or the context. */
   readonly capacity: number;
   /** Sequences with different salts share no pages. */
   readonly salt: string;
@@ -36,7 +41,9 @@ export class Sequence {
   numReadyPages = 0;
   #tokens: Int32Array;
   #numTokens: number;
+  #numKnown: number;
   #numComputed = 0;
+  #numSettled = 0;
   #numCachedTokens: number | undefined;
   #state: SequenceState = "waiting";
 
@@ -52,20 +59,31 @@ export class Sequence {
     invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens with room for ${this.capacity}`);
     this.#tokens = new Int32Array(Math.min(this.capacity, prompt.length + 64));
     this.#tokens.set(prompt);
-    this.#numTokens = prompt.length;
+    this.#numTokens = this.#numKnown = prompt.length;
   }
 
   get state(): SequenceState {
     return this.#state;
   }
 
-  /** Tokens known: the prompt and what has been generated. */
+  /** The prompt, what has been generated, and what the steps under way will give. */
   get numTokens(): number {
     return this.#numTokens;
   }
 
+  /** Of these, the ones whose ids are known. */
+  get numKnown(): number {
+    return this.#numKnown;
+  }
+
+  /** Tokens whose K and V are in the cache once the steps that were started have ended. */
   get numComputed(): number {
     return this.#numComputed;
+  }
+
+  /** Of these, the ones of steps that have ended. */
+  get numSettled(): number {
+    return this.#numSettled;
   }
 
   /** What a step may compute: the gap that the scheduler closes. Never 0 before the end. */
@@ -74,7 +92,12 @@ export class Sequence {
   }
 
   get numGenerated(): number {
-    return this.#numTokens - this.numPromptTokens;
+    return this.#numKnown - this.numPromptTokens;
+  }
+
+  /** Whether it ends with the step that is under way, at the latest: nothing is left to compute. */
+  get isFull(): boolean {
+    return this.#numTokens === this.capacity;
   }
 
   /** Tokens that were in the cache when it was first admitted; undefined before. */
@@ -97,31 +120,47 @@ export class Sequence {
   admit(numComputed = 0): void {
     invariant(this.#state === "waiting" && this.#numComputed === 0, `${this} admitted`);
     invariant(numComputed < this.#numTokens, `${this} admitted with ${numComputed} of ${this.#numTokens} tokens computed`);
-    this.#numComputed = numComputed;
+    this.#numComputed = this.#numSettled = numComputed;
     this.#numCachedTokens ??= numComputed;
     this.#state = "running";
   }
 
-  /** Back to waiting, with nothing computed. The scheduler has taken its pages. */
+  /** Back to waiting, with nothing computed and no step under way. The scheduler has taken its pages. */
   preempt(): void {
-    invariant(this.#state === "running" && this.pages.length === 0, `${this} preempted`);
+    invariant(this.#state === "running" && this.pages.length === 0 && this.#numKnown === this.#numTokens, `${this} preempted`);
     this.#state = "waiting";
-    this.#numComputed = 0;
+    this.#numComputed = this.#numSettled = 0;
   }
 
-  /** `count` more tokens are computed; `next` is the token sampled after the last known one, when that was among them. */
-  advance(count: number, next: number | undefined): void {
-    invariant(this.#state === "running" && count > 0 && count <= this.numUncomputed, `${this} advanced by ${count} of ${this.numUncomputed}`);
-    invariant((next !== undefined) === (count === this.numUncomputed), `sequence ${this.id}: a token belongs to the last known one and to no other`);
+  /** A step was started that computes `count` more tokens. When the last one is among them, its logits are in `row` of that step. */
+  compute(count: number, row: number | undefined): void {
+    invariant(this.#state === "running" && count > 0 && count <= this.numUncomputed, `${this} computes ${count} of ${this.numUncomputed}`);
+    invariant((row !== undefined) === (count === this.numUncomputed), `sequence ${this.id}: logits belong to the last token and to no other`);
     this.#numComputed += count;
-    if (next === undefined) return;
-    invariant(this.#numTokens < this.capacity, `sequence ${this.id} is full`);
+    if (row === undefined) return;
+    invariant(!this.isFull, `sequence ${this.id} is full`);
     if (this.#numTokens === this.#tokens.length) {
       const grown = new Int32Array(Math.min(this.capacity, 2 * this.#tokens.length));
       grown.set(this.#tokens);
       this.#tokens = grown;
     }
-    this.#tokens[this.#numTokens++] = next;
+    this.#tokens[this.#numTokens++] = -1 - row;
+  }
+
+  /** The oldest step under way, which computed `count` tokens, has ended; `next` is the token sampled after the last one, when that was among them. */
+  settle(count: number, next: number | undefined): void {
+    const settled = this.#numSettled + count;
+    invariant(this.#state === "running" && count > 0 && settled <= this.#numComputed, `${this} settles ${count} of ${this.#numComputed - this.#numSettled}`);
+    const expects = settled === this.#numKnown;
+    invariant(expects === (next !== undefined), `sequence ${this.id}: a token belongs to the last one computed and to no other`);
+    this.#numSettled = settled;
+    if (next !== undefined) this.#tokens[this.#numKnown++] = next;
+  }
+
+  /** The steps under way have failed, or what they gave is not wanted: as if they had never been started. */
+  undo(): void {
+    this.#numComputed = this.#numSettled;
+    this.#numTokens = this.#numKnown;
   }
 
   /** The end, for whatever reason. The scheduler has taken its pages. */

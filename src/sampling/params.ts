@@ -43,6 +43,11 @@ export const defaultSampling: SamplingParams = {
   allowedTokenIds: undefined, badWords: [], minTokens: 0, maxTokens: 16, stopTokenIds: [], ignoreEos: false, logprobs: undefined,
 };
 
+/** Whether the likeliest token is taken. */
+export const isGreedy = ({ temperature }: SamplingParams): boolean => temperature < 1e-5;
+/** The least temperature of those that are not greedy: a smaller one is raised to it, as in vLLM. */
+export const leastTemperature = 0.01;
+
 /** Most log-probabilities of a token, as in vLLM. */
 export const maxLogprobs = 20;
 

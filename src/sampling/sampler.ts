@@ -8,16 +8,12 @@
  *
  * Each filter keeps a prefix of the order, so they are found by partial selection (a quickselect that adds up mass) and the
  * vocabulary is never sorted; and as prefixes intersect, top-k, which needs no exponentials, may come first. All arithmetic is in
- * doubles. The token is a function of the arguments alone. Knows no requests, batches or vocabularies' meaning.
+ * doubles. The token is a function of the arguments alone; backend/reference/sample.ts is the same without haste. Knows no requests, batches or vocabularies' meaning.
  */
 import { uniform } from "../core/random.ts";
-import type { SamplingParams } from "./params.ts";
+import { isGreedy, leastTemperature, type SamplingParams } from "./params.ts";
 import type { LogitRules } from "./rules.ts";
 
-/** Below this the likeliest token is taken. */
-const greedyTemperature = 1e-5;
-/** Above that, the least temperature: a smaller one is raised to it, as in vLLM. */
-const leastTemperature = 0.01;
 /** A range this short is sorted. */
 const shortRange = 24;
 
@@ -48,7 +44,7 @@ export class Sampler {
 
   #choose(logits: Float32Array, params: SamplingParams, seed: number, position: number): number | undefined {
     const best = argmax(logits);
-    if (best === undefined || params.temperature < greedyTemperature) return best;
+    if (best === undefined || isGreedy(params)) return best;
     const ids = this.#ids, mass = this.#mass;
     const max = logits[best]!;
     const rate = 1 / Math.max(params.temperature, leastTemperature);

@@ -44,6 +44,11 @@ export class FakeModel implements ForwardModel {
     }
     return this.#logits;
   }
+
+  /** What a step that fails may leave where its keys and values go. */
+  spoil({ slots, numTokens }: Batch): void {
+    for (let row = 0; row < numTokens; row++) this.#cache.fill(-1, 2 * slots[row]!, 2 * slots[row]! + 2);
+  }
 }
 
 /** The logits that follow `tokens`: between -4 and 4, all different from those of any other tokens. */

@@ -1,0 +1,107 @@
+/**
+ * Steps that were started and have not ended. On a machine that samples, the step after next can be started before this one's tokens are here:
+ *
+ *   host     schedule 2, start 2 │ tokens of 1 │ schedule 3, start 3 │ tokens of 2 │ ...
+ *   machine  ──── step 1 ────▶──────── step 2 ────────▶──────── step 3 ────────▶
+ *
+ * A sequence that goes on has a place for the token it does not know yet (sequence.ts), and the machine reads it from what the step before has
+ * sampled. One that turns out to have ended has a row of the next step in vain. What needs logits on the host, log-probabilities and rules, makes its
+ * step one that nothing is started behind; on a machine that does not sample every step is such a one. Knows no scheduler and says nothing to clients.
+ */
+import { invariant, UsageError } from "../core/errors.ts";
+import { Choices } from "../sampling/choices.ts";
+import { Batch } from "./batch.ts";
+import type { SchedulerLimits, Work } from "./scheduler.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** What a step gives. */
+export interface Sampled {
+  /** i32 [numLogits]: the token of each row; -1 where the logits are no distribution. Empty where the machine does not sample. */
+  readonly tokens: Int32Array;
+  /** f32 [vocabSize] of each row that was asked for, in that order. The caller may write to them. */
+  readonly logits: readonly Float32Array[];
+}
+
+/** What the engine needs of a model. Either way a step's keys and values are in the cache before the next step begins. */
+export interface ForwardModel {
+  readonly vocabSize: number;
+  /** Computes the batch's tokens. Resolves to f32 [batch.numLogits, vocabSize], row-major, valid until the next call; the engine may write to it. */
+  forward(batch: Batch): Promise<Float32Array>;
+  /**
+   * Where the machine samples: starts to compute the batch's tokens, of which -1 - i stands for what row i of the launch before has sampled, and to
+   * sample by a record of choices for each logits row. `logitsOf`: rows whose logits are wanted too. Another launch may follow before this one has
+   * ended. Rejects as `forward` does, after which the tokens of a launch that followed mean nothing.
+   */
+  launch?(batch: Batch, choices: Choices, logitsOf: readonly number[]): Promise<Sampled>;
+}
+
+/** One sequence's part of a step. */
+export interface Part {
+  readonly sequence: Sequence;
+  readonly numTokens: number;
+  /** The logits row that its next token is sampled from, where its last token is in this step. */
+  readonly row: number | undefined;
+  /** Where that row is among the logits that come to the host, if they do. */
+  readonly hostRow: number | undefined;
+}
+
+/** A step under way. */
+export interface Flight {
+  readonly parts: readonly Part[];
+  readonly numTokens: number;
+  readonly startedAt: number;
+  /** Whether every token of it is sampled by the machine: then the next may be started before it has ended. */
+  readonly mayBeFollowed: boolean;
+  readonly sampled: Promise<Sampled>;
+}
+
+export class Launcher {
+  readonly #model: ForwardModel;
+  readonly #batch: Batch;
+  readonly #choices: Choices;
+
+  constructor(model: ForwardModel, limits: SchedulerLimits, maxModelLen: number) {
+    this.#model = model;
+    this.#batch = new Batch(limits, maxModelLen);
+    this.#choices = new Choices(limits.maxNumSeqs);
+  }
+
+  /** Starts a step of this work, at `startedAt`. */
+  start(work: readonly Work[], startedAt: number): Flight {
+    this.#batch.fill(work);
+    const logitsOf: number[] = [];
+    let numLogits = 0;
+    const parts = work.map(({ sequence, numTokens }): Part => {
+      const row = numTokens === sequence.numUncomputed ? numLogits++ : undefined;
+      const onHost = row !== undefined && (!this.#model.launch || needsLogits(sequence));
+      if (row !== undefined && this.#model.launch) this.#choices.set(row, sequence.params, sequence.seed, sequence.numTokens);
+      sequence.compute(numTokens, row);
+      return { sequence, numTokens, row, hostRow: onHost ? logitsOf.push(row) - 1 : undefined };
+    });
+    const sampled = this.#model.launch?.(this.#batch, this.#choices, logitsOf) ?? this.#forward(numLogits);
+    // Whoever awaits it hears of it; a step whose tokens nobody wants any more may fail unheard.
+    sampled.catch(() => {});
+    return { parts, startedAt, numTokens: this.#batch.numTokens, mayBeFollowed: this.#model.launch !== undefined && logitsOf.length === 0, sampled };
+  }
+
+  async #forward(numLogits: number): Promise<Sampled> {
+    const { vocabSize } = this.#model;
+    const logits = await this.#model.forward(this.#batch);
+    invariant(logits.length >= numLogits * vocabSize, `${logits.length} logits for ${numLogits} rows of ${vocabSize}`);
+    return { tokens: noTokens, logits: Array.from({ length: numLogits }, (_, row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize)) };
+  }
+}
+
+const noTokens = new Int32Array(0);
+
+/** Whether the host chooses its tokens, or shows how likely they were. */
+const needsLogits = ({ rules, params }: Sequence): boolean => rules !== undefined || params.logprobs !== undefined;
+
+/** Waits for a step whose tokens nobody wants. @throws what the machine died of; that the operator can mend is nothing here */
+export async function drain({ sampled }: Flight): Promise<void> {
+  try {
+    await sampled;
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+  }
+}
