@@ -140,12 +140,12 @@ def oracle(q, k, v, shape, mask, score_mod):
     out = torch.empty(batch, heads, rows.shape[0], dim, dtype=torch.float64, device="cuda")
     for b in range(batch):
         for h in range(heads):
-            head, of = torch.tensor(h, device="cuda"), h * kv_heads // heads
+            sequence, head, of = torch.tensor(b, device="cuda"), torch.tensor(h, device="cuda"), h * kv_heads // heads
             x = q[b, h, rows[:, 0]].double() @ k[b, of].double().T / math.sqrt(dim)
             if score_mod:
-                x = score_mod(x, b, head, rows, kv)
+                x = score_mod(x, sequence, head, rows, kv)
             if mask:
-                x = x.masked_fill(~mask(b, head, rows, kv), -math.inf)
+                x = x.masked_fill(~mask(sequence, head, rows, kv), -math.inf)
             out[b, h] = torch.softmax(x, -1) @ v[b, of].double()
     return out
 
