@@ -56,7 +56,7 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
-  dtype: true, quantization: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true,
+  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true,
   attention: true, skipTokenizerInit: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({

@@ -26,5 +26,6 @@ test("weights that were rounded when they were loaded are said to be, and how to
     maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
   };
   assert.match(describe(info)[0]!, /, int8, context/);
+  assert.match(describe({ ...info, dtype: "bfloat16", convertedFrom: "Q4_K" })[0]!, /, bfloat16 made of Q4_K on load, context/);
   assert.match(describe({ ...info, quantizedOnLoad: true })[0]!, /, int8 rounded on load \(--quantization none keeps .*\), context/);
 });

@@ -12,7 +12,8 @@ export function countText(count: number): string {
 /** Four lines: model, backend, memory, and how much one step may hold. */
 export function describe(info: EngineInfo): readonly string[] {
   const cache = `${info.numPages * info.pageSize} tokens in ${info.numPages} pages of ${info.pageSize}`;
-  const dtype = info.quantizedOnLoad ? `${info.dtype} rounded on load (--quantization none keeps what the checkpoint has)` : info.dtype;
+  const dtype = info.quantizedOnLoad ? `${info.dtype} rounded on load (--quantization none keeps what the checkpoint has)`
+    : info.convertedFrom !== undefined ? `${info.dtype} made of ${info.convertedFrom} on load` : info.dtype;
   return [
     `model    ${info.architecture}, ${countText(info.numParameters)} parameters, ${dtype}, context ${info.maxModelLen} tokens`,
     `backend  ${info.backend}`,

@@ -8,7 +8,7 @@ import { snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
 import { checkParams, type GenerateParams } from "../llm/params.ts";
 import type { LoadOptions } from "../llm.ts";
 import { kvCacheDTypes } from "../model/kv-format.ts";
-import { quantizationOptions } from "../model/weight-formats.ts";
+import { loadFormats, quantizationOptions, weightDTypeOptions } from "../model/weight-formats.ts";
 
 const units: Readonly<Record<string, number>> = { "": 1, k: 1e3, m: 1e6, g: 1e9, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
@@ -79,10 +79,12 @@ export interface EngineFlags extends Omit<LoadOptions, "kvCacheBytes" | "hub" | 
 /** Adds the flags that say how a model is loaded. */
 export function addEngineFlags(command: Command): Command {
   return command
-    .addOption(new Option("--dtype <type>", "type the weights are kept in").choices(["auto", "float32", "bfloat16"]).default("auto"))
+    .addOption(new Option("--dtype <type>", "type the weights are kept in").choices(weightDTypeOptions).default("auto"))
     .addOption(new Option("--quantization <type>", "weights of 8 or 4 bits; auto: as the file has them, int8 above 200M parameters").choices(quantizationOptions).default("auto"))
+    .addOption(new Option("--load-format <format>", "dummy: random weights of the shapes in config.json, to measure by").choices(loadFormats).default("auto"))
     .addOption(new Option("--kv-cache-dtype <type>", "type keys and values are kept in").choices(kvCacheDTypes).default("auto"))
     .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(devices).default("cpu"))
+    .option("--gpu-memory-utilization <share>", "part of a GPU's free memory that the model may take (default: 0.9)", parseNumber)
     .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
     .option("--max-model-len <tokens>", "most tokens of a prompt and its answer together (default: the model's)", parseInteger)
     .option("--max-num-seqs <n>", "most sequences in one step", parseInteger)
@@ -100,11 +102,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
+  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
   const { skipTokenizerInit, chatTemplate, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, quantization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
+    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
     skipTokenizerInit, chatTemplate, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

@@ -1,17 +1,18 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import { capsOf } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
 
 const MiB = 2 ** 20, GiB = 2 ** 30;
 /** A model of 100 MiB with 64 KiB of KV cache per token. */
-const choose = (options: LimitOptions, availableBytes = 16 * GiB, maxPositions = 2048) => {
+const choose = (options: LimitOptions, availableBytes = 16 * GiB, maxPositions = 2048, device: "cpu" | "cuda" = "cpu") => {
   const plan = ({ numPages, pageSize, maxModelLen }: { numPages: number; pageSize: number; maxModelLen: number }) => {
     assert.ok(numPages * pageSize >= maxModelLen, "the plan refuses less than one sequence");
     const kvBytes = numPages * pageSize * 65536;
     return { kvBytes, totalBytes: kvBytes + 100 * MiB };
   };
-  const limits = chooseLimits(options, { maxPositions, availableBytes, plan });
+  const limits = chooseLimits(options, { maxPositions, availableBytes, defaults: capsOf(device).defaults, plan });
   assert.ok(plan(limits).totalBytes <= availableBytes, "over what is available");
   assert.ok(limits.numPages * limits.pageSize >= limits.maxModelLen, "one sequence must fit");
   return limits;
@@ -20,6 +21,12 @@ const choose = (options: LimitOptions, availableBytes = 16 * GiB, maxPositions =
 test("with room enough, the cache holds every sequence at full length", () => {
   assert.deepEqual(choose({}), { maxModelLen: 2048, maxNumSeqs: 32, maxNumBatchedTokens: 512, pageSize: 16, numPages: 32 * 128 });
   assert.deepEqual(choose({ maxModelLen: 100, maxNumSeqs: 3, blockSize: 8, maxNumBatchedTokens: 64 }), { maxModelLen: 100, maxNumSeqs: 3, maxNumBatchedTokens: 64, pageSize: 8, numPages: 39 });
+});
+
+test("on a device with memory of its own the cache takes what is left, and steps are larger", () => {
+  const { numPages, ...limits } = choose({}, 16 * GiB, 131072, "cuda");
+  assert.deepEqual(limits, { maxModelLen: 131072, maxNumSeqs: 256, maxNumBatchedTokens: 8192, pageSize: 64 });
+  assert.equal(numPages, (16 * 1024 - 100) / 4);
 });
 
 test("the default cache is a quarter of the memory or 512 MiB, and caps the context unless it was asked for", () => {

@@ -2,15 +2,18 @@
  * How large the engine may be: defaults and bounds of its limits, chosen before anything is loaded from the exact plan of
  * the model's memory (model/memory.ts).
  *
- *   blockSize             16 tokens
- *   maxNumBatchedTokens   512, or maxNumSeqs where that is more      maxNumSeqs   32, or maxNumBatchedTokens where that is less
+ *                         cpu    cuda
+ *   blockSize              16      64   tokens
+ *   maxNumBatchedTokens   512    8192   or maxNumSeqs where that is more
+ *   maxNumSeqs             32     256   or maxNumBatchedTokens where that is less
  *   maxModelLen           the model's own context, or what the KV cache holds where that is less
- *   KV cache              what maxNumSeqs sequences of maxModelLen need, but no more than a quarter of the memory available or
- *                         512 MiB, whichever is more (and one whole sequence where maxModelLen was asked for)
+ *   KV cache              what maxNumSeqs sequences of maxModelLen need, but no more than a quarter of the memory available (on cuda all of it)
+ *                         or 512 MiB, whichever is more (and one whole sequence where maxModelLen was asked for)
  *
  * Whatever is asked for by name is kept or refused with what would fit, never changed. Knows no model and no machine: it is
  * handed the plan and how many bytes there are.
  */
+import type { Caps } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
 import { formatBytes } from "../model/memory.ts";
 import type { EngineLimits } from "./engine.ts";
@@ -39,11 +42,12 @@ export interface Room {
   readonly maxPositions: number;
   /** Bytes that the model may take in all. */
   readonly availableBytes: number;
+  /** Of the device. */
+  readonly defaults: Caps["defaults"];
   readonly plan: (limits: EngineLimits) => MemoryNeeds;
 }
 
 const defaultPoolBytes = 512 * 2 ** 20;
-const defaultPoolShare = 0.25;
 /** A token to read and one to write. */
 const minModelLen = 2;
 
@@ -56,16 +60,16 @@ const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: nu
 };
 
 /** The limits to load with. @throws UsageError that says what would fit. */
-export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, plan }: Room): EngineLimits {
+export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, defaults, plan }: Room): EngineLimits {
   for (const [name, [flag, min, max]] of Object.entries(flags)) {
     const value = options[name as keyof LimitOptions];
     if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
       throw new UsageError(`${name} (${flag}) is ${value}; it must be an integer from ${min} to ${max}`);
     }
   }
-  const pageSize = options.blockSize ?? 16;
-  const maxNumBatchedTokens = options.maxNumBatchedTokens ?? Math.max(512, options.maxNumSeqs ?? 0);
-  const maxNumSeqs = options.maxNumSeqs ?? Math.min(32, maxNumBatchedTokens);
+  const pageSize = options.blockSize ?? defaults.pageSize;
+  const maxNumBatchedTokens = options.maxNumBatchedTokens ?? Math.max(defaults.maxNumBatchedTokens, options.maxNumSeqs ?? 0);
+  const maxNumSeqs = options.maxNumSeqs ?? Math.min(defaults.maxNumSeqs, maxNumBatchedTokens);
   if (maxNumSeqs > maxNumBatchedTokens) {
     throw new UsageError(
       `maxNumSeqs (--max-num-seqs) is ${maxNumSeqs} and maxNumBatchedTokens (--max-num-batched-tokens) ${maxNumBatchedTokens}; ` +
@@ -91,7 +95,7 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
     );
   }
 
-  const share = Math.max(defaultPoolBytes, defaultPoolShare * availableBytes);
+  const share = Math.max(defaultPoolBytes, defaults.kvCacheShare * availableBytes);
   const enough = maxNumSeqs * pagesOf(wanted);
   const least = asked === undefined ? 0 : pagesOf(asked);
   const poolPages = options.kvCacheBytes !== undefined

@@ -6,11 +6,11 @@
  */
 import type { AttentionOverrideData } from "../attention/override.ts";
 import type { Backend, WeightDType } from "../backend/backend.ts";
-import { addressableBytes, type BackendOptions, type Device, openBackend } from "../backend/registry.ts";
+import { addressableBytes, type BackendOptions, capsOf, type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
 import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
-import { isRoundedOnLoad, type Quantization, type WeightDTypeOption } from "../model/weight-formats.ts";
+import { convertedFrom, isRoundedOnLoad, type LoadFormat, type Quantization, type WeightDTypeOption } from "../model/weight-formats.ts";
 import type { WeightSource } from "../weights/source.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
@@ -24,12 +24,16 @@ export interface EngineOptions extends LimitOptions {
   /** The model's folder, in Hugging Face layout, or its GGUF file. */
   readonly model: string;
   readonly device: Device;
-  /** How matrices of weights are kept. "auto" (the default): bfloat16 where the checkpoint is, else float32. */
+  /** How matrices of weights are kept. "auto" (the default): bfloat16 where the checkpoint is, else float32; on cuda float16 where the checkpoint is, else bfloat16. */
   readonly dtype?: WeightDTypeOption;
   /** Weights of 8 or 4 bits. "auto" (the default): as the checkpoint has them, and int8 for models above 200M parameters that have none. */
   readonly quantization?: Quantization;
   /** How keys and values are kept. Default "auto" (model/kv-format.ts). */
   readonly kvCacheDtype?: KvCacheDType;
+  /** "dummy": random weights of the shapes that config.json asks for, to measure by; no files of weights are needed. Default "auto": the checkpoint's. */
+  readonly loadFormat?: LoadFormat;
+  /** Of the memory of a GPU that is free, the part that the model may take, above 0 and at most 1. Default 0.9. Devices that have no memory of their own take none. */
+  readonly gpuMemoryUtilization?: number;
   /** Threads of the cpu device; all cores by default. */
   readonly threads?: number;
   /** Where the seeds of requests without one come from. Default 0. */
@@ -74,18 +78,20 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     if (!["boolean", "undefined"].includes(typeof options.enablePrefixCaching)) {
       throw new UsageError(`enablePrefixCaching (--enable-prefix-caching) is ${JSON.stringify(options.enablePrefixCaching)}; it must be true or false`);
     }
-    const checkpoint = openCheckpoint(path, { dtype, quantization, kvCacheDtype });
+    const caps = capsOf(device);
+    const checkpoint = openCheckpoint(path, { caps, dtype, quantization, kvCacheDtype, ...(options.loadFormat !== undefined && { loadFormat: options.loadFormat }) });
     source = checkpoint.source;
     const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
+    const backend = await opening;
     const limits = chooseLimits(options, {
       maxPositions: config.maxPositions,
-      availableBytes: availableBytes(device),
+      defaults: caps.defaults,
+      availableBytes: shareOf(backend, options.gpuMemoryUtilization) ?? availableBytes(device),
       plan: (tried) => {
-        const { bytes, totalBytes } = planModel(config, tried);
+        const { bytes, totalBytes } = planModel(config, tried, caps);
         return { kvBytes: bytes.kvCache, totalBytes };
       },
     });
-    const backend = await opening;
     const model = await loadModel(backend, source, config, limits, onProgress);
     const eosTokenIds = [...new Set([...config.eosTokenIds, ...(options.eosTokenIds ?? [])])];
     const changing = model.attentionGroups.some(({ shared }) => shared.length > 0);
@@ -94,11 +100,13 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     }
     const enablePrefixCaching = options.enablePrefixCaching ?? !changing;
     const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now });
+    const converted = convertedFrom(source, config);
     const info: EngineInfo = {
       architecture: config.architecture,
       backend: backend.description,
       dtype: dtypeNames[config.weightDType],
       ...(isRoundedOnLoad(source, config) && { quantizedOnLoad: true as const }),
+      ...(converted !== undefined && { convertedFrom: converted }),
       kvCacheDtype: kvCacheDTypeOf[config.kvFormat],
       numParameters: model.numParameters,
       vocabSize: config.vocabSize,
@@ -117,6 +125,18 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     source?.close();
   }
 }
+
+/** What a model may take of memory that is the backend's own; undefined where it has none. @throws UsageError for a share that is none, or of nothing */
+function shareOf(backend: Backend, asked: number | undefined): number | undefined {
+  if (asked !== undefined && !(asked > 0 && asked <= 1)) throw new UsageError(`gpuMemoryUtilization (--gpu-memory-utilization) is ${asked}; it must be above 0 and at most 1`);
+  const free = backend.availableBytes?.();
+  if (free === undefined && asked !== undefined) {
+    throw new UsageError(`gpuMemoryUtilization (--gpu-memory-utilization) is ${asked}, and device ${backend.caps.device} has no memory of its own; leave it out, or say how large the KV cache is (--kv-cache-memory-bytes)`);
+  }
+  return free === undefined ? undefined : Math.floor((asked ?? defaultUtilization) * free);
+}
+
+const defaultUtilization = 0.9;
 
 /** What a page may count on: nobody tells it how much the machine has. */
 const pageBytes = 3.5 * 2 ** 30;

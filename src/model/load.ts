@@ -12,19 +12,19 @@ import { invariant, UsageError } from "../core/errors.ts";
 import type { CaptureEnv } from "../ir/interpret.ts";
 import type { RangeAnalysis } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
-import { dummySource, type DummyType } from "../weights/dummy.ts";
 import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
 import { ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
+import { dummyWeights } from "./dummy.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
 import { type ChosenFormats, openGgufCheckpoint } from "./gguf.ts";
 import { formatBytes, maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
 import { listTensors } from "./tensors.ts";
-import { chooseWeightFormats, type Quantization, type WeightDTypeOption } from "./weight-formats.ts";
+import { chooseWeightFormats, type LoadFormat, loadFormats, type Quantization, type WeightDTypeOption } from "./weight-formats.ts";
 import { loadWeights } from "./weights.ts";
 
 /** A captured table that other threads may write to. */
@@ -78,8 +78,6 @@ export interface FormatOptions {
   readonly loadFormat?: LoadFormat;
 }
 
-export const loadFormats = ["auto", "dummy"] as const;
-export type LoadFormat = (typeof loadFormats)[number];
 
 export interface Checkpoint {
   readonly config: ModelConfig;
@@ -116,20 +114,6 @@ export function readOwnAttention(path: string): readonly OwnAttention[] {
   const { config, source } = openCheckpoint(path);
   source.close();
   return ownAttention(config);
-}
-
-/** What transformers calls the types that weights may be stored in. */
-const storedTypes: Readonly<Record<string, DummyType>> = { float32: "F32", float16: "F16", bfloat16: "BF16" };
-
-/** Random weights for a config, in the type that its config.json names; bfloat16 where it names none. Norms multiply by 1. */
-function dummyWeights(config: ModelConfig, json: unknown): WeightSource {
-  const { dtype, torch_dtype: oldName } = Object(json) as Readonly<Record<string, unknown>>;
-  const type = storedTypes[String(dtype ?? oldName ?? "bfloat16")];
-  if (!type) throw new UsageError(`config.json: dtype is ${JSON.stringify(dtype ?? oldName)}; dummy weights are made in ${Object.keys(storedTypes).join(", ")}`);
-  return dummySource(type, listTensors(config).flatMap(({ parts, columns }) => parts.map(({ source, shape }) => {
-    const isNorm = columns === 1 && source.endsWith("norm.weight");
-    return { name: source, shape, ...(isNorm && { constant: 1 - config.normOffset }) };
-  })));
 }
 
 function readConfigFiles(folder: string): { readonly config: unknown; readonly generation: unknown } {

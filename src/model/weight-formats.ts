@@ -21,6 +21,10 @@ const floatOf: Readonly<Record<string, "f32" | "bf16" | "f16">> = { F32: "f32", 
 export const quantizationOptions = ["auto", "none", "int8", "int4"] as const;
 export type Quantization = (typeof quantizationOptions)[number];
 
+/** `--load-format`, of vLLM's: the checkpoint's weights, or random ones of its shapes (dummy.ts). */
+export const loadFormats = ["auto", "dummy"] as const;
+export type LoadFormat = (typeof loadFormats)[number];
+
 /** From this many parameters on, "auto" quantises: reading weights is then what a token waits for. */
 const largeModel = 200e6;
 
