@@ -27,7 +27,7 @@ const rows: Readonly<Record<Device, Caps>> = {
     // Its memory is nobody else's: what weights and activations leave is the cache's.
     defaults: { pageSize: 64, maxNumBatchedTokens: 8192, maxNumSeqs: 256, kvCacheShare: 1 },
   },
-  reference: { device: "reference", ...plain, weightDTypes: ["f32", "f16", ...plain.weightDTypes.slice(1)] },
+  reference: { device: "reference", ...plain, samples: true, weightDTypes: ["f32", "f16", ...plain.weightDTypes.slice(1)] },
 };
 
 export const devices = Object.keys(rows) as readonly Device[];

@@ -5,10 +5,11 @@
  *   each layer:  hidden += [postNorm] o(attention(rope(qkv(norm(hidden)))))
  *                hidden += [postNorm] down(f(gate(norm(hidden))) * up(norm(hidden)))
  *   logits = head(norm(hidden[rows wanted])) [soft cap]
+ *   [tokens sampled from them, which may be the next step's]
  *
  * Families differ by what their config says; it knows no family, no sizes of a step and no memory but what it is given.
  */
-import type { Activation, AttentionKernel, BatchInputs, Buffer, Caps, CaptureValue, KvCache, Layout, Ops, RowCount, Weight } from "../backend/backend.ts";
+import type { Activation, AttentionKernel, BatchInputs, Buffer, Caps, CaptureValue, KvCache, Layout, Ops, RowCount, SamplingOps, Weight } from "../backend/backend.ts";
 import { activationRowBytes, isQuantized } from "../backend/quantized.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { invariant } from "../core/errors.ts";
@@ -83,15 +84,26 @@ export interface DecoderMemory {
   readonly rotary: Buffer;
   /** Of layers with a window, where they have their own. */
   readonly localRotary?: Buffer;
+  /** Where the device samples. */
+  readonly sampling?: SamplingMemory;
+}
+
+export interface SamplingMemory {
+  /** [maxLogits] records (backend.ts, choiceWord), an input of the step. */
+  readonly choices: Buffer;
+  /** i32 [maxLogits]: the token of each row of the step before, and then of this one. */
+  readonly sampled: Buffer;
 }
 
 export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weight>, attention: readonly LayerAttention[], memory: DecoderMemory): void {
   const { batch } = memory;
   const { hidden, normed, qkv, attended, rounded, projected, gateUp, gated, lastHidden, lastNormed, logits } = memory.activations;
   const { numQueryHeads, headDim, normEpsilon: epsilon } = config;
+  const sampling = memory.sampling && { ...memory.sampling, ops: samplingOps(ops) };
   const query: Layout = { data: qkv.data, sequenceStride: 0, rowStride: qkv.stride, headStride: headDim };
   const out: Layout = { data: attended.data, sequenceStride: 0, rowStride: attended.stride, headStride: headDim };
 
+  sampling?.ops.feedTokens({ sampled: sampling.sampled, batch });
   ops.embed({ out: hidden, table: weights.embed, batch, scale: config.embeddingScale });
   weights.layers.forEach((layer, i) => {
     const { key, value } = memory.kv[i]!;
@@ -118,6 +130,7 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   ops.rmsNorm({ out: lastNormed, x: lastHidden, weight: weights.finalNorm.data, epsilon, batch });
   ops.linear({ out: logits, x: lastNormed, weight: weights.head ?? weights.embed, batch });
   if (config.finalSoftCap !== undefined) ops.softCap({ x: logits, cap: config.finalSoftCap, batch });
+  sampling?.ops.sample({ logits, choices: sampling.choices, out: sampling.sampled, batch });
 
   /** out = x weight + bias, the weight's rows being spread over several matrices. */
   function project(out: Activation, x: Activation, weights: readonly Weight[], bias: Weight | undefined): void {
@@ -141,6 +154,11 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
       ops.rmsNorm({ out: hidden, x: projected, weight: norm.data, epsilon, residual: hidden, batch });
     }
   }
+}
+
+function samplingOps({ sample, feedTokens }: Ops): SamplingOps {
+  invariant(sample && feedTokens, "a device that samples lacks the operations for it");
+  return { sample, feedTokens };
 }
 
 /** Where a page's rows lie. */

@@ -16,7 +16,7 @@ import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
 import { ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
-import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention } from "./decoder.ts";
+import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention, type SamplingMemory } from "./decoder.ts";
 import { dummyWeights } from "./dummy.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
 import { type ChosenFormats, openGgufCheckpoint } from "./gguf.ts";
@@ -60,6 +60,8 @@ export interface Model {
   readonly program: Program;
   /** f32 [maxLogits, vocabSize] */
   readonly logits: Buffer;
+  /** Where the device samples: `choices` is written with the batch; `sampled` may be read in place of the logits. */
+  readonly sampling?: SamplingMemory;
   readonly attentionGroups: readonly AttentionGroup[];
   /** One pair for each layer. */
   readonly kv: DecoderMemory["kv"];
@@ -203,7 +205,7 @@ export async function loadModel(
   const program = backend.record(() => decode(backend.ops, config, weights, layers, memory));
   return {
     config, limits, plan, program, attentionGroups, numParameters: countParameters(config), kernels: [...kernels.values()],
-    batch: memory.batch, kv: memory.kv, logits: memory.activations.logits.data,
+    batch: memory.batch, kv: memory.kv, logits: memory.activations.logits.data, ...(memory.sampling && { sampling: memory.sampling }),
   };
 }
 
@@ -216,6 +218,7 @@ function takeMemory(config: ModelConfig, limits: ModelLimits, caps: Caps, alloc:
     activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config, caps)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
     rotary: alloc("rotary"),
     ...(config.localRope && { localRotary: alloc("localRotary") }),
+    ...(caps.samples && { sampling: { choices: alloc("batch.choices"), sampled: alloc("batch.sampled") } }),
   };
 }
 

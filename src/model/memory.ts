@@ -3,7 +3,7 @@
  *
  * The loader takes its memory from this list and from nowhere else, so the plan is exact. It knows no backend.
  */
-import { type BufferUse, type Caps, headerWord } from "../backend/backend.ts";
+import { type BufferUse, type Caps, choiceWord, headerWord } from "../backend/backend.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
@@ -69,7 +69,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, caps: Caps,
   const rows = { tokens: maxTokens, logits: maxLogitsOf(limits) };
   const inputs = {
     header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
-    blockTable: maxNumSeqs * maxPagesPerSequence(limits),
+    blockTable: maxNumSeqs * maxPagesPerSequence(limits), ...(caps.samples && { choices: rows.logits * choiceWord.words, sampled: rows.logits }),
   };
   const kvBytes = numPages * kvBytesOfPage(config, pageSize);
   const part = (kind: MemoryKind, name: string, bytes: number, use?: BufferUse): MemoryPart => ({ kind, name, bytes: aligned(bytes), ...(use && { use }) });

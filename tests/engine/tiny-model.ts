@@ -21,16 +21,18 @@ export async function openTiny(folder: string, limits: EngineLimits, threads = 2
   const model = new ProgramModel(backend, await loadModel(backend, source, config, limits));
   source.close();
   const seen = { steps: 0, batches: 0, chunks: 0, mixed: 0 };
+  const see = (batch: Batch): void => {
+    seen.steps++;
+    if (batch.numSequences > 1) seen.batches++;
+    if (batch.numLogits < batch.numSequences) seen.chunks++;
+    const rows = batch.numRows.subarray(0, batch.numSequences);
+    if (rows.includes(1) && rows.some((n) => n > 1)) seen.mixed++;
+  };
+  const { launch } = model;
   return {
     vocabSize: model.vocabSize, eosTokenIds: config.eosTokenIds, seen,
-    forward(batch: Batch) {
-      seen.steps++;
-      if (batch.numSequences > 1) seen.batches++;
-      if (batch.numLogits < batch.numSequences) seen.chunks++;
-      const rows = batch.numRows.subarray(0, batch.numSequences);
-      if (rows.includes(1) && rows.some((n) => n > 1)) seen.mixed++;
-      return model.forward(batch);
-    },
+    forward: (batch) => (see(batch), model.forward(batch)),
+    ...(launch && { launch: (batch, choices, logitsOf) => (see(batch), launch(batch, choices, logitsOf)) } satisfies Partial<ForwardModel>),
     [Symbol.asyncDispose]: () => backend.close(),
   };
 }
