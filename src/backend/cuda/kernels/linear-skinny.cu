@@ -1,0 +1,238 @@
+/**
+ * linear for up to 32 rows: out[r, n] = sum_k x[r, k] weight[n, k], at the speed at which the weight can be read.
+ *
+ * The weight is the 16-row operand of mma.sync and the rows of x are its 8 columns, MT times. A tile is 16 rows of the weight; its K is shared
+ * by 8 warps, 64 columns at a time in turn, and by gridDim.y blocks ("splits") of `chunk` columns. Blocks walk tiles blockIdx.x, + gridDim.x, ...
+ *
+ *   weight --cp.async--> ring of STAGES pieces of 16 x 64 of each warp --> registers      a lane reads back what it wrote itself: no barriers
+ *   x      --cp.async--> rows of chunk + 32 columns, which all warps share
+ *
+ * A lane's 16 bytes of weight row g at k + 8t are taken as the columns 2t and 2t + 8 of two mma in turn, and those of x too, so the sum runs
+ * over a permuted k and nothing is shuffled. The ring is filled across tiles, and before the kernel waits for its inputs: the weight is nobody's output.
+ *
+ * The order of a sum: mma by mma in a warp, warps 0 to 7, splits 0 to the last; then + bias, + residual. It depends on k and the number of splits.
+ * NORM: x is f32 and rmsNorm of it is what is multiplied. GATED: a tile is 8 rows of the gate and the same 8 of the up half, and
+ * activate(gate) * up is written. With FUSED defined those are what this text compiles to.
+ */
+struct Params {
+  const int* header;
+  const void* x;            // 16-bit; f32 where NORM
+  const u16* weight;        // [n, k]
+  void* out;
+  const float* bias;        // [n] or null
+  const float* residual;    // f32 rows or null; may be out
+  const float* normWeight;  // [k] where NORM
+  float* partial;           // [splits, tiles, 8 MT, 16] where there is more than one split
+  u32* arrived;             // [tiles] zeros; the last split leaves zeros
+  int rowsWord, xStride, outStride, residualStride, n, k, chunk, tiles, wide, activation;
+  float epsilon;
+};
+
+constexpr int WARPS = 8, STAGES = 4, PIECE = 2048, SUM_STRIDE = 20, SUMS = 8 * SUM_STRIDE;
+
+/** rmsNorm of the f32 rows, its columns [kBegin, kBegin + padded) as 16 bits to shared memory, zeros from `width` on. `squares`: [32][WARPS]. */
+__device__ __forceinline__ void stageNormed(const Params& p, u16* xs, int xsStride, int rows, int kBegin, int width, int padded, float* squares) {
+  const float* x = (const float*)p.x;
+  for (int r = 0; r < rows; r++) {
+    const float4* from = (const float4*)(x + (i64)r * p.xStride);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < p.k >> 2; i += 32 * WARPS) {
+      float4 v = from[i];
+      sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+    sum = warpSum(sum);
+    if ((threadIdx.x & 31) == 0) squares[r * WARPS + (threadIdx.x >> 5)] = sum;
+  }
+  __syncthreads();
+  for (int r = 0; r < rows; r++) {
+    float total = 0.0f;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) total += squares[r * WARPS + w];
+    const float factor = 1.0f / sqrtf(total / (float)p.k + p.epsilon);
+    const float4* from = (const float4*)(x + (i64)r * p.xStride + kBegin);
+    const float4* weight = (const float4*)(p.normWeight + kBegin);
+#pragma unroll 2
+    for (int i = threadIdx.x; i < padded >> 2; i += 32 * WARPS) {
+      uint2 two = make_uint2(0, 0);
+      if (4 * i < width) {
+        float4 v = from[i], w = __ldg(weight + i);
+        two = make_uint2(pack(v.x * factor * w.x, v.y * factor * w.y), pack(v.z * factor * w.z, v.w * factor * w.w));
+      }
+      *(uint2*)(xs + r * xsStride + 4 * i) = two;
+    }
+  }
+}
+
+__device__ __forceinline__ void writeOne(const Params& p, int row, int n, float value) {
+  if (p.bias) value += p.bias[n];
+  if (p.residual) value += p.residual[(i64)row * p.residualStride + n];
+  const i64 at = (i64)row * p.outStride + n;
+  if (p.wide) ((float*)p.out)[at] = value;
+  else ((u16*)p.out)[at] = packOne(value);
+}
+
+template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(const Params& p) {
+  extern __shared__ __align__(128) u8 shared[];
+  float* sums = (float*)(shared + WARPS * STAGES * PIECE);              // [2][WARPS][MT][8][SUM_STRIDE]
+  int* isLast = (int*)(sums + 2 * WARPS * MT * SUMS);
+  u16* xs = (u16*)(shared + WARPS * STAGES * PIECE + 2 * WARPS * MT * SUMS * 4 + 128);
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  const int kBegin = blockIdx.y * p.chunk, width = min(p.chunk, p.k - kBegin), padded = (width + 63) & ~63, rounds = (width + 64 * WARPS - 1) / (64 * WARPS);
+  const int xsStride = p.chunk + 32;
+  const u32 ring = sharedAddress(shared) + warp * STAGES * PIECE + lane * 16;
+  releaseDependents();
+
+  // The stream of this lane's pieces: which tile and round the next one is of, and where its two rows begin.
+  const int half = p.n >> 1, rowsOfTile = GATED ? 8 : 16, lastRow = GATED ? half : p.n;
+  int nextTile = blockIdx.x, nextRound = 0;
+  const u16 *low, *high;
+  bool lowThere, highThere;
+  auto locate = [&]() {
+    const int a = nextTile * rowsOfTile + g, b = GATED ? a + half : a + 8;
+    lowThere = a < lastRow;
+    highThere = GATED ? lowThere : b < lastRow;
+    low = p.weight + (i64)a * p.k + kBegin + 8 * t;
+    high = p.weight + (i64)b * p.k + kBegin + 8 * t;
+  };
+  locate();
+  auto fetch = [&](int stage) {
+    if (nextTile < p.tiles) {
+      const int k = (nextRound * WARPS + warp) * 64;
+      const bool first = k + 8 * t < width, second = k + 32 + 8 * t < width;
+      const u32 to = ring + stage * PIECE;
+      copyAsync(to, low + k, first && lowThere);
+      copyAsync(to + 512, high + k, first && highThere);
+      copyAsync(to + 1024, low + k + 32, second && lowThere);
+      copyAsync(to + 1536, high + k + 32, second && highThere);
+      if (++nextRound == rounds) {
+        nextRound = 0;
+        nextTile += gridDim.x;
+        locate();
+      }
+    }
+    commitCopies();
+  };
+#pragma unroll
+  for (int stage = 0; stage < STAGES - 1; stage++) fetch(stage);
+
+  waitForInputs();
+  const int rows = p.header[p.rowsWord];
+  if (NORM) stageNormed(p, xs, xsStride, rows, kBegin, width, padded, sums);
+  else {
+    for (int r = 0; r < rows; r++) {
+      const u16* from = (const u16*)p.x + (i64)r * p.xStride + kBegin;
+      for (int i = 8 * threadIdx.x; i < padded; i += 8 * 32 * WARPS) copyAsync(sharedAddress(xs + r * xsStride + i), from + i, i < width);
+    }
+  }
+  commitCopies();
+  waitForCopies<0>();
+  __syncthreads();
+
+  const u32 mine = sharedAddress(xs + g * xsStride + 8 * t);
+  int stage = 0, buffer = 0;
+  for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x, buffer ^= 1) {
+    float acc[MT][4];
+#pragma unroll
+    for (int m = 0; m < MT; m++) acc[m][0] = acc[m][1] = acc[m][2] = acc[m][3] = 0.0f;
+    for (int round = 0; round < rounds; round++) {
+      waitForCopies<STAGES - 2>();
+      fetch(stage == 0 ? STAGES - 1 : stage - 1); // the piece there was used in the round before
+      const int k = (round * WARPS + warp) * 64;
+      if (k < width) {
+        const u32 from = ring + stage * PIECE;
+        const uint4 a0 = loadShared(from), b0 = loadShared(from + 512), a1 = loadShared(from + 1024), b1 = loadShared(from + 1536);
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+          if (8 * m < rows) {
+            uint4 x0 = make_uint4(0, 0, 0, 0), x1 = x0;
+            if (8 * m + g < rows) {
+              const u32 at = mine + 2 * (8 * m * xsStride + k);
+              x0 = loadShared(at);
+              x1 = loadShared(at + 64);
+            }
+            mma(acc[m], a0.x, b0.x, a0.y, b0.y, x0.x, x0.y);
+            mma(acc[m], a0.z, b0.z, a0.w, b0.w, x0.z, x0.w);
+            mma(acc[m], a1.x, b1.x, a1.y, b1.y, x1.x, x1.y);
+            mma(acc[m], a1.z, b1.z, a1.w, b1.w, x1.z, x1.w);
+          }
+        }
+      }
+      if (++stage == STAGES) stage = 0;
+    }
+
+    // The warps' sums as [row of x][row of the tile]; two buffers take turns, so one barrier a tile is enough.
+    float* of = sums + buffer * WARPS * MT * SUMS;
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+      float* to = of + (warp * MT + m) * SUMS + 2 * t * SUM_STRIDE + g;
+      to[0] = acc[m][0];
+      to[SUM_STRIDE] = acc[m][1];
+      to[8] = acc[m][2];
+      to[SUM_STRIDE + 8] = acc[m][3];
+    }
+    __syncthreads();
+    auto sumOf = [&](int row, int i) {
+      const float* from = of + row * SUM_STRIDE + i; // the m of a row is row / 8, and SUMS is 8 rows
+      float sum = 0.0f;
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) sum += from[w * MT * SUMS];
+      return sum;
+    };
+    bool finish = gridDim.y == 1;
+    const i64 tileAt = (i64)tile * 8 * MT * 16, splitStride = (i64)p.tiles * 8 * MT * 16;
+    if (!finish) {
+      for (int i = threadIdx.x; i < rows * 16; i += 32 * WARPS) __stcg(p.partial + blockIdx.y * splitStride + tileAt + i, sumOf(i >> 4, i & 15));
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        *isLast = atomicAdd(p.arrived + tile, 1u) == gridDim.y - 1;
+        if (*isLast) p.arrived[tile] = 0;
+      }
+      __syncthreads();
+      finish = *isLast != 0;
+      if (finish) __threadfence();
+    }
+    if (finish) {
+      auto value = [&](int row, int i) {
+        if (gridDim.y == 1) return sumOf(row, i);
+        float sum = 0.0f;
+        for (int split = 0; split < gridDim.y; split++) sum += __ldcg(p.partial + split * splitStride + tileAt + row * 16 + i);
+        return sum;
+      };
+      if (GATED) {
+        for (int i = threadIdx.x; i < rows * 8; i += 32 * WARPS) {
+          const int row = i >> 3, column = i & 7, n = tile * 8 + column;
+          if (n >= half) continue;
+          float gate = value(row, column), up = value(row, column + 8);
+          if (p.bias) { gate += p.bias[n]; up += p.bias[half + n]; }
+          ((u16*)p.out)[(i64)row * p.outStride + n] = packOne(activate(gate, p.activation) * up);
+        }
+      } else {
+        for (int i = threadIdx.x; i < rows * 16; i += 32 * WARPS) {
+          const int row = i >> 4, n = tile * 16 + (i & 15);
+          if (n < p.n) writeOne(p, row, n, value(row, i & 15));
+        }
+      }
+    }
+  }
+  waitForCopies<0>();
+}
+
+#define SKINNY(name, MT, NORM, GATED) \
+  extern "C" __global__ void __launch_bounds__(32 * WARPS) NAME(name)(const __grid_constant__ Params p) { skinny<MT, NORM, GATED>(p); }
+#if !defined(FUSED)
+SKINNY(linear8, 1, false, false)
+SKINNY(linear16, 2, false, false)
+SKINNY(linear32, 4, false, false)
+#else
+SKINNY(linear8Norm, 1, true, false)
+SKINNY(linear16Norm, 2, true, false)
+SKINNY(linear32Norm, 4, true, false)
+SKINNY(linear8Gated, 1, false, true)
+SKINNY(linear16Gated, 2, false, true)
+SKINNY(linear32Gated, 4, false, true)
+SKINNY(linear8NormGated, 1, true, true)
+SKINNY(linear16NormGated, 2, true, true)
+SKINNY(linear32NormGated, 4, true, true)
+#endif

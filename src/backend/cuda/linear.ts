@@ -1,0 +1,210 @@
+/**
+ * linear on the GPU: which kernel a product of so many rows takes, how its work is shared among blocks, and its launch.
+ *
+ * `planLinear` is a function of sizes alone, so it can be printed and tested without a GPU. The kernels: kernels/linear-skinny.cu up to 32
+ * rows, kernels/linear-tiled.cu beyond, and cuBLASLt for many where it is installed.
+ */
+import { invariant } from "../../core/errors.ts";
+import type { ActivationFunction } from "../backend.ts";
+import type { Matmul } from "./blas.ts";
+import type { KernelFunction, LaunchShape } from "./device.ts";
+import type { Element, ModuleKind } from "./modules.ts";
+import { Params } from "./params.ts";
+
+/** Sizes of out[rows, n] = x[rows, k] weight[n, k]^T. */
+export interface LinearSize {
+  readonly rows: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** What a plan has to know of the GPU, and whether the library may be used. */
+export interface LinearMachine {
+  readonly numSms: number;
+  readonly maxSharedBytes: number;
+  readonly library: boolean;
+}
+
+/** Up to how many rows each family is used; the first that fits is taken. */
+export const linearRules = [
+  { rows: 32, family: "skinny" },
+  { rows: 128, family: "tiled" },
+  { rows: Infinity, family: "library" },
+] as const;
+export type LinearFamily = (typeof linearRules)[number]["family"];
+
+export interface LinearPlan {
+  readonly family: LinearFamily;
+  /** Without the element's suffix; "cublasLt" for the library. */
+  readonly kernel: string;
+  /** Tiles of out, and over how many blocks the sum of one is split, `chunk` columns of k each. */
+  readonly tiles: readonly [rows: number, columns: number];
+  readonly splits: number;
+  readonly chunk: number;
+  readonly shape: LaunchShape;
+  /** What the splits of all tiles hand each other. */
+  readonly partialBytes: number;
+}
+
+/** Memory that the splits of a launch share: sums, and a counter for each tile. One launch at a time uses it. */
+export const linearWorkspace = { partialBytes: 32 * 2 ** 20, maxTiles: 16384, get bytes(): number { return this.partialBytes + 4 * this.maxTiles; } } as const;
+
+const ceilDiv = (a: number, b: number): number => Math.ceil(a / b);
+const mostSplits = 16;
+
+/** Numbers of kernels/linear-skinny.cu. `ringBytes` and `sumBytes` (for 8 rows) are its shared memory beside x. */
+const skinny = { warps: 8, tileRows: 16, ringBytes: 8 * 4 * 2048, sumBytes: 2 * 8 * 160 * 4, flagBytes: 128, xPadding: 32 } as const;
+/** Rows that the kernels take, and their names. */
+const skinnyKernels = [{ rows: 8, kernel: "linear8" }, { rows: 16, kernel: "linear16" }, { rows: 32, kernel: "linear32" }] as const;
+/** The kernels of kernels/linear-tiled.cu: rows and columns of a tile, pieces in shared memory. A block has 128 threads, two fit an SM. */
+const tiledKernels = [
+  { rows: 64, kernel: "linearTile64", tileRows: 64, tileColumns: 128, stages: 4 },
+  { rows: Infinity, kernel: "linearTile128", tileRows: 128, tileColumns: 128, stages: 3 },
+] as const;
+
+/** `k` in `splits` chunks of whole 64 columns; undefined where that many would leave an empty one. */
+function chunkOf(k: number, splits: number): number | undefined {
+  const chunk = 64 * ceilDiv(ceilDiv(k, splits), 64);
+  return ceilDiv(k, chunk) === splits ? chunk : undefined;
+}
+
+/** The cheapest of plans with 1, 2, ... splits, by a cost in columns of k that a block reads one after the other. */
+function cheapest(k: number, plan: (splits: number, chunk: number) => { readonly plan: LinearPlan; readonly cost: number } | undefined): LinearPlan | undefined {
+  let best: { readonly plan: LinearPlan; readonly cost: number } | undefined;
+  for (let splits = 1; splits <= mostSplits; splits++) {
+    const chunk = chunkOf(k, splits), found = chunk === undefined ? undefined : plan(splits, chunk);
+    if (found && (!best || found.cost < best.cost) && (splits === 1 || fitsWorkspace(found.plan))) best = found;
+  }
+  return best?.plan;
+}
+const fitsWorkspace = ({ tiles, partialBytes }: LinearPlan): boolean => partialBytes <= linearWorkspace.partialBytes && tiles[0] * tiles[1] <= linearWorkspace.maxTiles;
+
+/** One block an SM, which walks tiles. `gated`: a tile has 8 rows of the gate and 8 of the up half, so there are as many tiles as without. */
+function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine): LinearPlan | undefined {
+  const kernel = skinnyKernels.find((kernel) => rows <= kernel.rows);
+  if (!kernel) return undefined;
+  const tiles = ceilDiv(n, skinny.tileRows);
+  return cheapest(k, (splits, chunk) => {
+    const sharedBytes = skinny.ringBytes + (kernel.rows / 8) * skinny.sumBytes + skinny.flagBytes + 2 * rows * (chunk + skinny.xPadding);
+    if (sharedBytes > maxSharedBytes || splits > numSms) return undefined;
+    const columns = Math.min(tiles, Math.floor(numSms / splits));
+    // Tiles one after the other, whose sums are handed over; x on its way in; and a next kernel that finds no room to start early.
+    const cost = ceilDiv(tiles, columns) * (chunk + (splits > 1 ? 300 : 32)) + (rows * chunk) / 64 + (splits > 1 ? 500 : 0) + (2 * sharedBytes > maxSharedBytes ? 400 : 0);
+    const plan: LinearPlan = {
+      family: "skinny", kernel: kernel.kernel, tiles: [1, tiles], splits, chunk, partialBytes: splits > 1 ? splits * tiles * kernel.rows * skinny.tileRows * 4 : 0,
+      shape: { grid: [columns, splits, 1], block: 32 * skinny.warps, sharedBytes, dependent: true },
+    };
+    return { plan, cost };
+  });
+}
+
+/** A block for each tile and split, two at a time on an SM. */
+function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine): LinearPlan {
+  const { kernel, tileRows, tileColumns, stages } = tiledKernels.find((kernel) => rows <= kernel.rows)!;
+  const tiles = [ceilDiv(rows, tileRows), ceilDiv(n, tileColumns)] as const, numTiles = tiles[0] * tiles[1];
+  const sharedBytes = stages * (tileRows + tileColumns) * 128;
+  invariant(sharedBytes <= maxSharedBytes, `a block of ${kernel} takes ${sharedBytes} bytes of shared memory, the GPU has ${maxSharedBytes}`);
+  const plan = cheapest(k, (splits, chunk) => ({
+    cost: ceilDiv(numTiles * splits, 2 * numSms) * (chunk + 192) + (splits > 1 ? 256 + 64 * splits : 0),
+    plan: {
+      family: "tiled", kernel, tiles, splits, chunk, partialBytes: splits > 1 ? splits * numTiles * tileRows * tileColumns * 4 : 0,
+      shape: { grid: [numTiles, splits, 1], block: 128, sharedBytes, dependent: true },
+    },
+  }));
+  invariant(plan, "one split always fits");
+  return plan;
+}
+
+const families: Readonly<Record<LinearFamily, (size: LinearSize, machine: LinearMachine) => LinearPlan | undefined>> = {
+  skinny: planSkinny,
+  tiled: planTiled,
+  library: ({ k }, { library }) => (library ? { family: "library", kernel: "cublasLt", tiles: [1, 1], splits: 1, chunk: k, shape: { grid: [1, 1, 1], block: 1 }, partialBytes: 0 } : undefined),
+};
+
+/** How a product is computed. `family`: that one instead of what the rules say, undefined where it can not. */
+export function planLinear(size: LinearSize, machine: LinearMachine, family?: LinearFamily): LinearPlan | undefined {
+  if (family) return families[family](size, machine);
+  const { family: ruled } = linearRules.find((rule) => size.rows <= rule.rows)!;
+  return families[ruled](size, machine) ?? planTiled(size, machine);
+}
+
+/** The module that has a plan's kernel; the library's rounds a bias with one of the tiled ones. */
+export const moduleOfFamily: Readonly<Record<LinearFamily, ModuleKind>> = { skinny: "skinny", tiled: "tiled", library: "tiled" };
+
+/** A product on the GPU. Addresses; strides in elements from a row to the next. */
+export interface LinearCall extends LinearSize {
+  readonly element: Element;
+  readonly header: number;
+  /** The header's word that counts rows. */
+  readonly rowsWord: number;
+  readonly out: number;
+  readonly outType: "f32" | Element;
+  readonly outStride: number;
+  /** [rows, k] of the element; f32 where `norm`. */
+  readonly x: number;
+  readonly xStride: number;
+  readonly weight: number;
+  /** f32 [n], 0 for none. */
+  readonly bias: number;
+  /** f32, 0 for none. */
+  readonly residual: number;
+  readonly residualStride: number;
+  /** Only up to 32 rows: x is normalised first; the first half of the product is the gate of the second, and out has n / 2 columns. */
+  readonly norm?: { readonly weight: number; readonly epsilon: number };
+  readonly gate?: ActivationFunction;
+}
+
+/** Numbers of the nonlinearities in kernels/common.cu. */
+export const activationNumber: Readonly<Record<ActivationFunction, number>> = { silu: 0, geluTanh: 1, gelu: 2, relu: 3 };
+
+/** Whether cuBLASLt can compute it: it takes a bias of the type of out, and a residual that lies as out does. */
+export const libraryTakes = (call: Omit<LinearCall, "rows">): boolean =>
+  !call.norm && !call.gate && (call.residual === 0 || (call.outType === "f32" && call.residualStride === call.outStride && call.bias === 0)) && (call.bias === 0 || call.outType !== "f32");
+
+/** What launches need: of the device, the library if there is one, and `linearWorkspace.bytes` of zeroed memory. */
+export interface LinearLauncher {
+  readonly device: { launch(f: KernelFunction, shape: LaunchShape, params: Uint8Array): void };
+  readonly blas: { matmul(m: Matmul): void } | undefined;
+  readonly workspace: number;
+  kernel(name: string, sharedBytes?: number): KernelFunction;
+}
+
+type Launch = (call: LinearCall, plan: LinearPlan, launcher: LinearLauncher) => void;
+
+const launches: Readonly<Record<LinearFamily, Launch>> = {
+  skinny(call, { kernel, tiles, chunk, shape }, { device, workspace, kernel: find }) {
+    const name = `${kernel}${call.norm ? "Norm" : ""}${call.gate ? "Gated" : ""}_${call.element}`;
+    const params = new Params()
+      .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(call.out).ptr(call.bias).ptr(call.residual).ptr(call.norm?.weight ?? 0).ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
+      .i32(call.rowsWord).i32(call.xStride).i32(call.outStride).i32(call.residualStride).i32(call.n).i32(call.k).i32(chunk).i32(tiles[1])
+      .i32(call.outType === "f32" ? 1 : 0).i32(call.gate ? activationNumber[call.gate] : 0).f32(call.norm?.epsilon ?? 0);
+    device.launch(find(name, shape.sharedBytes), shape, params.bytes());
+  },
+  tiled(call, { kernel, tiles, chunk, shape }, { device, workspace, kernel: find }) {
+    const pairs = [call.out, call.residual].every((address) => address % 8 === 0) && call.outStride % 2 === 0 && call.residualStride % 2 === 0;
+    device.launch(find(`${kernel}_${call.element}`, shape.sharedBytes), shape, tiledParams(call, workspace, chunk, tiles, pairs));
+  },
+  library(call, _plan, { device, blas, workspace, kernel: find }) {
+    const { rows, n: N, k: K, out, outType, outStride, x, xStride, weight, element } = call;
+    // The bias is rounded to where splits of other launches hand over their sums: nothing else uses that meanwhile.
+    if (call.bias !== 0) device.launch(find(`roundBias_${element}`), { grid: [ceilDiv(N, 256), 1, 1], block: 256, dependent: true }, tiledParams({ ...call, out: workspace }, 0, K, [1, 1], false));
+    blas!.matmul({
+      out, outType, outStride, x, xType: element, xStride, weight, rows, N, K,
+      ...(call.bias === 0 ? {} : { bias: workspace }), ...(call.residual === 0 ? {} : { residual: call.residual }),
+    });
+  },
+};
+
+const tiledParams = (call: LinearCall, workspace: number, chunk: number, tiles: readonly [number, number], pairs: boolean): Uint8Array =>
+  new Params()
+    .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(call.out).ptr(call.bias).ptr(call.residual).ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
+    .i32(call.rowsWord).i32(call.xStride).i32(call.outStride).i32(call.residualStride).i32(call.n).i32(call.k).i32(chunk).i32(tiles[0]).i32(tiles[1])
+    .i32(call.outType === "f32" ? 1 : 0).i32(pairs ? 1 : 0)
+    .bytes();
+
+/** Queues a product as its plan says. */
+export function launchLinear(call: LinearCall, plan: LinearPlan, launcher: LinearLauncher): void {
+  invariant((!call.norm && !call.gate) || plan.family === "skinny", "norms and gates are fused into products of few rows");
+  invariant(!call.gate || (call.n % 2 === 0 && call.residual === 0 && call.outType !== "f32"), "a gated product has two halves, 16 bits and no residual");
+  launches[plan.family](call, plan, launcher);
+}

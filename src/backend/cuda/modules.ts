@@ -1,0 +1,36 @@
+/**
+ * Which texts make the machine code of the fixed ops. A module is one file of kernels behind common.cu, for one element type; its kernels are
+ * named `kernel_bf16` or `kernel_f16`, and no two modules have one of the same name. Knows no op.
+ */
+import { kernelText } from "#cuda-sources";
+
+/** The type of a model's weights, and of what is multiplied with them. */
+export type Element = "bf16" | "f16";
+export const elements: readonly Element[] = ["bf16", "f16"];
+
+/** The file of each kind of module, and what is defined for it beside the element. */
+const files = {
+  norm: { file: "norm" },
+  rope: { file: "rope" },
+  elementwise: { file: "elementwise" },
+  skinny: { file: "linear-skinny" },
+  fused: { file: "linear-skinny", define: "FUSED" },
+  tiled: { file: "linear-tiled" },
+} as const satisfies Readonly<Record<string, { readonly file: string; readonly define?: string }>>;
+export type ModuleKind = keyof typeof files;
+export const moduleKinds = Object.keys(files) as readonly ModuleKind[];
+
+export interface ModuleName {
+  readonly kind: ModuleKind;
+  readonly element: Element;
+}
+
+/** A name for logs and keys: "norm_bf16". */
+export const moduleLabel = ({ kind, element }: ModuleName): string => `${kind}_${element}`;
+
+/** CUDA C++ of a module. */
+export function moduleText({ kind, element }: ModuleName): string {
+  const row: { readonly file: string; readonly define?: string } = files[kind];
+  const defines = [`ELEMENT_${element.toUpperCase()}`, ...(row.define ? [row.define] : [])].map((name) => `#define ${name} 1`);
+  return [...defines, kernelText("common"), kernelText(row.file)].join("\n");
+}

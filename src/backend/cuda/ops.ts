@@ -1,0 +1,166 @@
+/**
+ * The fixed ops on the GPU: each call is checked and becomes a command, which packs a kernel's parameters and launches it for a size of step.
+ *
+ * Launch grids come from the size that a command is given, perhaps rounded up; kernels read from the header how many rows there are. What is
+ * recorded, captured and replayed is not known here, nor is attention.
+ */
+import { invariant, UsageError } from "../../core/errors.ts";
+import { type Activation, type BatchInputs, type Buffer, headerWord, type KvCache, type KvCacheFormat, type Ops, type StepSize, type WeightDType } from "../backend.ts";
+import type { Matmul } from "./blas.ts";
+import type { KernelFunction, LaunchShape } from "./device.ts";
+import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, moduleOfFamily, planLinear } from "./linear.ts";
+import { addressOf, own } from "./memory.ts";
+import type { Element, ModuleKind, ModuleName } from "./modules.ts";
+import { Params } from "./params.ts";
+
+/** Finds a kernel of the modules that a command needs. `sharedBytes`: what its launch will ask for. */
+export type FindKernel = (name: string, sharedBytes?: number) => KernelFunction;
+/** Launches an op for a step of this size or less. May be captured. */
+export type Command = (step: StepSize, kernel: FindKernel) => void;
+
+export interface OpsContext {
+  readonly device: {
+    readonly numSms: number;
+    readonly maxSharedBytes: number;
+    alloc(bytes: number): number;
+    launch(f: KernelFunction, shape: LaunchShape, params: Uint8Array): void;
+  };
+  /** cuBLASLt, where it is installed. */
+  readonly blas: { matmul(m: Matmul): void } | undefined;
+  /** Takes a command: to run in its turn, once these modules are loaded, or to be recorded. */
+  submit(needs: readonly ModuleName[], command: Command): void;
+}
+
+const elementOf = (dtype: WeightDType | Activation["dtype"], what: string): Element => {
+  if (dtype === "bf16" || dtype === "f16") return dtype;
+  throw new UsageError(`${what} is ${dtype ?? "f32"}: the cuda backend takes bf16 and f16 there`);
+};
+const isWide = ({ dtype }: Activation): boolean => dtype === undefined || dtype === "f32";
+const rowsWord = ({ rows }: Activation): number => (rows === "tokens" ? headerWord.numTokens : headerWord.numLogits);
+const stepRows = ({ rows }: Activation, step: StepSize): number => (rows === "tokens" ? step.numTokens : step.numLogits);
+/** The most rows that an activation has room for. */
+const capacity = (a: Activation): number => Math.floor((a.data.bytes / (isWide(a) ? 4 : 2) - a.columns) / a.stride) + 1;
+const ceilDiv = (a: number, b: number): number => Math.ceil(a / b);
+
+const threads = 256;
+/** Columns that a block of 256 threads takes of a row, eight a thread. */
+const columnsPerBlock = 8 * threads;
+const ropeThreads = 128;
+const cacheFormatNumber: Readonly<Record<KvCacheFormat, number>> = { f32: 0, bf16: 1, f16: 2 };
+
+/** Rows as kernels move them, sixteen bytes at a time. */
+function aligned(what: string, a: Activation): void {
+  const bytes = isWide(a) ? 4 : 2;
+  invariant(own(a.data).address % 16 === 0 && (a.stride * bytes) % 16 === 0 && (a.columns * bytes) % 16 === 0, `${what}: rows of ${a.columns} columns, ${a.stride} apart, do not lie on 16 bytes`);
+}
+function wide(what: string, a: Activation): void {
+  invariant(isWide(a), `${what} is ${a.dtype}, not f32`);
+}
+
+/** All ops but attention, as commands given to `submit`. */
+export function createOps(context: OpsContext): Omit<Ops, "attention"> {
+  const { device, blas } = context;
+  const machine: Omit<LinearMachine, "library"> = { numSms: device.numSms, maxSharedBytes: device.maxSharedBytes };
+  const workspace = device.alloc(linearWorkspace.bytes);
+  /** Kernels that know only f32 are in the modules of both elements: the one in use is taken. */
+  let element: Element = "bf16";
+
+  /** Submits a kernel with a grid that depends on the rows of `bound`. */
+  const submit = (kind: ModuleKind, of: Element, kernel: string, bound: Activation, shape: (rows: number) => LaunchShape, params: Params): void => {
+    const bytes = params.bytes();
+    element = of;
+    context.submit([{ kind, element: of }], (step, find) => {
+      const rows = stepRows(bound, step);
+      if (rows > 0) device.launch(find(`${kernel}_${of}`), { ...shape(rows), dependent: true }, bytes);
+    });
+  };
+  const submitElementwise = (of: Element, kernel: string, bound: Activation, p: { out: Buffer; outStride: number; from?: Buffer; fromStride?: number; index?: Buffer; batch: BatchInputs; columns: number; activation?: number; factor?: number }): void =>
+    submit("elementwise", of, kernel, bound, (rows) => ({ grid: [ceilDiv(p.columns, columnsPerBlock), rows, 1], block: threads }),
+      new Params().ptr(addressOf(p.batch.header)).ptr(addressOf(p.out)).ptr(addressOf(p.from)).ptr(addressOf(p.index))
+        .i32(rowsWord(bound)).i32(p.outStride).i32(p.fromStride ?? 0).i32(p.columns).i32(p.activation ?? 0).f32(p.factor ?? 0));
+
+  return {
+    embed({ out, table, batch, scale }) {
+      wide("embed's out", out);
+      aligned("embed's out", out);
+      invariant(table.columns === out.columns, `embed of ${table.columns} to ${out.columns} columns`);
+      invariant(out.columns % 8 === 0, `embed of ${out.columns} columns, which are no multiple of 8`);
+      submitElementwise(elementOf(table.dtype, "the embedding"), "embed", out, { out: out.data, outStride: out.stride, from: table.data, fromStride: table.columns, index: batch.tokens, batch, columns: out.columns, factor: scale });
+    },
+
+    rmsNorm({ out, x, weight, epsilon, residual, batch }) {
+      wide("rmsNorm's x", x);
+      if (residual) wide("rmsNorm's residual", residual);
+      for (const [what, matrix] of [["out", out], ["x", x], ["residual", residual]] as const) if (matrix) aligned(`rmsNorm's ${what}`, matrix);
+      invariant(x.columns === out.columns && weight.bytes >= 4 * x.columns, `rmsNorm of ${x.columns} to ${out.columns} columns, ${weight.bytes} bytes of weight`);
+      // Four vectors of four columns a thread.
+      const block = Math.min(1024, 32 * ceilDiv(x.columns, 4 * 4 * 32));
+      submit("norm", isWide(out) ? element : elementOf(out.dtype, "rmsNorm's out"), isWide(out) ? "rmsNormWide" : "rmsNorm", out, (rows) => ({ grid: [rows, 1, 1], block }),
+        new Params().ptr(addressOf(batch.header)).ptr(addressOf(out.data)).ptr(addressOf(x.data)).ptr(addressOf(weight)).ptr(addressOf(residual?.data))
+          .i32(rowsWord(out)).i32(out.stride).i32(x.stride).i32(residual?.stride ?? 0).i32(out.columns).f32(epsilon));
+    },
+
+    quantize() {
+      throw new UsageError("the cuda backend has no int8 activations: load the model with weights of bf16 or f16");
+    },
+
+    linear({ out, x, weight, bias, residual, batch }) {
+      const { dtype, rows: n, columns: k } = weight, of = elementOf(dtype, "a weight matrix");
+      invariant(x.columns === k && out.columns === n, `linear of ${x.columns} by ${n} x ${k} to ${out.columns}`);
+      invariant(x.dtype === of && (isWide(out) || out.dtype === of), `linear of ${x.dtype ?? "f32"} by ${of} to ${out.dtype ?? "f32"}`);
+      if (residual) wide("linear's residual", residual);
+      aligned("linear's x", x);
+      invariant(own(weight.data).address % 16 === 0, "a weight matrix does not lie on 16 bytes");
+      const call: Omit<LinearCall, "rows"> = {
+        element: of, header: addressOf(batch.header), rowsWord: rowsWord(out), n, k, out: addressOf(out.data), outType: isWide(out) ? "f32" : of, outStride: out.stride,
+        x: addressOf(x.data), xStride: x.stride, weight: addressOf(weight.data), bias: addressOf(bias), residual: addressOf(residual?.data), residualStride: residual?.stride ?? 0,
+      };
+      const here: LinearMachine = { ...machine, library: blas !== undefined && libraryTakes(call) };
+      const plan = (rows: number) => planLinear({ rows, n, k }, here)!;
+      const kinds = new Set<ModuleKind>(), most = capacity(out);
+      for (let rows = 1; rows < 2 * most; rows *= 2) kinds.add(moduleOfFamily[plan(Math.min(rows, most)).family]);
+      element = of;
+      context.submit([...kinds].map((kind) => ({ kind, element: of })), (step, kernel) => {
+        const rows = stepRows(out, step);
+        if (rows > 0) launchLinear({ ...call, rows }, plan(rows), { device, blas, workspace, kernel });
+      });
+    },
+
+    ropeAndCache({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) {
+      const { headDim, numHeads, pageSize } = key, half = rotaryDim / 2, of = elementOf(qkv.dtype, "qkv");
+      invariant(qkv.columns === (numQueryHeads + numHeads) * headDim + numHeads * value.headDim, `a packed row of ${qkv.columns} columns`);
+      invariant(Number.isInteger(half) && rotaryDim <= headDim, `${rotaryDim} of ${headDim} elements rotate`);
+      invariant(value.numHeads === numHeads && value.pageSize === pageSize, "keys and values are cached in the same pages");
+      const vectors = [half, headDim, value.headDim, qkv.stride].every((size) => size % 8 === 0) && [qkv.data, key.data, value.data, rotary].every((buffer) => own(buffer).address % 16 === 0);
+      const V = vectors ? 8 : 1, pieces = Math.max(half / V + (headDim - rotaryDim) / V, value.headDim / V / 2);
+      const group = Math.min(32, 2 ** Math.ceil(Math.log2(pieces)));
+      const blocks = ceilDiv(numQueryHeads + 2 * numHeads, ropeThreads / group);
+      submit("rope", of, vectors ? "ropeAndCache" : "ropeAndCacheOdd", qkv, (rows) => ({ grid: [blocks, rows, 1], block: ropeThreads }),
+        new Params().ptr(addressOf(batch.header)).ptr(addressOf(qkv.data)).ptr(addressOf(batch.positions)).ptr(addressOf(batch.slots)).ptr(addressOf(rotary))
+          .ptr(addressOf(qNorm)).ptr(addressOf(kNorm)).ptr(addressOf(key.data)).ptr(addressOf(value.data))
+          .i32(rowsWord(qkv)).i32(qkv.stride).i32(numQueryHeads).i32(numHeads).i32(headDim).i32(value.headDim).i32(half).i32(pageSize)
+          .i32(formatOf(key)).i32(formatOf(value)).i32(group).f32(epsilon));
+    },
+
+    gatedActivation({ out, gateUp, activation, batch }) {
+      const of = elementOf(gateUp.dtype, "gateUp");
+      invariant(out.dtype === of && gateUp.columns === 2 * out.columns, `gatedActivation of ${gateUp.dtype} [${gateUp.columns}] to ${out.dtype ?? "f32"} [${out.columns}]`);
+      aligned("gatedActivation's out", out);
+      aligned("gateUp", gateUp);
+      submitElementwise(of, "gatedActivation", out, { out: out.data, outStride: out.stride, from: gateUp.data, fromStride: gateUp.stride, batch, columns: out.columns, activation: activationNumber[activation] });
+    },
+
+    gatherRows({ out, x, batch }) {
+      wide("gatherRows' x", x);
+      wide("gatherRows' out", out);
+      submitElementwise(element, "gatherRows", out, { out: out.data, outStride: out.stride, from: x.data, fromStride: x.stride, index: batch.logitRows, batch, columns: out.columns });
+    },
+
+    softCap({ x, cap, batch }) {
+      wide("softCap's x", x);
+      submitElementwise(element, "softCap", x, { out: x.data, outStride: x.stride, batch, columns: x.columns, factor: cap });
+    },
+  };
+}
+
+const formatOf = (cache: KvCache): number => cacheFormatNumber[cache.format];
