@@ -42,8 +42,16 @@ export function toF16(x: number): number {
   return sign | ((rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13);
 }
 
+/** Every f16, by its bits; made when first asked for. */
+let halves: Float32Array | undefined;
+
 /** The number whose f16 bits are `bits`. Exact. */
 export function fromF16(bits: number): number {
+  halves ??= Float32Array.from({ length: 65536 }, (_, code) => decodeF16(code));
+  return halves[bits & 0xffff]!;
+}
+
+function decodeF16(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >>> 10) & 31;
   const fraction = bits & 1023;
