@@ -97,7 +97,7 @@ export class Blas {
     invariant(m.residual === undefined || m.outType === "f32", "a residual is added to f32");
     if (m.rows === 0) return;
     const { description, layouts, algorithm } = this.#prepare(m), lt = this.#lt, one = this.#factors.address, zero = one + 4;
-    if (m.bias !== undefined) this.#describe(description, describe.bias, BigUint64Array.of(BigInt(m.bias)));
+    if (m.bias !== undefined) this.#describe(description, describe.bias, m.bias, 8);
     lt.cublasLtMatmul(
       this.#handle, description, one, m.weight, layouts.weight, m.x, layouts.x, m.residual === undefined ? zero : one, m.residual ?? m.out, layouts.out, m.out, layouts.out,
       algorithm.address, this.#workspace, workspaceBytes, this.#device.stream,
@@ -132,16 +132,16 @@ export class Blas {
     const layouts = { weight: layout(m.xType, m.K, m.N, m.K), x: layout(m.xType, m.K, m.rows, m.xStride), out: layout(m.outType, m.N, m.rows, m.outStride) };
     lt.cublasLtMatmulDescCreate(out.words, compute32F, dataTypes.f32);
     const description = out.u64;
-    this.#describe(description, describe.transposeA, Int32Array.of(transposed));
+    this.#describe(description, describe.transposeA, transposed, 4);
     if (m.bias !== undefined) {
-      this.#describe(description, describe.epilogue, Int32Array.of(epilogueBias));
-      this.#describe(description, describe.bias, BigUint64Array.of(BigInt(m.bias)));
+      this.#describe(description, describe.epilogue, epilogueBias, 4);
+      this.#describe(description, describe.bias, m.bias, 8);
     }
     lt.cublasLtMatmulPreferenceCreate(out.words);
     const preference = out.u64;
     try {
-      lt.cublasLtMatmulPreferenceSetAttribute(preference, prefer.workspace, BigUint64Array.of(BigInt(workspaceBytes)), 8);
-      prefer.alignments.forEach((which, i) => lt.cublasLtMatmulPreferenceSetAttribute(preference, which, Uint32Array.of(alignments[i]!), 4));
+      lt.cublasLtMatmulPreferenceSetAttribute(preference, prefer.workspace, out.set(workspaceBytes), 8);
+      prefer.alignments.forEach((which, i) => lt.cublasLtMatmulPreferenceSetAttribute(preference, which, out.set(alignments[i]!), 4));
       const memory = alignedBytes(4 * result.words, 16), words = new Uint32Array(memory.bytes.buffer, memory.bytes.byteOffset, result.words), found = new Out();
       lt.cublasLtMatmulAlgoGetHeuristic(this.#handle, description, layouts.weight, layouts.x, layouts.out, layouts.out, preference, 1, words, found.words);
       if (found.i32 < 1 || words[result.state] !== 0) throw new CudaError("cublasLtMatmulAlgoGetHeuristic", words[result.state]!, `no algorithm for ${JSON.stringify(m)}`);
@@ -151,7 +151,7 @@ export class Blas {
     }
   }
 
-  #describe(description: number, attribute: number, value: Int32Array | BigUint64Array): void {
-    this.#lt.cublasLtMatmulDescSetAttribute(description, attribute, value, value.byteLength);
+  #describe(description: number, attribute: number, value: number, bytes: 4 | 8): void {
+    this.#lt.cublasLtMatmulDescSetAttribute(description, attribute, this.#out.set(value), bytes);
   }
 }

@@ -63,6 +63,18 @@ const tensorMapBytes = 128;
 /** Host memory that a struct with a tensor map in it is read from. */
 const hostAlignment = 128;
 
+/** Arrays for C, in memory of their own. */
+function longs(values: readonly number[]): BigUint64Array {
+  const array = new BigUint64Array(new ArrayBuffer(8 * values.length));
+  array.set(values.map(BigInt));
+  return array;
+}
+function ints(values: readonly number[]): Uint32Array {
+  const array = new Uint32Array(new ArrayBuffer(4 * values.length));
+  array.set(values);
+  return array;
+}
+
 class Kernel implements KernelFunction {
   readonly name: string;
   readonly registers: number;
@@ -342,8 +354,7 @@ export class CudaDevice {
     invariant(strides.length === rank - 1 && box.length === rank, `a tensor map of rank ${rank} has ${rank - 1} strides and ${rank} sizes of a box`);
     const map = alignedBytes(tensorMapBytes, hostAlignment);
     this.#cu.cuTensorMapEncodeTiled(
-      map.address, tensorTypes[dtype], rank, address, BigUint64Array.from(sizes, BigInt), BigUint64Array.from(rank === 1 ? [0] : strides, BigInt),
-      Uint32Array.from(box), new Uint32Array(rank).fill(1), 0, swizzles[swizzle], l2Promotions[l2Bytes], 0,
+      map.address, tensorTypes[dtype], rank, address, longs(sizes), longs([...strides, 0]), ints(box), ints(sizes.map(() => 1)), 0, swizzles[swizzle], l2Promotions[l2Bytes], 0,
     );
     return map.bytes.slice();
   }

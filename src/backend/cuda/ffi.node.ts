@@ -160,18 +160,20 @@ async function needKoffi(): Promise<Koffi> {
   }
   if (koffi) return koffi; // another call was faster
   const config = found.config();
-  // Refused once somebody in this thread has loaded a library; then theirs holds, and NVRTC has been seen to do with the default too.
-  if ((config.async_stack_size ?? 0) < asyncStackBytes && kept.length === 0) {
+  if ((config.async_stack_size ?? 0) < asyncStackBytes) {
     try {
       found.config({ ...config, async_stack_size: asyncStackBytes });
     } catch (error) {
-      throw new UsageError(`koffi was in use before the cuda backend was opened (${(error as Error).message}): open the backend first`);
+      throw new UsageError(`koffi was in use before the cuda backend was opened, with stacks that are too small for a compiler (${(error as Error).message}): open the backend first`);
     }
   }
   return (koffi = found);
 }
 
-/** The address of a typed array's first byte; it holds while the array, or one over the same buffer, is referenced. */
+/**
+ * The address of a typed array's first byte. It holds while the array, or one over the same buffer, is referenced, if the buffer was made by
+ * `new ArrayBuffer`: small arrays that were not may lie where the garbage collector moves them.
+ */
 export function addressOf(array: ArrayBufferView<ArrayBuffer>): number {
   invariant(koffi, "no library was loaded");
   return Number(koffi.address(array));
@@ -187,6 +189,19 @@ export function viewOf(address: number, bytes: number): Uint8Array<ArrayBuffer> 
 export function alignedBytes(length: number, alignment: number): { readonly bytes: Uint8Array<ArrayBuffer>; readonly address: number } {
   const all = new Uint8Array(new ArrayBuffer(length + alignment)), start = addressOf(all), skip = (alignment - (start % alignment)) % alignment;
   return { bytes: all.subarray(skip, skip + length), address: start + skip };
+}
+
+/** Strings as C has an array of them: pointers, and behind these what they point to. */
+function stringArray(strings: readonly string[]): { readonly bytes: Uint8Array; readonly address: number } {
+  const encoded = strings.map((s) => new TextEncoder().encode(`${s}\0`)), pointerBytes = 8 * strings.length;
+  const memory = alignedBytes(pointerBytes + encoded.reduce((sum, s) => sum + s.length, 0), 8), pointers = new BigUint64Array(memory.bytes.buffer, memory.bytes.byteOffset, strings.length);
+  let at = pointerBytes;
+  encoded.forEach((s, i) => {
+    memory.bytes.set(s, at);
+    pointers[i] = BigInt(memory.address + at);
+    at += s.length;
+  });
+  return memory;
 }
 
 /** @throws UsageError where the driver is not installed */
@@ -211,16 +226,16 @@ export const loadDriver = (): Promise<Driver> => once("driver", Infinity, (libra
  * @throws UsageError where it is not installed
  */
 export const loadNvrtc = (newest = Infinity): Promise<Nvrtc> => once("nvrtc", newest, (library, file) => {
-  const text = library.func("nvrtcGetErrorString", "str", ["int32"]), compile = library.func("nvrtcCompileProgram", "int32", ["uint64", "int32", "void *"]);
+  const text = library.func("nvrtcGetErrorString", "str", ["int32"]), compile = library.func("nvrtcCompileProgram", "int32", ["uint64", "int32", "uint64"]);
   const errorName = (code: number): string => (text(code) as string | null) ?? "unknown error";
   return {
     ...bind(library, nvrtcTable, (call, code) => new CudaError(call, code, errorName(code))),
     file, errorName,
     compileProgram: (program, options) => {
-      const strings = options.map((option) => new TextEncoder().encode(`${option}\0`)), pointers = BigUint64Array.from(strings, (s) => BigInt(addressOf(s)));
-      const { promise, resolve, reject } = Promise.withResolvers<number>();
-      compile.async(program, options.length, pointers, (error: unknown, code: number) => {
-        if (error || strings.length !== options.length) reject(error as Error); // names the strings, so that they live until now
+      const strings = stringArray(options), { promise, resolve, reject } = Promise.withResolvers<number>();
+      compile.async(program, options.length, strings.address, (error: unknown, code: number) => {
+        strings.bytes.fill(0); // they are C's until now
+        if (error) reject(error as Error);
         else resolve(code);
       });
       return promise;

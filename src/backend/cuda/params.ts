@@ -30,24 +30,28 @@ export class Params {
 
   i32(x: number): this {
     invariant(x === (x | 0), `${x} is no int32`);
-    this.#view.setInt32(this.#take(4, 4), x, true);
+    const at = this.#take(4, 4);
+    this.#view.setInt32(at, x, true);
     return this;
   }
 
   u32(x: number): this {
     invariant(x === x >>> 0, `${x} is no uint32`);
-    this.#view.setUint32(this.#take(4, 4), x, true);
+    const at = this.#take(4, 4);
+    this.#view.setUint32(at, x, true);
     return this;
   }
 
   f32(x: number): this {
-    this.#view.setFloat32(this.#take(4, 4), x, true);
+    const at = this.#take(4, 4);
+    this.#view.setFloat32(at, x, true);
     return this;
   }
 
   i64(x: number): this {
     invariant(Number.isSafeInteger(x), `${x} is no whole number`);
-    this.#view.setBigInt64(this.#take(8, 8), BigInt(x), true);
+    const at = this.#take(8, 8);
+    this.#view.setBigInt64(at, BigInt(x), true);
     return this;
   }
 
@@ -65,7 +69,7 @@ export class Params {
     return copy;
   }
 
-  /** Where a member of so many bytes stands. */
+  /** Where a member of so many bytes stands. The view may be another one after it. */
   #take(bytes: number, alignment: number): number {
     const at = Math.ceil(this.#length / alignment) * alignment, end = at + bytes;
     invariant(end <= maxParamBytes, `parameters of ${end} bytes, and a kernel takes ${maxParamBytes}`);

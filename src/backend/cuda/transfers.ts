@@ -19,12 +19,16 @@ const napMs = 1;
 /** cuEventCreate: no timing */
 const disableTiming = 2;
 
+/** What is needed of the driver. */
+export type TransferCalls = Pick<Driver,
+  "cuMemcpyHtoDAsync_v2" | "cuMemcpyDtoHAsync_v2" | "cuEventCreate" | "cuEventRecord" | "cuEventSynchronize" | "cuEventDestroy_v2" | "cuMemHostAlloc" | "cuMemFreeHost" | "ready">;
+
 interface Pinned {
   readonly address: number;
   readonly bytes: Uint8Array;
 }
 
-/** Handles and sizes that calls return through memory. */
+/** Handles and sizes that calls return, or take, through memory. */
 export class Out {
   readonly words = new Uint32Array(new ArrayBuffer(8));
   /** What the call before wrote: 64 bits. */
@@ -34,10 +38,16 @@ export class Out {
   get i32(): number {
     return this.words[0]! | 0;
   }
+  /** For a call that reads them: a number of 64 bits, or in its first four bytes one of 32. */
+  set(value: number): Uint32Array<ArrayBuffer> {
+    this.words[0] = value % 2 ** 32;
+    this.words[1] = Math.floor(value / 2 ** 32);
+    return this.words;
+  }
 }
 
 export class Transfers {
-  readonly #cu: Driver;
+  readonly #cu: TransferCalls;
   readonly #stream: number;
   readonly #out = new Out();
   readonly #segments: { readonly memory: Pinned; readonly event: number; used: boolean }[] = [];
@@ -51,9 +61,13 @@ export class Transfers {
   readonly #allBlocks = new Set<Pinned>();
   readonly #allEvents = new Set<number>();
 
-  constructor(cu: Driver, stream: number) {
+  readonly #view: typeof viewOf;
+
+  /** `view`: how pinned memory is seen from JavaScript. */
+  constructor(cu: TransferCalls, stream: number, view = viewOf) {
     this.#cu = cu;
     this.#stream = stream;
+    this.#view = view;
   }
 
   write(address: number, data: Uint8Array): void {
@@ -162,6 +176,6 @@ export class Transfers {
   #pin(bytes: number): Pinned {
     this.#cu.cuMemHostAlloc(this.#out.words, bytes, 0);
     const address = this.#out.u64;
-    return { address, bytes: viewOf(address, bytes) };
+    return { address, bytes: this.#view(address, bytes) };
   }
 }
