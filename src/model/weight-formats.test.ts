@@ -3,7 +3,7 @@ import { test } from "node:test";
 import type { WeightDType } from "../backend/backend.ts";
 import { capsOf } from "../backend/registry.ts";
 import type { StoredTensor, WeightSource } from "../weights/source.ts";
-import { chooseWeightFormats, type Quantization, type WeightDTypeOption } from "./weight-formats.ts";
+import { chooseWeightFormats, convertedFrom, type Quantization, type WeightDTypeOption } from "./weight-formats.ts";
 
 const cpu = capsOf("cpu"), cuda = capsOf("cuda");
 
@@ -65,4 +65,31 @@ for (const dtype of ["float32", "bfloat16"] as const) for (const quantization of
 test("a file without a matrix has formats all the same: the loader says what it lacks", () => {
   const empty: WeightSource = { names: () => [], info: () => undefined, read: () => assert.fail("nothing is read"), close: () => {} };
   assert.equal(chooseWeightFormats(empty, "auto", "int8", cpu).weightDType, "f32");
+});
+
+const onCuda: readonly (readonly [file: keyof typeof files, quantization: Quantization, dtype: WeightDTypeOption, choice: WeightDType, from: string | undefined])[] = [
+  ["bf16", "auto", "auto", "bf16", undefined], ["f16", "auto", "auto", "f16", undefined], ["f32", "auto", "auto", "bf16", "F32"], ["one f32 among bf16", "none", "auto", "bf16", "F32"],
+  ["bf16", "none", "float16", "f16", "BF16"], ["f16", "auto", "bfloat16", "bf16", "F16"], ["Q8_0", "auto", "auto", "bf16", "Q8_0"], ["Q4_K_M", "none", "float16", "f16", "Q4_K"],
+];
+for (const [file, quantization, dtype, choice, from] of onCuda) {
+  test(`on cuda, ${file}, --quantization ${quantization} --dtype ${dtype}: ${choice}${from ? `, made of ${from}` : ""}`, () => {
+    const source = checkpoint(files[file], large), formats = chooseWeightFormats(source, dtype, quantization, cuda);
+    assert.deepEqual([formats, convertedFrom(source, formats)], [{ weightDType: choice }, from]);
+  });
+}
+
+test("numbers that keep all their bits are not called converted, nor what is quantised", () => {
+  for (const [file, formats] of [["bf16", { weightDType: "f32" }], ["f16", { weightDType: "f32" }], ["Q8_0", chooseWeightFormats(checkpoint(files.Q8_0, small), "auto", "auto", cpu)]] as const) {
+    assert.equal(convertedFrom(checkpoint(files[file], small), formats), undefined);
+  }
+});
+
+test("what a device's kernels do not read is refused by name, with what they do", () => {
+  const refuse = (dtype: WeightDTypeOption, quantization: Quantization, caps: typeof cpu, message: RegExp): void =>
+    assert.throws(() => chooseWeightFormats(checkpoint(files.bf16, small), dtype, quantization, caps), { name: "UsageError", message });
+  refuse("float32", "auto", cuda, /dtype \(--dtype\) is float32, and device cuda keeps weights in bfloat16 or float16; ask for one of these, or leave it out/);
+  refuse("float16", "auto", cpu, /dtype \(--dtype\) is float16, and device cpu keeps weights in float32 or bfloat16; ask for one/);
+  for (const quantization of ["int8", "int4"] as const) {
+    refuse("auto", quantization, cuda, new RegExp(`quantization \\(--quantization\\) is ${quantization}, and device cuda keeps weights in bfloat16 or float16, with no kernels for fewer bits; leave it out, or use --device cpu`));
+  }
 });
