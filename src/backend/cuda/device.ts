@@ -49,7 +49,7 @@ export interface TensorMapOptions {
 
 const outOfMemory = 2;
 const attribute = { numSms: 16, l2Bytes: 38, major: 75, minor: 76, maxSharedBytes: 97 } as const;
-const functionAttribute = { localBytes: 3, registers: 4, maxDynamicSharedBytes: 8 } as const;
+const functionAttribute = { localBytes: 3, registers: 4, maxDynamicSharedBytes: 8, sharedCarveout: 9 } as const;
 const streamNonBlocking = 1;
 /** What this thread may call while it captures: everything. */
 const captureRelaxed = 2;
@@ -111,6 +111,7 @@ export class Module {
     cu.cuModuleGetFunction(out.words, this.#handle, name);
     const handle = out.u64;
     cu.later.cuFuncLoad?.(handle); // else the first launch loads it, which may be inside a capture
+    cu.cuFuncSetAttribute(handle, functionAttribute.sharedCarveout, 100); // all kernels split an SM's memory alike, else it has to be empty before the next may start
     if (maxDynamicSharedBytes > 0) cu.cuFuncSetAttribute(handle, functionAttribute.maxDynamicSharedBytes, maxDynamicSharedBytes);
     const [registers, localBytes] = [functionAttribute.registers, functionAttribute.localBytes].map((which) => {
       cu.cuFuncGetAttribute(out.words, which, handle);

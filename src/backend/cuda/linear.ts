@@ -68,11 +68,11 @@ function chunkOf(k: number, splits: number): number | undefined {
   return ceilDiv(k, chunk) === splits ? chunk : undefined;
 }
 
-/** The cheapest of plans with 1, 2, ... splits, by a cost in columns of k that a block reads one after the other. */
-function cheapest(k: number, plan: (splits: number, chunk: number) => { readonly plan: LinearPlan; readonly cost: number } | undefined): LinearPlan | undefined {
+/** The cheapest of plans with 1, 2, ... splits, or of those with `only` so many, by a cost in columns of k that a block reads one after the other. */
+function cheapest(k: number, only: number | undefined, plan: (splits: number, chunk: number) => { readonly plan: LinearPlan; readonly cost: number } | undefined): LinearPlan | undefined {
   let best: { readonly plan: LinearPlan; readonly cost: number } | undefined;
   for (let splits = 1; splits <= mostSplits; splits++) {
-    const chunk = chunkOf(k, splits), found = chunk === undefined ? undefined : plan(splits, chunk);
+    const chunk = only === undefined || only === splits ? chunkOf(k, splits) : undefined, found = chunk === undefined ? undefined : plan(splits, chunk);
     if (found && (!best || found.cost < best.cost) && (splits === 1 || fitsWorkspace(found.plan))) best = found;
   }
   return best?.plan;
@@ -80,11 +80,11 @@ function cheapest(k: number, plan: (splits: number, chunk: number) => { readonly
 const fitsWorkspace = ({ tiles, partialBytes }: LinearPlan): boolean => partialBytes <= linearWorkspace.partialBytes && tiles[0] * tiles[1] <= linearWorkspace.maxTiles;
 
 /** One block an SM, which walks tiles. `gated`: a tile has 8 rows of the gate and 8 of the up half, so there are as many tiles as without. */
-function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine): LinearPlan | undefined {
+function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, splits?: number): LinearPlan | undefined {
   const kernel = skinnyKernels.find((kernel) => rows <= kernel.rows);
   if (!kernel) return undefined;
   const tiles = ceilDiv(n, skinny.tileRows);
-  return cheapest(k, (splits, chunk) => {
+  return cheapest(k, splits, (splits, chunk) => {
     const sharedBytes = skinny.ringBytes + (kernel.rows / 8) * skinny.sumBytes + skinny.flagBytes + 2 * rows * (chunk + skinny.xPadding);
     if (sharedBytes > maxSharedBytes || splits > numSms) return undefined;
     const columns = Math.min(tiles, Math.floor(numSms / splits));
@@ -99,33 +99,31 @@ function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: Line
 }
 
 /** A block for each tile and split, two at a time on an SM. */
-function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine): LinearPlan {
+function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, splits?: number): LinearPlan | undefined {
   const { kernel, tileRows, tileColumns, stages } = tiledKernels.find((kernel) => rows <= kernel.rows)!;
   const tiles = [ceilDiv(rows, tileRows), ceilDiv(n, tileColumns)] as const, numTiles = tiles[0] * tiles[1];
   const sharedBytes = stages * (tileRows + tileColumns) * 128;
   invariant(sharedBytes <= maxSharedBytes, `a block of ${kernel} takes ${sharedBytes} bytes of shared memory, the GPU has ${maxSharedBytes}`);
-  const plan = cheapest(k, (splits, chunk) => ({
+  return cheapest(k, splits, (splits, chunk) => ({
     cost: ceilDiv(numTiles * splits, 2 * numSms) * (chunk + 192) + (splits > 1 ? 256 + 64 * splits : 0),
     plan: {
       family: "tiled", kernel, tiles, splits, chunk, partialBytes: splits > 1 ? splits * numTiles * tileRows * tileColumns * 4 : 0,
       shape: { grid: [numTiles, splits, 1], block: 128, sharedBytes, dependent: true },
     },
   }));
-  invariant(plan, "one split always fits");
-  return plan;
 }
 
-const families: Readonly<Record<LinearFamily, (size: LinearSize, machine: LinearMachine) => LinearPlan | undefined>> = {
+const families: Readonly<Record<LinearFamily, (size: LinearSize, machine: LinearMachine, splits?: number) => LinearPlan | undefined>> = {
   skinny: planSkinny,
   tiled: planTiled,
   library: ({ k }, { library }) => (library ? { family: "library", kernel: "cublasLt", tiles: [1, 1], splits: 1, chunk: k, shape: { grid: [1, 1, 1], block: 1 }, partialBytes: 0 } : undefined),
 };
 
-/** How a product is computed. `family`: that one instead of what the rules say, undefined where it can not. */
-export function planLinear(size: LinearSize, machine: LinearMachine, family?: LinearFamily): LinearPlan | undefined {
-  if (family) return families[family](size, machine);
-  const { family: ruled } = linearRules.find((rule) => size.rows <= rule.rows)!;
-  return families[ruled](size, machine) ?? planTiled(size, machine);
+/** How a product is computed. `only`: by that family and that many splits instead, for measurements; undefined where they can not. */
+export function planLinear(size: LinearSize, machine: LinearMachine, only?: { readonly family: LinearFamily; readonly splits?: number }): LinearPlan | undefined {
+  if (only) return families[only.family](size, machine, only.splits);
+  const { family } = linearRules.find((rule) => size.rows <= rule.rows)!;
+  return families[family](size, machine) ?? planTiled(size, machine);
 }
 
 /** The module that has a plan's kernel; the library's rounds a bias with one of the tiled ones. */
