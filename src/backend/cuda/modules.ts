@@ -16,6 +16,7 @@ const files = {
   skinny: { file: "linear-skinny" },
   fused: { file: "linear-skinny", define: "FUSED" },
   tiled: { file: "linear-tiled" },
+  sample: { file: "sample" },
 } as const satisfies Readonly<Record<string, { readonly file: string; readonly define?: string }>>;
 export type ModuleKind = keyof typeof files;
 export const moduleKinds = Object.keys(files) as readonly ModuleKind[];
