@@ -22,7 +22,7 @@ export interface BackendOptions {
 
 const rows: Readonly<Record<Device, (options: BackendOptions) => Promise<Backend>>> = {
   cpu: async (options) => (await import("./wasm/open.ts")).open(options),
-  cuda: async (options) => (await import("./cuda/open.ts")).open(options),
+  cuda: async () => (await import("./cuda/open.ts")).open(),
   reference: async ({ as = "reference" }) => (await import("./reference/open.ts")).open(capsOf(as)),
 };
 

@@ -1,10 +1,314 @@
 /**
- * The GPU backend's door. It knows no model.
+ * The GPU backend: opens the device, compiles kernels when they are first wanted, and runs commands in the order given.
+ *
+ *   op ──▶ command ──▶ runs at once            or, in `record`, is written down        a step that decodes alone ──▶ a CUDA graph of its size
+ *            │ its kernels are still compiling                                         any other ──▶ the commands, one launch each
+ *            └──▶ waits in a queue, as does whatever comes behind it
+ *
+ * Knows no model. What kernels there are, and how they are launched, is in attention.ts, ops.ts and sample.ts.
  */
-import { UsageError } from "../../core/errors.ts";
-import type { Backend } from "../backend.ts";
+import { UsageError, invariant } from "../../core/errors.ts";
+import { outOfRange } from "../../ir/interpret.ts";
+import type { AttentionPlan } from "../../ir/plan.ts";
+import type { AttentionCall, AttentionKernel, Backend, Buffer, Ops, Program, StepSize } from "../backend.ts";
+import { capsOf } from "../caps.ts";
+import { attentionSource, rule } from "./attention.ts";
+import { type CompiledAttention, Launcher } from "./attention-launch.ts";
+import { Blas } from "./blas.ts";
+import { Compiler } from "./compiler.ts";
+import { CudaDevice, type Graph, type KernelFunction, type Module } from "./device.ts";
+import { placeOf } from "./expr.ts";
+import { Failures } from "./failures.ts";
+import { CudaBuffer, own } from "./memory.ts";
+import { moduleLabel, moduleText, type ModuleName } from "./modules.ts";
+import { type Command, createOps, type FindKernel } from "./ops.ts";
+import { createSamplingOps } from "./sample.ts";
 
-/** @throws UsageError where there is no GPU */
-export async function open(_options: object = {}): Promise<Backend> {
-  throw new UsageError("device cuda is not available here; use cpu");
+/** Commands of a step beyond this many tokens take so long that launching each is hidden behind them; and such steps come in too many sizes for graphs. */
+const mostTokensOfGraph = 1024;
+
+/**
+ * Opens the first GPU (CUDA_VISIBLE_DEVICES chooses another).
+ * @throws UsageError where the driver, NVRTC or koffi is not installed, or there is no GPU, naming every place that was looked in
+ */
+export async function open(): Promise<Backend> {
+  const device = await CudaDevice.open();
+  try {
+    const compiler = await Compiler.open(device.arch, device.cudaMajor);
+    const blas = await Blas.open(device);
+    return new CudaBackend(device, compiler, blas);
+  } catch (error) {
+    device.close();
+    throw error;
+  }
+}
+
+/** A command, and the modules of fixed kernels it launches from. */
+interface Submitted {
+  readonly needs: readonly string[];
+  readonly run: (step: StepSize) => void;
+}
+
+/** A step of which nothing is known, for ops outside a program: kernels read the header, and grids are as large as buffers allow. */
+const anyStep: StepSize = { numTokens: Infinity, numSequences: Infinity, numLogits: Infinity };
+
+class CudaBackend implements Backend {
+  readonly name = "cuda";
+  readonly caps = capsOf("cuda");
+  readonly description: string;
+  readonly ops: Ops;
+  readonly #device: CudaDevice;
+  readonly #compiler: Compiler;
+  readonly #blas: Blas | undefined;
+  readonly #launcher: Launcher;
+  readonly #failures: Failures;
+  /** Fixed kernels by their module's label: loaded, or on their way. */
+  readonly #modules = new Map<string, Module | Promise<void>>();
+  readonly #moduleOf = new Map<string, Module>();
+  readonly #functions = new Map<string, KernelFunction>();
+  #recording: Submitted[] | undefined;
+  /** What waits for modules, in order. */
+  #queue: (() => boolean)[] = [];
+  #failure: unknown;
+  #closed = false;
+
+  constructor(device: CudaDevice, compiler: Compiler, blas: Awaited<ReturnType<typeof Blas.open>>) {
+    this.#device = device;
+    this.#compiler = compiler;
+    this.#blas = "blas" in blas ? blas.blas : undefined;
+    this.#failures = new Failures(device);
+    this.#launcher = new Launcher(device, this.#failures);
+    const products = "blas" in blas ? "cuBLASLt for large matrix products" : `own matrix products alone (${blas.missing})`;
+    const kept = compiler.cacheFailure ? `; compiled kernels are not kept: ${compiler.cacheFailure}` : "";
+    this.description = `cuda, ${device.name}, ${device.numSms} multiprocessors, NVRTC ${compiler.version}, ${products}${kept}`;
+    const context = {
+      device, blas: this.#blas,
+      submit: (needs: readonly ModuleName[], command: Command): void => this.#submit(needs, (step) => command(step, this.#find)),
+    };
+    this.ops = { ...createOps(context), ...createSamplingOps(context), attention: (call) => this.#attention(call) };
+  }
+
+  readonly #find: FindKernel = (name, sharedBytes = 0) => {
+    let found = this.#functions.get(name);
+    if (!found) {
+      const module = this.#moduleOf.get(name);
+      invariant(module, `no module that is loaded has a kernel ${name}`);
+      // Launches of one kernel ask for different amounts: it may have the most, less what it takes by itself.
+      this.#functions.set(name, (found = module.function(name, sharedBytes > 0 ? this.#device.maxSharedBytes - 256 : 0)));
+    }
+    return found;
+  };
+
+  #ready(needs: readonly string[]): boolean {
+    return needs.every((label) => !(this.#modules.get(label) instanceof Promise));
+  }
+
+  /** Starts compiling a module that is not there yet. */
+  #want(name: ModuleName): string {
+    const label = moduleLabel(name);
+    if (!this.#modules.has(label)) {
+      const loading = this.#compiler.compile(`${label}.cu`, moduleText(name)).then(
+        ({ cubin, resources }) => {
+          if (this.#closed) return;
+          const module = this.#device.load(cubin);
+          for (const { kernel } of resources) this.#moduleOf.set(kernel, module);
+          this.#modules.set(label, module);
+        },
+        (error: unknown) => {
+          this.#failure ??= error;
+          this.#queue = [];
+        },
+      );
+      this.#modules.set(label, loading.then(() => this.#flush()));
+    }
+    return label;
+  }
+
+  #submit(needs: readonly ModuleName[], run: (step: StepSize) => void): void {
+    const labels = needs.map((name) => this.#want(name));
+    if (this.#recording) this.#recording.push({ needs: labels, run });
+    else this.#inTurn(labels, () => run(anyStep));
+  }
+
+  /** Runs `command` now, or once what stands before it has run and its modules are there. */
+  #inTurn(needs: readonly string[], command: () => void): void {
+    invariant(!this.#closed, "the backend is closed");
+    if (this.#queue.length === 0 && this.#ready(needs)) return this.#run(command);
+    this.#queue.push(() => {
+      if (!this.#ready(needs)) return false;
+      this.#run(command);
+      return true;
+    });
+  }
+
+  #flush(): void {
+    while (this.#queue[0]?.()) this.#queue.shift();
+  }
+
+  /** What follows a failure is left out, as it would compute with rubbish. */
+  #run(command: () => void): void {
+    if (this.#failure !== undefined) return;
+    try {
+      command();
+    } catch (error) {
+      this.#failure = error;
+    }
+  }
+
+  /** Waits until the queue is empty. */
+  async #drain(): Promise<void> {
+    while (this.#queue.length > 0) await Promise.all([...this.#modules.values()].filter((m) => m instanceof Promise));
+  }
+
+  #attention(call: AttentionCall): void {
+    const { kernel } = call;
+    invariant(kernel instanceof CudaAttentionKernel, "an attention kernel of another backend was given to the cuda backend");
+    const run = this.#launcher.prepare(kernel.compiled, call, this.#recording !== undefined);
+    if (this.#recording) this.#recording.push({ needs: [], run });
+    else this.#inTurn([], () => run(anyStep));
+  }
+
+  alloc(bytes: number): Buffer {
+    return new CudaBuffer(this.#device.alloc(bytes), bytes);
+  }
+
+  free(buffer: Buffer): void {
+    const { address } = own(buffer);
+    this.#inTurn([], () => this.#device.free(address));
+  }
+
+  availableBytes(): number {
+    return this.#device.freeBytes();
+  }
+
+  view(_buffer: Buffer): undefined {
+    return undefined;
+  }
+
+  write(to: Buffer, offset: number, data: Uint8Array): void {
+    invariant(!this.#recording, "write inside record");
+    const { address } = own(to.slice(offset, data.byteLength));
+    if (this.#queue.length === 0) return this.#run(() => this.#device.write(address, data));
+    const copy = data.slice(); // the caller may change it before its turn
+    this.#inTurn([], () => this.#device.write(address, copy));
+  }
+
+  async writeRows(): Promise<void> {
+    throw new UsageError("device cuda keeps no matrices in 8 or 4 bits; leave --quantization out, and they are widened to 16 bits as they are loaded");
+  }
+
+  read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {
+    const { address } = own(from.slice(offset, bytes));
+    return this.#queue.length === 0 ? this.#read(address, bytes) : this.#drain().then(() => this.#read(address, bytes));
+  }
+
+  /** The copies are given their place in the stream before this returns. */
+  async #read(address: number, bytes: number): Promise<Uint8Array> {
+    if (this.#failure !== undefined) {
+      const failure = this.#failure;
+      this.#failure = undefined;
+      throw failure;
+    }
+    const data = this.#device.read(address, bytes), failures = this.#failures.read();
+    const [found] = await Promise.all([data, failures]);
+    const failed = await failures;
+    if (failed) {
+      const { slot, dim } = placeOf(failed.where), { call } = failed;
+      const capture = call.captures[slot];
+      invariant(capture?.kind === "table", "a load that failed is of a table");
+      throw outOfRange(call.kernel.plan.captures[slot]!.name, dim, failed.index, capture.shape);
+    }
+    return found;
+  }
+
+  async compile(plan: AttentionPlan): Promise<AttentionKernel> {
+    const source = attentionSource(plan);
+    const texts = [source.general, ...(source.decode ? [source.decode] : [])];
+    const [general, decode] = await Promise.all(texts.map(async ({ name, text }) => this.#device.load((await this.#compiler.compile(`${name}.cu`, text)).cubin)));
+    const compiled: CompiledAttention = {
+      source,
+      general: general!.function("attention", source.general.sharedBytes),
+      ...(source.decode && decode && { decode: decode.function("decode", source.decode.sharedBytes), planDecode: decode.function("planDecode") }),
+    };
+    return new CudaAttentionKernel(compiled, `// ${rule(source)}\n\n${texts.map(({ text }) => text).join("\n\n")}`);
+  }
+
+  record(body: () => void): Program {
+    invariant(!this.#recording, "record inside record");
+    const commands: Submitted[] = [];
+    this.#recording = commands;
+    this.#launcher.beginProgram();
+    try {
+      body();
+    } finally {
+      this.#recording = undefined;
+    }
+    return new CudaProgram(this.#device, commands, (needs, command) => this.#inTurn(needs, command));
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    await this.#drain();
+    this.#closed = true;
+    this.#blas?.close();
+    this.#device.close();
+  }
+}
+
+class CudaAttentionKernel implements AttentionKernel {
+  readonly plan: AttentionPlan;
+  readonly source: string;
+  readonly compiled: CompiledAttention;
+  constructor(compiled: CompiledAttention, source: string) {
+    this.compiled = compiled;
+    this.plan = compiled.source.plan;
+    this.source = source;
+  }
+}
+
+/**
+ * Sizes of steps that share a graph: rows rounded up to 1, 2, 4, 8, 16, 24, 32 and on by quarters of the power of two below, so that at most a fifth
+ * of a large batch's rows are not there.
+ */
+export function bucketOf(rows: number): number {
+  if (rows <= 4) return rows === 3 ? 4 : rows;
+  const step = rows <= 8 ? 8 : rows <= 64 ? 8 : 2 ** (Math.floor(Math.log2(rows - 1)) - 2);
+  return Math.ceil(rows / step) * step;
+}
+
+class CudaProgram implements Program {
+  readonly #device: CudaDevice;
+  readonly #commands: readonly Submitted[];
+  readonly #needs: readonly string[];
+  readonly #inTurn: (needs: readonly string[], command: () => void) => void;
+  readonly #graphs = new Map<number, Graph>();
+
+  constructor(device: CudaDevice, commands: readonly Submitted[], inTurn: (needs: readonly string[], command: () => void) => void) {
+    this.#device = device;
+    this.#commands = commands;
+    this.#needs = [...new Set(commands.flatMap(({ needs }) => needs))];
+    this.#inTurn = inTurn;
+  }
+
+  run(step: StepSize): void {
+    this.#inTurn(this.#needs, () => {
+      const { numTokens, numSequences, numLogits } = step;
+      const decodes = numTokens === numSequences && numLogits === numSequences && numTokens <= mostTokensOfGraph;
+      if (!decodes) return this.#launch(step);
+      const rows = bucketOf(numTokens);
+      let graph = this.#graphs.get(rows);
+      if (!graph) {
+        const whole = { numTokens: rows, numSequences: rows, numLogits: rows };
+        // The first replay runs as commands: whatever a launch sets up for itself is set up outside the capture.
+        this.#launch(whole);
+        this.#graphs.set(rows, (graph = this.#device.capture(() => this.#launch(whole))));
+        return;
+      }
+      graph.launch();
+    });
+  }
+
+  #launch(step: StepSize): void {
+    for (const { run } of this.#commands) run(step);
+  }
 }

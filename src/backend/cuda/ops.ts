@@ -37,9 +37,10 @@ const elementOf = (dtype: WeightDType | Activation["dtype"], what: string): Elem
 };
 const isWide = ({ dtype }: Activation): boolean => dtype === undefined || dtype === "f32";
 const rowsWord = ({ rows }: Activation): number => (rows === "tokens" ? headerWord.numTokens : headerWord.numLogits);
-const stepRows = ({ rows }: Activation, step: StepSize): number => (rows === "tokens" ? step.numTokens : step.numLogits);
 /** The most rows that an activation has room for. */
 const capacity = (a: Activation): number => Math.floor((a.data.bytes / (isWide(a) ? 4 : 2) - a.columns) / a.stride) + 1;
+/** Rows to launch for: the step's, which may be rounded up or not known, within what there is room for. */
+const stepRows = (a: Activation, step: StepSize): number => Math.min(a.rows === "tokens" ? step.numTokens : step.numLogits, capacity(a));
 const ceilDiv = (a: number, b: number): number => Math.ceil(a / b);
 
 const threads = 256;

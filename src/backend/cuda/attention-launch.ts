@@ -1,0 +1,86 @@
+/**
+ * Launches of attention calls: which of a plan's kernels run for a step, with which grids, and the memory that decode works in.
+ *
+ * The memory of partial results and counters is one for all calls, as they run one behind another; it grows, and what recorded programs were
+ * given stays theirs. The plan of pieces is made once for each work list and program. Knows no mods and no pages.
+ */
+import type { AttentionCall, StepSize } from "../backend.ts";
+import { type AttentionSource, attentionParams, maxItems, workspaceBytes } from "./attention.ts";
+import type { CudaDevice, KernelFunction } from "./device.ts";
+import { holdsLoad } from "./expr.ts";
+import type { Failures } from "./failures.ts";
+import { own } from "./memory.ts";
+
+export interface CompiledAttention {
+  readonly source: AttentionSource;
+  readonly general: KernelFunction;
+  readonly decode?: KernelFunction;
+  readonly planDecode?: KernelFunction;
+}
+
+const planThreads = 1024;
+
+export class Launcher {
+  readonly #device: CudaDevice;
+  readonly #failures: Failures;
+  readonly #scratch: Record<"plan" | "partial" | "counters", { address: number; bytes: number }> = { plan: none(), partial: none(), counters: none() };
+  /** Plans of the program that is being recorded, by work list and by what items the decode kernel takes. */
+  #plans = new Map<string, number>();
+
+  constructor(device: CudaDevice, failures: Failures) {
+    this.#device = device;
+    this.#failures = failures;
+  }
+
+  beginProgram(): void {
+    this.#plans = new Map();
+  }
+
+  /** What launches `call` for a step. `recorded`: its work list is planned by the first call of the program that has it. */
+  prepare(compiled: CompiledAttention, call: AttentionCall, recorded: boolean): (step: StepSize) => void {
+    const { source } = compiled, { plan } = source, device = this.#device;
+    const { decode, planDecode } = compiled;
+    const bytes = workspaceBytes(source, call);
+    let planAddress = 0, plansWork = false;
+    if (decode) {
+      if (recorded) {
+        const key = [own(call.work).address, source.decodeRows, plan.numKvHeads, plan.kvTile].join();
+        plansWork = !this.#plans.has(key);
+        planAddress = this.#plans.get(key) ?? device.alloc(bytes.plan);
+        this.#plans.set(key, planAddress);
+      } else {
+        plansWork = true;
+        planAddress = this.#grown("plan", bytes.plan);
+      }
+    }
+    const workspace = { plan: planAddress, partial: decode ? this.#grown("partial", bytes.partial) : 0, counters: decode ? this.#grown("counters", bytes.counters) : 0 };
+    const mayFail = [plan.scoreMod, plan.maskMod, plan.weightMod, plan.outputMod].some((e) => e && holdsLoad(e));
+    const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0);
+    const items = maxItems(call), blocksOfItem = plan.numQueryHeads * source.subTiles;
+    const decodeBlocks = device.numSms * (source.decode ? Math.max(1, Math.min(2, Math.floor((228 * 1024) / (source.decode.sharedBytes + 1024)))) : 0);
+    const launch = (f: KernelFunction, blocks: number, threads: number, sharedBytes: number): void =>
+      device.launch(f, { grid: [blocks, 1, 1], block: threads, sharedBytes, dependent: true }, params);
+    return ({ numTokens, numSequences }) => {
+      const few = numTokens === numSequences && Number.isFinite(numTokens);
+      if (decode && planDecode) {
+        if (plansWork) launch(planDecode, 1, planThreads, 0);
+        launch(decode, decodeBlocks, source.decode!.threads, source.decode!.sharedBytes);
+      }
+      if (decode && few) return; // every item has one row
+      const most = Math.min(items, Number.isFinite(numTokens) ? numSequences + Math.floor(numTokens / plan.queryTile) : Infinity);
+      launch(compiled.general, Math.max(1, most) * blocksOfItem, source.general.threads, source.general.sharedBytes);
+    };
+  }
+
+  /** Scratch of at least this many bytes, zeros. */
+  #grown(what: "plan" | "partial" | "counters", bytes: number): number {
+    const have = this.#scratch[what];
+    if (have.bytes < bytes) {
+      have.bytes = Math.max(bytes, 2 * have.bytes);
+      have.address = this.#device.alloc(have.bytes);
+    }
+    return have.address;
+  }
+}
+
+const none = (): { address: number; bytes: number } => ({ address: 0, bytes: 0 });

@@ -1,0 +1,189 @@
+/**
+ * An attention plan as CUDA C++: the texts of kernels/ with the plan's constants before them and its mods written in between; and how a call of it
+ * is launched. Two kernels share a plan's work list: `decode` takes the items of few rows, `attention` the others, by one rule (`rule`).
+ *
+ * Knows sources, sizes and parameters; compiling, memory and streams belong to others.
+ */
+import { kernelText } from "#cuda-sources";
+import { invariant, UsageError } from "../../core/errors.ts";
+import { score } from "../../ir/expr.ts";
+import { type AttentionPlan, bytesPerKvElement, type KvFormat, workHeaderWords, workItem } from "../../ir/plan.ts";
+import type { AttentionCall, Layout } from "../backend.ts";
+import { captureField, captureFields, emitFunction, extentField } from "./expr.ts";
+import { own } from "./memory.ts";
+import { type Field, Struct } from "./struct.ts";
+
+/** Rows of a tile of the decode kernel: query rows times the query heads that share a kv head. */
+const decodeTileRows = 16;
+/** A row's keys are cut into segments of this many units of at most 64 keys, doubled until there are at most `maxSegments`. */
+const segmentUnits = 4;
+const maxSegments = 32;
+/** Shared memory of a multiprocessor that blocks share, and what each takes besides its own. */
+const sharedBytesOfSm = 228 * 1024;
+const reservedBytes = 1024;
+
+/** How a kernel is launched: everything but the grid. */
+export interface KernelShape {
+  readonly name: "attention" | "decode" | "planDecode";
+  readonly threads: number;
+  readonly sharedBytes: number;
+}
+
+export interface AttentionSource {
+  readonly plan: AttentionPlan;
+  /** Most query rows of an item that the decode kernel takes; 0: none. */
+  readonly decodeRows: number;
+  /** Thread blocks of an item and head. */
+  readonly subTiles: number;
+  readonly general: KernelShape & { readonly text: string };
+  readonly decode: (KernelShape & { readonly text: string }) | undefined;
+  readonly params: Struct;
+}
+
+const kvFormatNames: Readonly<Record<KvFormat, string | undefined>> = { f32: undefined, bf16: "SAME", f16: "SAME", int8: "INT8", fp8: "FP8" };
+const round16 = (n: number): number => Math.ceil(n / 16) * 16;
+/** Rows in shared memory are 16 bytes longer than what they hold, so that eight of them begin in different banks. */
+const strideOf = (padded: number): number => 2 * padded + 16;
+
+/** The rule by which kernels are chosen, for people. */
+export const rule = (source: AttentionSource): string => {
+  const { plan: { numQueryHeads, numKvHeads }, decodeRows, decode } = source;
+  if (!decode) return `attention: every item, as ${numQueryHeads / numKvHeads} query heads share a kv head, more than the ${decodeTileRows} rows of a decode tile`;
+  return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${numQueryHeads / numKvHeads} heads that share a kv head); attention: all others`;
+};
+
+/** @throws UsageError for what these kernels do not do: f32 queries, keys of another 16-bit type, head dims over 256, blocks that are no multiples of 16 keys */
+export function attentionSource(plan: AttentionPlan): AttentionSource {
+  const { headDimQk, headDimV, numQueryHeads, numKvHeads, kvTile, queryTile, queryFormat, keyFormat = "f32", valueFormat = "f32" } = plan;
+  if (!queryFormat) throw new UsageError("device cuda computes attention in bf16 or f16, and these queries are f32; give queries, keys and values as bf16 or f16 tensors");
+  for (const [what, format] of [["keys", keyFormat], ["values", valueFormat]] as const) {
+    if (!kvFormatNames[format] || (kvFormatNames[format] === "SAME" && format !== queryFormat)) throw new UsageError(`device cuda takes ${what} of the queries' type (${queryFormat}), int8 or fp8, and these are ${format}`);
+  }
+  for (const [what, dim] of [["queries and keys", headDimQk], ["values", headDimV]] as const) {
+    if (dim > 256) throw new UsageError(`the head dim of ${what} is ${dim}; device cuda has kernels for 1 to 256`);
+  }
+  const blockKeys = Math.min(kvTile, 64);
+  if (kvTile % 16 !== 0 || kvTile % blockKeys !== 0) throw new UsageError(`kvTile is ${kvTile}; device cuda needs a multiple of 16 up to 64, or of 64`);
+  const group = numQueryHeads / numKvHeads, decodeRows = Math.floor(decodeTileRows / group);
+  const paddedQk = round16(headDimQk), paddedV = round16(headDimV), strideQk = strideOf(paddedQk), strideV = strideOf(paddedV);
+  // 32 rows a warp share each fragment of keys and values; their sums must fit its registers.
+  const rowTiles = paddedV <= 128 ? 2 : 1, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
+  const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV);
+  const stageBytes = blockKeys * (strideQk + strideV), decodeExtra = 4 * (decodeTileRows * (paddedV + maxSegments) + decodeTileRows * (blockKeys / 16)) + 16;
+  const stagesFor = (blocks: number): number => Math.min(4, Math.floor((sharedBytesOfSm / blocks - reservedBytes - decodeExtra) / stageBytes));
+  const stages = stagesFor(2) >= 3 ? stagesFor(2) : stagesFor(1);
+
+  const fold = plan.scoreMod === score && !plan.denominator && !plan.weightMod && plan.scale > 0;
+  const constants: readonly (readonly [name: string, value: number | string])[] = [
+    ["ELEMENT_BF16", Number(queryFormat === "bf16")],
+    ["HEAD_DIM_QK", headDimQk], ["HEAD_DIM_V", headDimV], ["PADDED_QK", paddedQk], ["PADDED_V", paddedV], ["STRIDE_QK", strideQk], ["STRIDE_V", strideV],
+    ["NUM_QUERY_HEADS", numQueryHeads], ["NUM_KV_HEADS", numKvHeads], ["GROUP", group],
+    ["QUERY_TILE", queryTile], ["KV_TILE", kvTile], ["BN", blockKeys],
+    ["ROW_TILES", rowTiles], ["NUM_WARPS", warps], ["MIN_BLOCKS", 2 * (generalBytes + reservedBytes) <= sharedBytesOfSm && rowTiles === 2 ? 2 : 1],
+    ["DECODE_STAGES", stages], ["SEGMENT_UNITS", segmentUnits], ["MAX_SEGMENTS", maxSegments],
+    ["KEY_FORMAT", kvFormatNames[keyFormat]!], ["VALUE_FORMAT", kvFormatNames[valueFormat]!], ["KEY_BYTES", bytesPerKvElement[keyFormat]], ["VALUE_BYTES", bytesPerKvElement[valueFormat]],
+    ["HAS_MASK", Number(plan.maskMod !== undefined)], ["HAS_WEIGHT", Number(plan.weightMod !== undefined)], ["HAS_OUTPUT", Number(plan.outputMod !== undefined)],
+    ["DENOMINATOR", plan.denominator === "one" ? 1 : plan.denominator === "sink" ? 2 : 0],
+    ["FOLD_SCALE", Number(fold)], ["SCALE", `${floatText(plan.scale)}`], ["EXPONENT_SCALE", floatText(Math.fround((fold ? plan.scale : 1) * Math.LOG2E))],
+  ];
+  const params = new Struct([...callFields, ...captureFields(plan.captures)]);
+  const mods = ([["scoreMod", fold ? undefined : plan.scoreMod], ["maskMod", plan.maskMod], ["weightMod", plan.weightMod], ["outputMod", plan.outputMod]] as const)
+    .flatMap(([name, e]) => (e ? [emitFunction(name, e, plan.captures, modTitles[name])] : []));
+  const head = [
+    ...plan.key.split("\n").map((line) => `// ${line}`),
+    ...constants.map(([name, value]) => `#define ${name} ${value}`),
+    "#define PROGRAMMATIC_LAUNCH (__CUDA_ARCH__ >= 900)", "",
+    kernelText("tensor"), params.text, "", ...mods, "", kernelText("paged"),
+  ].join("\n");
+  const threads = 32 * warps, decodeThreads = 2 * blockKeys;
+  return {
+    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), params,
+    general: { name: "attention", threads, sharedBytes: generalBytes, text: `${head}\n${kernelText("attention")}` },
+    decode: group <= decodeTileRows ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
+  };
+}
+
+const modTitles = {
+  scoreMod: "The score mod: of scale * q . k.", maskMod: "The mask mod: whether row q may see key kv. Asked in partial blocks.",
+  weightMod: "The weight mod: of the modded score, in place of the exponential.", outputMod: "The output mod: of an output element, kv being its place in the head.",
+} as const;
+
+const floatText = (x: number): string => `${/[.e]/.test(String(x)) ? x : `${x}.`}f`;
+
+const strides = (of: string): readonly Field[] => ["SequenceStride", "RowStride", "HeadStride"].map((name) => ({ name: `${of}${name}`, type: "i64" }));
+const pointer = (name: string, to: string): Field => ({ name, type: "pointer", to });
+/** What every call gives, besides its captures. */
+const callFields: readonly Field[] = [
+  pointer("query", "const u16"), pointer("out", "u16"), pointer("key", "const u8"), pointer("value", "const u8"), pointer("keyScale", "const float"), pointer("valueScale", "const float"),
+  pointer("sink", "const float"), pointer("lse", "float"), pointer("maxScore", "float"), pointer("blockTable", "const int"), pointer("work", "const int"), pointer("plan", "int"),
+  pointer("partial", "float"), pointer("counters", "int"), pointer("failure", "int"),
+  ...["query", "out", "key", "value", "keyScale", "valueScale"].flatMap(strides),
+  { name: "lseSequenceStride", type: "i64" }, { name: "maxScoreSequenceStride", type: "i64" },
+  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows"].map((name): Field => ({ name, type: "i32" })),
+];
+
+/** n / divisor = (umulhi(n, multiplier) + n) >> shift for every n below 2^31. */
+export function magicDivision(divisor: number): { readonly multiplier: number; readonly shift: number } {
+  const shift = Math.ceil(Math.log2(divisor));
+  return { multiplier: Number(((1n << 32n) * ((1n << BigInt(shift)) - BigInt(divisor))) / BigInt(divisor) + 1n) | 0, shift };
+}
+
+/** Memory that a call's decode kernel works in. */
+export interface Workspace {
+  readonly plan: number;
+  readonly partial: number;
+  readonly counters: number;
+}
+
+/** Bytes of the workspace of a call, zeroed where it says so. */
+export interface WorkspaceBytes {
+  readonly plan: number;
+  readonly partial: number;
+  /** Zeros before the first launch; every launch leaves zeros. */
+  readonly counters: number;
+}
+
+/** Items that a work list of this size can have at most. */
+export const maxItems = (call: AttentionCall): number => Math.floor((call.work.bytes / 4 - workHeaderWords) / workItem.words);
+
+export function workspaceBytes({ plan, decodeRows }: AttentionSource, call: AttentionCall): WorkspaceBytes {
+  const items = maxItems(call);
+  // Of a sequence's items only the last has few rows, where tiles have more.
+  const entries = plan.queryTile > decodeRows ? Math.min(items, call.blockTable.bytes / 4 / call.maxPagesPerSequence) : items;
+  const rows = entries * Math.min(decodeRows, plan.queryTile) * plan.numQueryHeads;
+  return { plan: 4 * (workHeaderWords + 4 * (items + 1)), partial: 4 * rows * maxSegments * (round16(plan.headDimV) + 2), counters: 4 * items * plan.numKvHeads };
+}
+
+/** The parameter block of a call. */
+export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number): Uint8Array {
+  const { plan, params } = source;
+  const address = (data: Layout["data"] | undefined): number => (data ? own(data).address : 0);
+  const strideValues = (of: string, layout: Layout | undefined): Record<string, number> =>
+    ({ [`${of}SequenceStride`]: layout?.sequenceStride ?? 0, [`${of}RowStride`]: layout?.rowStride ?? 0, [`${of}HeadStride`]: layout?.headStride ?? 0 });
+  /** Whether every row of `dim` elements starts at a multiple of `bytes` and may be read in such pieces. */
+  const aligned = (layout: Layout, elementBytes: number, dim: number, bytes: number): boolean =>
+    [address(layout.data), layout.sequenceStride * elementBytes, layout.rowStride * elementBytes, layout.headStride * elementBytes, dim * elementBytes].every((n) => n % bytes === 0);
+  const keyBytes = bytesPerKvElement[plan.keyFormat!], valueBytes = bytesPerKvElement[plan.valueFormat!];
+  const flags = [aligned(call.query, 2, plan.headDimQk, 16), aligned(call.key, keyBytes, plan.headDimQk, 16), aligned(call.value, valueBytes, plan.headDimV, 16), aligned(call.out, 2, plan.headDimV, 4)];
+  const division = magicDivision(call.pageSize);
+  const values: Record<string, number> = {
+    query: address(call.query.data), out: address(call.out.data), key: address(call.key.data), value: address(call.value.data),
+    keyScale: address(call.keyScale?.data), valueScale: address(call.valueScale?.data), sink: address(call.sink), lse: address(call.lse?.data), maxScore: address(call.maxScore?.data),
+    blockTable: address(call.blockTable), work: address(call.work), ...workspace, failure,
+    ...strideValues("query", call.query), ...strideValues("out", call.out), ...strideValues("key", call.key), ...strideValues("value", call.value),
+    ...strideValues("keyScale", call.keyScale), ...strideValues("valueScale", call.valueScale),
+    lseSequenceStride: call.lse?.sequenceStride ?? 0, maxScoreSequenceStride: call.maxScore?.sequenceStride ?? 0,
+    maxPagesPerSequence: call.maxPagesPerSequence, pageSize: call.pageSize, pageMultiplier: division.multiplier, pageShift: division.shift,
+    aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows,
+  };
+  plan.captures.forEach((slot, i) => {
+    const given = call.captures[i];
+    invariant(given?.kind === slot.kind, `capture ${slot.name} is a ${slot.kind}, but the call gives ${given?.kind}`);
+    if (given.kind === "uniform") values[captureField(i)] = given.value;
+    else {
+      values[captureField(i)] = address(given.data);
+      given.shape.forEach((extent, dim) => (values[extentField(i, dim)] = extent));
+    }
+  });
+  return params.pack(values);
+}

@@ -1,0 +1,220 @@
+/**
+ * Writes a mod's expression as a CUDA device function of one (score, b, h, q, kv): two tables of operators, and loads.
+ *
+ * A subexpression shared by identity is a named value, computed once; what depends on rows or keys alone is moved out of loops by NVRTC,
+ * as the functions are inlined. Every load is guarded: where `live` (a lane whose value can matter: under the chosen side of a choice, where `&&`
+ * and `||` get as far) an index out of range is noted, and the call fails by name; elsewhere element 0 is read.
+ * Knows no tile, no thread and no memory but the captures in `p`.
+ */
+import { invariant } from "../../core/errors.ts";
+import { type BinaryOp, children, type Expr, type Type, type UnaryOp } from "../../ir/expr.ts";
+import { countUses } from "../../ir/interpret.ts";
+import type { CaptureSlot } from "../../ir/plan.ts";
+import type { Field } from "./struct.ts";
+
+const cType: Readonly<Record<Type, string>> = { i32: "int", f32: "float", bool: "bool" };
+
+/** Names of a capture's members in the parameter struct. Captures are numbered: their own names may be no identifiers of C++. */
+export const captureField = (slot: number): string => `capture${slot}`;
+export const extentField = (slot: number, dim: number): string => `extent${slot}_${dim}`;
+/** How a failed load names its place; read back by `placeOf`. */
+const placeWord = (slot: number, dim: number): number => 1 + 8 * slot + dim;
+export const placeOf = (word: number): { readonly slot: number; readonly dim: number } => ({ slot: (word - 1) >> 3, dim: (word - 1) & 7 });
+
+/** The members that the captures take in the parameter struct, pointers first. */
+export function captureFields(captures: readonly CaptureSlot[]): readonly Field[] {
+  const pointers = captures.flatMap((slot, i): Field[] => (slot.kind === "table" ? [{ name: captureField(i), type: "pointer", to: `const ${cType[slot.type]}` }] : []));
+  const words = captures.flatMap((slot, i): Field[] =>
+    slot.kind === "uniform" ? [{ name: captureField(i), type: slot.type }] : Array.from({ length: slot.rank }, (_, dim): Field => ({ name: extentField(i, dim), type: "i32" })));
+  return [...pointers, ...words];
+}
+
+/** Whether any load is in `e`: only then does its function ask which lanes are live. */
+export function holdsLoad(e: Expr): boolean {
+  return e.kind === "load" || children(e).some(holdsLoad);
+}
+
+/**
+ * `type name(p, failure, live, score, b, h, q, kv)`, the expression as a device function. `title` is a comment above it.
+ * The text is a function of the expression and of the captures' places alone.
+ */
+export function emitFunction(name: string, e: Expr, captures: readonly CaptureSlot[], title: string): string {
+  const body = new FunctionBody(e, captures);
+  const result = body.value(e, "live");
+  return [
+    `/// ${title}`,
+    `__device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
+    ...body.statements.map((line) => `  ${line}`),
+    `  return ${result};`,
+    "}",
+  ].join("\n");
+}
+
+class FunctionBody {
+  readonly statements: string[] = [];
+  readonly #captures: readonly CaptureSlot[];
+  readonly #uses: ReadonlyMap<Expr, number>;
+  readonly #done = new Map<Expr, string>();
+  /** What holds loads is right only for the lanes it was written for, or fewer. */
+  readonly #doneFor = new Map<string, Map<Expr, string>>();
+  readonly #wider = new Map<string, string>();
+  readonly #loads = new Map<Expr, boolean>();
+  #count = 0;
+
+  constructor(root: Expr, captures: readonly CaptureSlot[]) {
+    this.#captures = captures;
+    this.#uses = countUses(root);
+  }
+
+  /** Text of e's value where `live` (the name of a bool) holds. */
+  value(e: Expr, live: string): string {
+    if (e.kind === "const") return literal(e.type, e.value);
+    const loads = this.#holds(e);
+    const known = loads ? this.#knownFor(e, live) : this.#done.get(e);
+    if (known !== undefined) return known;
+    const text = this.#write(e, live);
+    const simple = children(e).length === 0 && e.kind !== "load";
+    const result = simple || (!loads && (this.#uses.get(e) ?? 0) <= 1 && text.length < 100) ? text : this.#keep(e, text);
+    if (!loads) this.#done.set(e, result);
+    else {
+      const memo = this.#doneFor.get(live) ?? new Map<Expr, string>();
+      this.#doneFor.set(live, memo.set(e, result));
+    }
+    return result;
+  }
+
+  #knownFor(e: Expr, live: string): string | undefined {
+    for (let lanes: string | undefined = live; lanes !== undefined; lanes = this.#wider.get(lanes)) {
+      const known = this.#doneFor.get(lanes)?.get(e);
+      if (known !== undefined) return known;
+    }
+    return undefined;
+  }
+
+  #keep(e: Expr, text: string): string {
+    const name = `${e.kind === "binary" || e.kind === "unary" ? e.op : e.kind}${this.#count++}`;
+    this.statements.push(`const ${cType[e.type]} ${name} = ${text};`);
+    return name;
+  }
+
+  #write(e: Exclude<Expr, { kind: "const" }>, live: string): string {
+    switch (e.kind) {
+      case "index": return e.name;
+      case "score": return "score";
+      case "uniform": return `p.${captureField(this.#slot(e.name, "uniform"))}`;
+      case "extent": return `p.${extentField(this.#slot(e.table, "table"), e.dim)}`;
+      case "load": return this.#load(e, live);
+      case "unary": return unary[e.op](this.value(e.x, live), e.x.type === "i32");
+      case "binary": {
+        const a = this.value(e.a, live);
+        const right = e.op === "and" ? this.#narrow(e.b, live, a) : e.op === "or" ? this.#narrow(e.b, live, `!${a}`) : live;
+        return binary[e.op](a, this.value(e.b, right), e.a.type === "i32");
+      }
+      case "select": {
+        const condition = this.value(e.condition, live);
+        const a = this.value(e.a, this.#narrow(e.a, live, condition)), b = this.value(e.b, this.#narrow(e.b, live, `!${condition}`));
+        return `(${condition} ? ${a} : ${b})`;
+      }
+      default: return e satisfies never;
+    }
+  }
+
+  /** The lanes of `live` where `condition` holds; asked for only where `e` holds a load. */
+  #narrow(e: Expr, live: string, condition: string): string {
+    if (!this.#holds(e)) return live;
+    const name = `live${this.#count++}`;
+    this.#wider.set(name, live);
+    this.statements.push(`const bool ${name} = ${live} & ${condition};`);
+    return name;
+  }
+
+  #load(e: Extract<Expr, { kind: "load" }>, live: string): string {
+    const slot = this.#slot(e.table, "table");
+    let flat = "";
+    e.indices.forEach((index, dim) => {
+      const guarded = `failure.guard(${this.value(index, live)}, p.${extentField(slot, dim)}, ${live}, ${placeWord(slot, dim)})`;
+      flat = dim === 0 ? guarded : `${flat} * p.${extentField(slot, dim)} + ${guarded}`;
+    });
+    return `__ldg(p.${captureField(slot)} + ${e.indices.length > 1 ? `(${flat})` : flat})`;
+  }
+
+  #slot(name: string, kind: CaptureSlot["kind"]): number {
+    const slot = this.#captures.findIndex((c) => c.name === name && c.kind === kind);
+    invariant(slot >= 0, `the plan has no ${kind} named ${name}`);
+    return slot;
+  }
+
+  #holds(e: Expr): boolean {
+    let known = this.#loads.get(e);
+    if (known === undefined) this.#loads.set(e, (known = e.kind === "load" || children(e).some((c) => this.#holds(c))));
+    return known;
+  }
+}
+
+/** A constant, exactly: the shortest decimal of the f32 as a double reads back as that f32. */
+export function literal(type: Type, value: number): string {
+  if (type === "bool") return value ? "true" : "false";
+  if (type === "i32") return value === -(2 ** 31) ? "(-2147483647 - 1)" : value < 0 ? `(${value})` : String(value);
+  if (Number.isNaN(value)) return "nan32()";
+  if (!Number.isFinite(value)) return value > 0 ? "infinity()" : "(-infinity())";
+  const digits = String(value);
+  const text = `${Object.is(value, -0) ? "-0" : digits}${/[.e]/.test(digits) ? "" : "."}f`;
+  return value < 0 || Object.is(value, -0) ? `(${text})` : text;
+}
+
+type WriteUnary = (x: string, integer: boolean) => string;
+const unary: Readonly<Record<UnaryOp, WriteUnary>> = {
+  neg: (x, integer) => (integer ? `wrapNeg(${x})` : `(-${x})`),
+  abs: (x, integer) => (integer ? `wrapAbs(${x})` : `fabsf(${x})`),
+  sign: (x) => `sign(${x})`,
+  not: (x) => `(!${x})`,
+  bitNot: (x) => `(~${x})`,
+  floor: (x) => `floorf(${x})`,
+  ceil: (x) => `ceilf(${x})`,
+  round: (x) => `roundHalfUp(${x})`,
+  trunc: (x) => `truncf(${x})`,
+  sqrt: (x) => `sqrtf(${x})`,
+  exp: (x) => `expf(${x})`,
+  log: (x) => `logf(${x})`,
+  log2: (x) => `log2f(${x})`,
+  log1p: (x) => `log1pf(${x})`,
+  sin: (x) => `sine(${x})`,
+  cos: (x) => `cosine(${x})`,
+  tan: (x) => `tangent(${x})`,
+  tanh: (x) => `tanhApprox(${x})`,
+  toF32: (x) => `__int2float_rn(${x})`,
+  toI32: (x) => `__float2int_rz(${x})`,
+  boolToI32: (x) => `(int)(${x})`,
+};
+
+type WriteBinary = (a: string, b: string, integer: boolean) => string;
+const between = (operator: string): WriteBinary => (a, b) => `(${a} ${operator} ${b})`;
+const called = (name: string): WriteBinary => (a, b) => `${name}(${a}, ${b})`;
+/** i32 wraps, where C++ says nothing. */
+const wrapping = (operator: string, name: string): WriteBinary => (a, b, integer) => (integer ? called(name) : between(operator))(a, b, integer);
+const binary: Readonly<Record<BinaryOp, WriteBinary>> = {
+  add: wrapping("+", "wrapAdd"),
+  sub: wrapping("-", "wrapSub"),
+  mul: wrapping("*", "wrapMul"),
+  div: between("/"),
+  rem: (a, b, integer) => called(integer ? "remainder" : "fmodf")(a, b, integer),
+  floorDiv: called("floorDiv"),
+  floorMod: called("floorMod"),
+  min: called("least"),
+  max: called("most"),
+  pow: called("power"),
+  hypot: called("hypotf"),
+  lt: between("<"),
+  le: between("<="),
+  gt: between(">"),
+  ge: between(">="),
+  eq: between("=="),
+  ne: between("!="),
+  and: between("&"),
+  or: between("|"),
+  bitAnd: between("&"),
+  bitOr: between("|"),
+  bitXor: between("^"),
+  shl: called("shiftLeft"),
+  shr: called("shiftRight"),
+};

@@ -1,0 +1,386 @@
+// Attention of few rows: one tile of 16 holds all query heads that share a kv head (rows * GROUP <= 16), so K and V are read once for them.
+//
+// Work is spread in pieces of (work item, kv head, segment of keys). A segment's length depends on the item's own keys alone: SEGMENT_UNITS units of BN
+// keys, doubled until there are at most MAX_SEGMENTS of them. So a row's bits depend on the row alone, and neither on the batch nor on the machine.
+// `planDecode` numbers the pieces once a step, for all layers that share the work list; thread block c takes pieces c, c + grid, ...
+// Every warp takes 16 keys of each unit; warps join in order at a piece's end, segments when the last of them has ended.
+//
+//   plan   word 0: entries   1: pieces   from word 8: (item, pieces before, units a segment, rows of partial results before) for each entry, and one behind the last
+
+constexpr int DECODE_THREADS = 2 * BN;
+constexpr int DECODE_WARPS = BN / 16;
+constexpr int STAGE_BYTES = BN * (STRIDE_QK + STRIDE_V);
+constexpr int PARTIAL_WORDS = PADDED_V + 2; // of a row: its sums, m, l
+constexpr int OUT_TILES = PADDED_V / 8;
+
+__device__ __forceinline__ int unitsOf(const Params& p, const int* item) {
+  const int* run = p.work + p.work[1] + 2 * item[4];
+  const int last = (item[6] + BN - 1) / BN;
+  int units = 0;
+  for (int r = 0; r < item[5]; r++, run += 2) units += max(0, min((run[0] + (run[1] >> 1)) * (KV_TILE / BN), last) - run[0] * (KV_TILE / BN));
+  return units;
+}
+__device__ __forceinline__ int unitsPerSegment(int units) {
+  int segment = SEGMENT_UNITS;
+  while (segment * MAX_SEGMENTS < units) segment *= 2;
+  return segment;
+}
+
+extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_constant__ Params p) {
+  __shared__ int warpTotals[3][32];
+  waitForEarlierKernels();
+  letNextKernelStart();
+  const int numItems = p.work[0], lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  int before[3] = {0, 0, 0}; // entries, pieces, rows
+  for (int first = 0; first < numItems; first += 1024) {
+    const int index = first + threadIdx.x;
+    const int* const item = p.work + 8 + 8 * index;
+    int mine[3] = {0, 0, 0}, segmentUnits = 0;
+    if (index < numItems && item[2] <= p.decodeRows) {
+      const int units = unitsOf(p, item);
+      segmentUnits = unitsPerSegment(units);
+      const int segments = max(1, (units + segmentUnits - 1) / segmentUnits);
+      mine[0] = 1;
+      mine[1] = NUM_KV_HEADS * segments;
+      mine[2] = segments > 1 ? NUM_KV_HEADS * segments * item[2] * GROUP : 0;
+    }
+    int sum[3];
+#pragma unroll
+    for (int k = 0; k < 3; k++) {
+      sum[k] = mine[k];
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(~0u, sum[k], step);
+        if (lane >= step) sum[k] += other;
+      }
+      if (lane == 31) warpTotals[k][warp] = sum[k];
+    }
+    __syncthreads();
+    int total[3] = {0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < 3; k++)
+      for (int w = 0; w < 32; w++) {
+        if (w < warp) sum[k] += warpTotals[k][w];
+        total[k] += warpTotals[k][w];
+      }
+    if (mine[0]) {
+      int* const entry = p.plan + 8 + 4 * (before[0] + sum[0] - 1);
+      entry[0] = index;
+      entry[1] = before[1] + sum[1] - mine[1];
+      entry[2] = segmentUnits;
+      entry[3] = before[2] + sum[2] - mine[2];
+    }
+    for (int k = 0; k < 3; k++) before[k] += total[k];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) {
+    p.plan[0] = before[0];
+    p.plan[1] = before[1];
+    p.plan[8 + 4 * before[0] + 1] = before[1];
+  }
+}
+
+/// One piece: which rows, and which of the keys.
+struct Piece {
+  int number, entry, kvHead, segment, segments, partialRow;
+  int sequence, firstRow, numRows, firstPosition, kvLength, left;
+  Blocks blocks;
+
+  __device__ __forceinline__ Piece(const Params& p, int number) : blocks(p.work, 0, 0) { open(p, number); }
+
+  /// left = -1 where there is no such piece; 0 where it has no keys.
+  __device__ __forceinline__ void open(const Params& p, int n) {
+    number = n;
+    left = -1;
+    if (n >= __ldg(p.plan + 1)) return;
+    int low = 0, high = __ldg(p.plan);
+    while (high - low > 1) {
+      const int middle = (low + high) >> 1;
+      if (__ldg(p.plan + 8 + 4 * middle + 1) <= n) low = middle;
+      else high = middle;
+    }
+    entry = low;
+    const int4 words = __ldg((const int4*)(p.plan + 8) + low);
+    const int* const item = p.work + 8 + 8 * words.x;
+    const int4 a = make_int4(__ldg(item), __ldg(item + 1), __ldg(item + 2), __ldg(item + 3));
+    sequence = a.x; firstRow = a.y; numRows = a.z; firstPosition = a.w;
+    kvLength = __ldg(item + 6);
+    segments = (__ldg(p.plan + 8 + 4 * low + 5) - words.y) / NUM_KV_HEADS;
+    kvHead = (n - words.y) / segments;
+    segment = (n - words.y) % segments;
+    partialRow = words.w + (kvHead * segments + segment) * numRows * GROUP;
+    blocks = Blocks(p.work + __ldg(p.work + 1) + 2 * __ldg(item + 4), __ldg(item + 5), kvLength);
+    left = words.z;
+    int skip = segment * words.z;
+    while (blocks.more() && skip > 0) {
+      const int step = min(skip, blocks.end - blocks.block);
+      skip -= step;
+      blocks.block += step;
+      if (blocks.block >= blocks.end) blocks.open();
+    }
+    if (!blocks.more()) left = 0;
+  }
+  __device__ __forceinline__ bool more() const { return left > 0; }
+  __device__ __forceinline__ void next() {
+    left--;
+    blocks.next();
+    if (!blocks.more()) left = 0;
+  }
+};
+
+/// Two neighbouring elements of a query row as a word, zeros beyond the row.
+__device__ __forceinline__ u32 queryPair(const u16* row, int d, bool aligned) {
+  if (d >= HEAD_DIM_QK) return 0;
+  if (aligned) return *(const u32*)(row + d);
+  return row[d] | (d + 1 < HEAD_DIM_QK ? (u32)row[d + 1] << 16 : 0u);
+}
+
+extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __grid_constant__ Params p) {
+  extern __shared__ __align__(16) u8 shared[];
+  // Behind the stages: sums of 16 rows; m of each warp, later a factor for each row and segment; l of each warp; whether this block ended the last segment.
+  float* const sums = (float*)(shared + DECODE_STAGES * STAGE_BYTES);
+  float* const tops = sums + 16 * PADDED_V;
+  float* const totals = tops + 16 * MAX_SEGMENTS;
+  int* const isLast = (int*)(totals + 16 * DECODE_WARPS);
+  waitForEarlierKernels();
+  letNextKernelStart();
+
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quarter = lane & 3;
+  Failure failure;
+  Piece loading(p, blockIdx.x), piece = loading;
+  int stage = 0;
+  KeySource keys = keySource(p, loading.sequence, loading.kvHead, loading.kvLength), values = valueSource(p, loading.sequence, loading.kvHead, loading.kvLength);
+  /// The next unit of keys and values into stage `to`; an empty group where there is none.
+  auto loadNext = [&](int to) {
+    while (loading.left == 0) {
+      loading.open(p, loading.number + gridDim.x);
+      if (loading.left > 0) {
+        keys = keySource(p, loading.sequence, loading.kvHead, loading.kvLength);
+        values = valueSource(p, loading.sequence, loading.kvHead, loading.kvLength);
+      }
+    }
+    if (loading.left > 0) {
+      u8* const at = shared + to * STAGE_BYTES;
+      loadRows<KEY_FORMAT, HEAD_DIM_QK, PADDED_QK, STRIDE_QK, DECODE_THREADS>(at, keys, loading.blocks.block * BN);
+      loadRows<VALUE_FORMAT, HEAD_DIM_V, PADDED_V, STRIDE_V, DECODE_THREADS>(at + BN * STRIDE_QK, values, loading.blocks.block * BN);
+      loading.next();
+    }
+    copyCommit();
+  };
+  if (piece.left < 0) return;
+#pragma unroll 1
+  for (int s = 0; s < DECODE_STAGES - 1; s++) loadNext(s);
+
+  for (; piece.left >= 0; piece.open(p, piece.number + gridDim.x)) {
+    const int rows = piece.numRows * GROUP;
+    // Row r of the tile is query row r / GROUP, head r % GROUP of the group.
+    u32 q[PADDED_QK / 16][4];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int r = group + 8 * half;
+      const u16* const row = p.query + piece.sequence * p.querySequenceStride + (i64)(piece.firstRow + r / GROUP) * p.queryRowStride + (piece.kvHead * GROUP + r % GROUP) * p.queryHeadStride;
+#pragma unroll
+      for (int k = 0; k < PADDED_QK / 16; k++) {
+        q[k][half] = r < rows ? queryPair(row, 16 * k + 2 * quarter, p.aligned & 1) : 0;
+        q[k][half + 2] = r < rows ? queryPair(row, 16 * k + 8 + 2 * quarter, p.aligned & 1) : 0;
+      }
+    }
+    float m[2] = {-infinity(), -infinity()}, l[2] = {0.f, 0.f}, out[OUT_TILES][4];
+#pragma unroll
+    for (int d = 0; d < OUT_TILES; d++) out[d][0] = out[d][1] = out[d][2] = out[d][3] = 0.f;
+
+    while (piece.more()) {
+      const int kv0 = piece.blocks.block * BN + 16 * warp;
+      const bool partial = piece.blocks.partial;
+      copyWait<DECODE_STAGES - 2>();
+      __syncthreads(); // this stage is there, and nobody reads the one before it any more
+      loadNext((stage + DECODE_STAGES - 1) % DECODE_STAGES);
+      const u32 sharedK = sharedAddress(shared + stage * STAGE_BYTES) + 16 * warp * STRIDE_QK, sharedV = sharedAddress(shared + stage * STAGE_BYTES + BN * STRIDE_QK) + 16 * warp * STRIDE_V;
+
+      float s[2][4] = {};
+      const u32 kAt = sharedK + ((lane & 7) + ((lane & 16) >> 1)) * STRIDE_QK + 16 * ((lane >> 3) & 1);
+#pragma unroll
+      for (int k = 0; k < PADDED_QK / 16; k++) {
+        u32 b[4];
+        loadMatrices(b, kAt + 32 * k);
+        multiplyAdd(s[0], q[k], b[0], b[1]);
+        multiplyAdd(s[1], q[k], b[2], b[3]);
+      }
+      const bool checked = partial || kv0 + 16 > piece.kvLength;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int r = group + 8 * half, head = piece.kvHead * GROUP + r % GROUP, position = piece.firstPosition + r / GROUP;
+        const bool rowLive = r < rows;
+        float top = m[half];
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            float& x = s[j][2 * half + e];
+            const int kv = kv0 + 8 * j + 2 * quarter + e;
+            bool allowed = true;
+            if (checked) {
+              allowed = kv < piece.kvLength;
+#if HAS_MASK
+              if (partial) allowed = allowed & maskMod(p, failure, rowLive & allowed, 0.f, piece.sequence, head, position, kv);
+#endif
+            }
+#if !FOLD_SCALE
+            x = scoreMod(p, failure, rowLive & allowed, x * SCALE, piece.sequence, head, position, kv);
+#endif
+#if HAS_WEIGHT
+            x = weightMod(p, failure, rowLive & allowed, x, piece.sequence, head, position, kv);
+            x = allowed ? x : 0.f;
+#else
+            x = allowed ? x : -infinity();
+            top = fmaxf(top, x);
+#endif
+          }
+#if !HAS_WEIGHT
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        const float origin = top == -infinity() ? 0.f : top * EXPONENT_SCALE, keep = exp2Approx(fmaf(m[half], EXPONENT_SCALE, -origin));
+        float sum = 0.f;
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            float& x = s[j][2 * half + e];
+            x = exp2Approx(fmaf(x, EXPONENT_SCALE, -origin));
+            sum += x;
+          }
+        l[half] = fmaf(l[half], keep, sum);
+        if (__any_sync(~0u, top != m[half])) {
+#pragma unroll
+          for (int d = 0; d < OUT_TILES; d++) {
+            out[d][2 * half] *= keep;
+            out[d][2 * half + 1] *= keep;
+          }
+        }
+        m[half] = top;
+#endif
+      }
+      const u32 weights[4] = {pack2(s[0][0], s[0][1]), pack2(s[0][2], s[0][3]), pack2(s[1][0], s[1][1]), pack2(s[1][2], s[1][3])};
+      const u32 vAt = sharedV + (lane & 15) * STRIDE_V + 16 * (lane >> 4);
+#pragma unroll
+      for (int d = 0; d < OUT_TILES; d += 2) {
+        u32 b[4];
+        loadMatricesTransposed(b, vAt + 16 * d);
+        multiplyAdd(out[d], weights, b[0], b[1]);
+        multiplyAdd(out[d + 1], weights, b[2], b[3]);
+      }
+      stage = (stage + 1) % DECODE_STAGES;
+      piece.next();
+    }
+
+    // ---- the warps of this block join, in order ----
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      l[half] += __shfl_xor_sync(~0u, l[half], 1);
+      l[half] += __shfl_xor_sync(~0u, l[half], 2);
+      if (quarter == 0) { tops[16 * warp + group + 8 * half] = m[half]; totals[16 * warp + group + 8 * half] = l[half]; }
+    }
+    __syncthreads();
+    float top[2], factor[2], total[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      top[half] = -infinity();
+      for (int w = 0; w < DECODE_WARPS; w++) top[half] = fmaxf(top[half], tops[16 * w + group + 8 * half]);
+      const float origin = top[half] == -infinity() ? 0.f : top[half] * EXPONENT_SCALE;
+      total[half] = 0.f;
+      for (int w = 0; w < DECODE_WARPS; w++) total[half] += totals[16 * w + group + 8 * half] * exp2Approx(fmaf(tops[16 * w + group + 8 * half], EXPONENT_SCALE, -origin));
+      factor[half] = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(m[half], EXPONENT_SCALE, -origin));
+    }
+    for (int w = 0; w < DECODE_WARPS; w++) {
+      if (warp == w) {
+#pragma unroll
+        for (int d = 0; d < OUT_TILES; d++)
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            float2* const to = (float2*)(sums + (group + 8 * half) * PADDED_V + 8 * d + 2 * quarter);
+            const float2 had = w ? *to : make_float2(0.f, 0.f);
+            *to = make_float2(fmaf(out[d][2 * half], factor[half], had.x), fmaf(out[d][2 * half + 1], factor[half], had.y));
+          }
+      }
+      __syncthreads();
+    }
+    if (warp == 0 && quarter == 0) {
+      for (int half = 0; half < 2; half++) { tops[group + 8 * half] = top[half]; totals[group + 8 * half] = total[half]; }
+    }
+    __syncthreads();
+
+    // ---- the segments of the row join, in order, in whichever block ends last ----
+    const int segments = piece.segments;
+    if (segments > 1) {
+      float* const mine = p.partial + (i64)piece.partialRow * PARTIAL_WORDS;
+      for (int i = threadIdx.x; i < rows * PADDED_V; i += DECODE_THREADS) __stcg(mine + i / PADDED_V * PARTIAL_WORDS + i % PADDED_V, sums[i]);
+      if (threadIdx.x < rows) {
+        __stcg(mine + threadIdx.x * PARTIAL_WORDS + PADDED_V, tops[threadIdx.x]);
+        __stcg(mine + threadIdx.x * PARTIAL_WORDS + PADDED_V + 1, totals[threadIdx.x]);
+      }
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        int* const counter = p.counters + piece.entry * NUM_KV_HEADS + piece.kvHead;
+        *isLast = atomicAdd(counter, 1) == segments - 1;
+        if (*isLast) *counter = 0;
+      }
+      __syncthreads();
+      if (!*isLast) continue;
+      __threadfence();
+      const float* const all = mine - (i64)piece.segment * rows * PARTIAL_WORDS;
+      float highest = -infinity(), sum = 0.f; // of row threadIdx.x
+      for (int i = threadIdx.x; i < rows * segments; i += DECODE_THREADS) // row i % rows of segment i / rows
+        tops[i % rows * MAX_SEGMENTS + i / rows] = __ldcg(all + (i64)i * PARTIAL_WORDS + PADDED_V);
+      __syncthreads();
+      if (threadIdx.x < rows) {
+        float* const t = tops + threadIdx.x * MAX_SEGMENTS;
+        for (int i = 0; i < segments; i++) highest = fmaxf(highest, t[i]);
+        const float origin = highest == -infinity() ? 0.f : highest * EXPONENT_SCALE;
+#pragma unroll 4
+        for (int i = 0; i < segments; i++) {
+          const float f = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(t[i], EXPONENT_SCALE, -origin));
+          sum = fmaf(__ldcg(all + ((i64)i * rows + threadIdx.x) * PARTIAL_WORDS + PADDED_V + 1), f, sum);
+          t[i] = f;
+        }
+      }
+      __syncthreads();
+      for (int i = threadIdx.x; i < rows * (PADDED_V / 4); i += DECODE_THREADS) {
+        const int r = i / (PADDED_V / 4), d = i % (PADDED_V / 4) * 4;
+        float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll 4
+        for (int g = 0; g < segments; g++) {
+          const float2* const from = (const float2*)(all + ((i64)g * rows + r) * PARTIAL_WORDS + d);
+          const float2 x = __ldcg(from), y = __ldcg(from + 1);
+          const float f = tops[r * MAX_SEGMENTS + g];
+          sum.x = fmaf(x.x, f, sum.x); sum.y = fmaf(x.y, f, sum.y); sum.z = fmaf(y.x, f, sum.z); sum.w = fmaf(y.y, f, sum.w);
+        }
+        *(float4*)(sums + r * PADDED_V + d) = sum;
+      }
+      __syncthreads();
+      if (threadIdx.x < rows) { tops[threadIdx.x] = highest; totals[threadIdx.x] = sum; }
+      __syncthreads();
+    }
+
+    // ---- and what is whole is written ----
+    for (int i = threadIdx.x; i < 64; i += DECODE_THREADS) {
+      const int r = i >> 2;
+      if (r >= rows) continue;
+      const int head = piece.kvHead * GROUP + r % GROUP;
+      float rowTop = tops[r], rowTotal = totals[r], scale = 1.f;
+      if (DENOMINATOR) {
+        const float start = startMax(p, head), highest = fmaxf(rowTop, start), origin = highest == -infinity() ? 0.f : highest * EXPONENT_SCALE;
+        scale = exp2Approx(fmaf(rowTop, EXPONENT_SCALE, -origin));
+        rowTotal = rowTotal * scale + exp2Approx(fmaf(start, EXPONENT_SCALE, -origin));
+        rowTop = highest;
+      }
+      float row[OUT_TILES][2];
+#pragma unroll
+      for (int d = 0; d < OUT_TILES; d++)
+        for (int e = 0; e < 2; e++) row[d][e] = sums[r * PADDED_V + 8 * d + 2 * (i & 3) + e] * scale;
+      writeRow(p, failure, row, rowTop, rowTotal, piece.sequence, head, piece.firstRow + r / GROUP, piece.firstPosition + r / GROUP, i & 3);
+    }
+    __syncthreads(); // the sums may be written again
+  }
+  copyWait<0>();
+  failure.tell(p.failure);
+}
