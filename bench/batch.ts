@@ -11,7 +11,7 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import type { Backend } from "../src/backend/backend.ts";
-import { openBackend } from "../src/backend/registry.ts";
+import { capsOf, openBackend } from "../src/backend/registry.ts";
 import { UsageError } from "../src/core/errors.ts";
 import { Batch } from "../src/engine/batch.ts";
 import { ProgramModel } from "../src/engine/forward.ts";
@@ -57,7 +57,7 @@ const leftOut: string[] = [];
 async function load(): Promise<{ readonly backend: Backend; readonly model: Model; readonly cases: readonly Case[] }> {
   const cases = [...all].sort((a, b) => pagesOf(b) - pagesOf(a));
   for (; cases.length > 0; cases.shift()) {
-    const limits = limitsFor(cases), { totalBytes } = planModel(config, limits);
+    const limits = limitsFor(cases), { totalBytes } = planModel(config, limits, capsOf("cpu"));
     const leaveOut = (why: string): void => {
       leftOut.push(`Left out: ${name(cases[0]!)}: it takes ${formatBytes(totalBytes)}, ${why}.`);
       console.log(leftOut.at(-1));

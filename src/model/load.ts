@@ -137,7 +137,7 @@ function readJson(folder: string, name: string): unknown {
 }
 
 /** Exact bytes of everything that `loadModel` will allocate on a device of these `caps`. @throws UsageError when a limit is out of range. */
-export function planModel(config: ModelConfig, limits: ModelLimits, caps: Caps = capsOf("cpu")): MemoryPlan {
+export function planModel(config: ModelConfig, limits: ModelLimits, caps: Caps): MemoryPlan {
   const { groups } = planLayers(config, limits, caps);
   const tables = groups.flatMap(({ captures }, g) => captures.flatMap((c) => (c.kind === "table" ? [{ name: tableName(g, c.name), bytes: c.elements.byteLength }] : [])));
   return planMemory(config, limits, caps, groups.map((group) => group.workWords), tables);

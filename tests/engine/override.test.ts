@@ -4,6 +4,7 @@ import test from "node:test";
 import { alibi, and, causal, type MaskMod, maskMod, prefixLm, scoreMod, slidingWindow, softCap, tensor } from "../../src/attention/index.ts";
 import { type AttentionOverride, resolveOverride } from "../../src/attention/override.ts";
 import type { Device } from "../../src/backend/registry.ts";
+import { capsOf } from "../../src/backend/registry.ts";
 import { openEngine } from "../../src/engine/open.ts";
 import { LLM } from "../../src/llm.ts";
 import { openCheckpoint, planModel, readOwnAttention } from "../../src/model/load.ts";
@@ -101,7 +102,7 @@ test("the memory plan holds the tables of mods, exactly", () => {
   const { config, source } = openCheckpoint(folder);
   source.close();
   const limits = { maxModelLen: 64, maxNumSeqs: 2, maxNumBatchedTokens: 64, pageSize: 16, numPages: 8 };
-  const plan = planModel({ ...config, override: resolveOverride(twoLayers, readOwnAttention(folder)) }, limits);
+  const plan = planModel({ ...config, override: resolveOverride(twoLayers, readOwnAttention(folder)) }, limits, capsOf("cpu"));
   assert.deepEqual(plan.parts.filter((p) => p.kind === "modTables").map((p) => [p.name, p.bytes]), [["attention.0.slopes", 64], ["attention.1.table", 4 * 4 * 256]]);
   assert.equal(plan.totalBytes, plan.parts.reduce((sum, p) => sum + p.bytes, 0));
 });

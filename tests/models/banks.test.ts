@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { capsOf } from "../../src/backend/registry.ts";
 import { open, type WasmOptions } from "../../src/backend/wasm/open.ts";
 import type { WasmBuffer } from "../../src/backend/wasm/memory.ts";
 import type { Backend, BufferUse } from "../../src/backend/backend.ts";
@@ -23,7 +24,7 @@ const bankBytes = 80 * 65536;
 /** Logits of prefill and decode on a backend, and in which banks weights and caches were. */
 async function run(folder: string, options: WasmOptions, formats: FormatOptions = {}): Promise<{ logits: Float32Array[]; banks: Record<BufferUse, Set<number>> }> {
   const { source, config } = openCheckpoint(folder, formats);
-  const backend = await open({ memoryBytes: planModel(config, limits).totalBytes, ...options });
+  const backend = await open({ memoryBytes: planModel(config, limits, capsOf("cpu")).totalBytes, ...options });
   const banks = { weights: new Set<number>(), kvCache: new Set<number>() };
   const watched = new Proxy(backend, {
     get: (target, key) => {

@@ -95,7 +95,7 @@ test("a model allocates exactly what its plan says, and tells how far loading is
       get: (target, key) => (key === "alloc" ? (bytes: number, use?: BufferUse) => (asked.push(bytes), target.alloc(bytes, use)) : typeof target[key as keyof Backend] === "function" ? (target[key as "close"]).bind(target) : target[key as keyof Backend]),
     });
     const { source, config } = openCheckpoint(fixture(name));
-    const plan = planModel(config, limits);
+    const plan = planModel(config, limits, backend.caps);
     const told: (readonly [number, number])[] = [];
     await loadModel(counting, source, config, limits, (_, done, total) => told.push([done, total]));
     source.close();
