@@ -11,6 +11,7 @@ import { type GgufContents, writeGguf } from "../gguf-writer.ts";
 import { backends } from "./backends.ts";
 import { temporaryFolder } from "./checkpoints.ts";
 import { Driver } from "./driver.ts";
+import { sixteenBit } from "./sixteen-bits.ts";
 
 const limits = { maxModelLen: 64, maxNumSeqs: 1, maxNumBatchedTokens: 64, pageSize: 8, numPages: 8, maxLogits: 16 };
 const prompt = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % randomSizes.vocab);
@@ -67,6 +68,21 @@ for (const { name: backendName, open, skip } of backends) {
         assert.deepEqual(await logitsOf(t, backend, contents, { dtype: "float32" }), truth);
         const nats = divergence(truth, await logitsOf(t, backend, contents));
         assert.ok(nats <= maxNats, `${nats} nats`);
+      });
+    }
+  });
+}
+
+for (const { name: backendName, open, skip } of sixteenBit) {
+  describe(`on ${backendName}`, { skip }, () => {
+    for (const [kind, dtype] of [["Q8_0", "bfloat16"], ["Q4_K_M's mixture", "float16"], ["Q5_0", "bfloat16"], ["F32", "float16"]] as const) {
+      test(`${kind} in ${dtype}: its logits are those of its elements rounded once, and near those in f32`, async (t) => {
+        const backend = await open(), exact = await backends[0]!.open(), contents = randomGguf(kinds[kind]!, 3), formats = { caps: backend.caps, dtype };
+        const found = await logitsOf(t, backend, contents, formats);
+        assert.deepEqual(found, await logitsOf(t, backend, inFloat32(contents), formats));
+        const nats = divergence(await logitsOf(t, exact, contents, { dtype: "float32" }), found);
+        assert.ok(nats > 0 && nats <= maxNats, `${nats} nats`);
+        await Promise.all([backend.close(), exact.close()]);
       });
     }
   });
