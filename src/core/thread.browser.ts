@@ -1,4 +1,5 @@
 /** Threads as browsers have them: module workers. The first message carries the data. */
+import { UsageError } from "./errors.ts";
 import type { Parent, Thread } from "./thread.ts";
 
 /** What a worker's global scope offers, of which this project's types (a page's) know nothing. */
@@ -10,6 +11,11 @@ interface Scope {
 /** Starts the module at `url` in a worker, where `parent().data` is `data`. A browser's worker never ends by itself. */
 export function spawn(url: URL, data: unknown): Thread {
   return threadOf(new Worker(url, { type: "module" }), data);
+}
+
+/** @throws UsageError: a page starts no processes */
+export function spawnProcess(): Thread {
+  throw new UsageError("this device runs in a process of its own, and a browser starts none; use another device");
 }
 
 /** A worker that was just made, as a thread. */

@@ -1,4 +1,7 @@
-/** The contract of a thread: what `#thread` is on every platform. Messages are structured clones; shared memory crosses as itself. */
+/**
+ * The contract of a thread: what `#thread` is on every platform. Messages are structured clones. To a thread shared memory crosses as itself; to a
+ * process, which is a thread in all else here, it does not cross.
+ */
 export interface Thread {
   post(message: unknown, transfer?: readonly ArrayBuffer[]): void;
   onMessage(handler: (message: unknown) => void): void;
@@ -13,7 +16,7 @@ export interface Thread {
 
 /** A thread's view of whoever spawned it. */
 export interface Parent {
-  /** What `spawn` was given. */
+  /** What `spawn` or `spawnProcess` was given. */
   readonly data: unknown;
   post(message: unknown, transfer?: readonly ArrayBuffer[]): void;
   /** What came before the first handler was there, it still gets. */

@@ -8,8 +8,9 @@ import { planAttention } from "../../src/attention/compile.ts";
 import { floats, tensor, type Tensor, type TensorDType } from "../../src/attention/tensor.ts";
 import { planWork } from "../../src/attention/work-list.ts";
 import type { AttentionKernel, Backend, Buffer, CaptureValue, Layout } from "../../src/backend/backend.ts";
+import { toFloat32 } from "../../src/core/dtype.ts";
 import { stream } from "../../src/core/random.ts";
-import { type AttentionPlan, type KvFormat } from "../../src/ir/plan.ts";
+import { type AttentionPlan, bytesPerKvElement, type KvFormat } from "../../src/ir/plan.ts";
 import { analyse } from "../../src/ir/range.ts";
 import type { Form, Mods, Shape } from "./case.ts";
 import { scaleOf, type Stored } from "./oracle.ts";
@@ -85,9 +86,12 @@ const kernels = new WeakMap<Backend, Map<string, AttentionKernel>>();
 
 async function paged(backend: Backend, shape: Shape, mods: Mods, data: Stored, form: Extract<Form, { kind: "paged" }>): Promise<Result> {
   const { heads, kvHeads, dim, valueDim, sequences } = shape, { pageSize } = form;
-  const { sink, softmax, queryFormat: _, ...spec } = mods;
+  const { sink, softmax, queryFormat: rowFormat, ...spec } = mods;
+  // Where the backend computes in 32 bits, queries and outputs are f32 whatever the case says.
+  const queryFormat = backend.caps.activationBits === 16 ? rowFormat : undefined;
+  const { queryTile = backend.caps.tiles.queryTile, kvTile = backend.caps.tiles.kvTile } = form;
   const { plan, bindings } = planAttention({
-    ...spec, denominator: sink ? "sink" : softmax, numQueryHeads: heads, numKvHeads: kvHeads, headDimQk: dim, headDimV: valueDim, queryTile: form.queryTile, kvTile: form.kvTile,
+    ...spec, queryFormat, denominator: sink ? "sink" : softmax, numQueryHeads: heads, numKvHeads: kvHeads, headDimQk: dim, headDimV: valueDim, queryTile, kvTile,
   });
   const known = kernels.get(backend) ?? new Map<string, AttentionKernel>();
   kernels.set(backend, known);
@@ -127,9 +131,9 @@ async function paged(backend: Backend, shape: Shape, mods: Mods, data: Stored, f
       firstRow.push(numRows);
       numRows += s.rows;
     }
-    const query = new Float32Array(numRows * heads * dim);
+    const query = stored[queryFormat ?? "f32"].of(numRows * heads * dim), queryRows = queryFormat ? data.queryCodes : data.query;
     sequences.forEach((s, b) => {
-      for (let h = 0; h < heads; h++) for (let r = 0; r < s.rows; r++) query.set(data.query[b]!.subarray((h * s.rows + r) * dim, (h * s.rows + r + 1) * dim), ((firstRow[b]! + r) * heads + h) * dim);
+      for (let h = 0; h < heads; h++) for (let r = 0; r < s.rows; r++) query.set(queryRows[b]!.subarray((h * s.rows + r) * dim, (h * s.rows + r + 1) * dim), ((firstRow[b]! + r) * heads + h) * dim);
     });
     const values = readCaptures(bindings);
     const captures = bindings.map(({ slot }): CaptureValue => {
@@ -142,7 +146,8 @@ async function paged(backend: Backend, shape: Shape, mods: Mods, data: Stored, f
       firstPosition: Int32Array.from(sequences, (s) => s.firstPosition), kvLength: Int32Array.from(sequences, (s) => s.kvLength),
     }, plan);
     const poison = (elements: number): Buffer => upload(new Float32Array(elements).fill(NaN));
-    const out = poison(numRows * heads * valueDim), lse = poison(numRows * heads), maxScore = poison(numRows * heads);
+    const outType = stored[queryFormat ?? "f32"];
+    const out = upload(outType.of(numRows * heads * valueDim).fill(outType.worst)), lse = poison(numRows * heads), maxScore = poison(numRows * heads);
     const key = side(mods.keyFormat ?? "f32", data.keyCodes, dim), value = side(mods.valueFormat ?? "f32", data.valueCodes, valueDim);
     backend.ops.attention({
       kernel, captures, pageSize, blockTable: upload(table), maxPagesPerSequence: maxPages, work: upload(work),
@@ -152,15 +157,15 @@ async function paged(backend: Backend, shape: Shape, mods: Mods, data: Stored, f
       ...(mods.sink && { sink: upload(mods.sink) }),
       lse: { data: lse, sequenceStride: 0 }, maxScore: { data: maxScore, sequenceStride: 0 },
     });
-    const read = async (from: Buffer, d: number): Promise<Float32Array[]> => {
-      const packed = new Float32Array((await backend.read(from, 0, 4 * numRows * heads * d)).slice().buffer);
+    const read = async (from: Buffer, d: number, format: "f32" | "bf16" | "f16" = "f32"): Promise<Float32Array[]> => {
+      const packed = toFloat32(await backend.read(from, 0, bytesPerKvElement[format] * numRows * heads * d), format);
       return sequences.map((s, b) => {
         const mine = new Float32Array(heads * s.rows * d);
         for (let h = 0; h < heads; h++) for (let r = 0; r < s.rows; r++) mine.set(packed.subarray(((firstRow[b]! + r) * heads + h) * d, ((firstRow[b]! + r) * heads + h + 1) * d), (h * s.rows + r) * d);
         return mine;
       });
     };
-    const outRows = await read(out, valueDim);
+    const outRows = await read(out, valueDim, queryFormat);
     return mods.weightMod ? { out: outRows, lse: undefined, maxScore: undefined } : { out: outRows, lse: await read(lse, 1), maxScore: await read(maxScore, 1) };
   } finally {
     for (const buffer of buffers) backend.free(buffer);

@@ -115,8 +115,12 @@ export function rowsToAsk(rows: number, most: number): number[] {
 
 const f32 = Math.fround;
 
-/** The answers of the rows asked for, in order of sequence, head, row. */
-export function answers(shape: Shape, mods: Mods, data: Data, mostRows = Infinity): Row[] {
+/**
+ * The answers of the rows asked for, in order of sequence, head, row. `compute`: what the type itself costs is that of a 16-bit type: scores, the score
+ * mod's results and the weights are rounded to it, as an eager implementation in that type does; sums stay f32.
+ */
+export function answers(shape: Shape, mods: Mods, data: Data, mostRows = Infinity, compute?: "bf16" | "f16"): Row[] {
+  const half = (x: number): number => (compute ? decode(compute, encode(compute, x, 1), 1) : x);
   const { heads, kvHeads, dim, valueDim } = shape;
   const { scoreMod, maskMod, weightMod, outputMod } = mods;
   // One mutable environment for each mod: the loops below ask millions of times.
@@ -151,14 +155,14 @@ export function answers(shape: Shape, mods: Mods, data: Data, mostRows = Infinit
           rounded = f32(rounded + f32(x * y));
         }
         exact *= scale;
-        rounded = f32(rounded * scale);
+        rounded = half(f32(rounded * scale));
         if (score) {
           exact = score.gold(exact);
-          rounded = score.single(rounded);
+          rounded = half(score.single(rounded));
         }
         if (weight) {
           exact = weight.gold(exact);
-          rounded = weight.single(rounded);
+          rounded = half(weight.single(rounded));
         }
         if (exact === -Infinity && !weight) continue;
         goldScores[kv] = exact;
@@ -190,7 +194,7 @@ export function answers(shape: Shape, mods: Mods, data: Data, mostRows = Infinit
       for (const kv of allowed) {
         const w = weight ? singleScores[kv]! : f32(Math.exp(f32(singleScores[kv]! - singleMax))), valueAt = (g * S + kv) * valueDim;
         singleSum = f32(singleSum + w);
-        for (let d = 0; d < valueDim; d++) single[d] = f32(single[d]! + f32(w * value[valueAt + d]!));
+        for (let d = 0; d < valueDim; d++) single[d] = f32(single[d]! + f32(half(w) * value[valueAt + d]!));
       }
       for (let d = 0; d < valueDim; d++) single[d] = finish(weight || allowed.length === 0 ? single[d]! : f32(single[d]! / singleSum), d, "single");
 

@@ -5,6 +5,7 @@
 import type { Backend } from "../../src/backend/backend.ts";
 import type { MaskMod, Mod } from "../../src/attention/mod.ts";
 import { evaluator } from "../../src/ir/interpret.ts";
+import type { KvFormat } from "../../src/ir/plan.ts";
 import { type Agreement, type Case, type Composite, geometryOf, type Geometry, type Mods, type Refused, type Shape, type Side } from "./case.ts";
 import { agreements, cases, composites, refused } from "./cases/index.ts";
 import { classifyAll } from "./classify.ts";
@@ -31,6 +32,8 @@ export interface RunOptions {
   readonly shapes: keyof typeof shapesOf;
   /** Whether masks are classified and functions compared with their expressions, which no backend has a part in; true when left out. */
   readonly host?: boolean;
+  /** The type of all tensors, for a backend that computes in 16 bits; what a case keeps in int8 or fp8 stays so. */
+  readonly compute?: "bf16" | "f16" | undefined;
   /** Ids to run; all when left out. */
   readonly only?: ReadonlySet<string> | undefined;
 }
@@ -43,13 +46,21 @@ const rowsAsked = { all: 32, quick: 16, paged: 16 } as const;
 
 interface Place extends Counted {
   readonly rows: number;
+  readonly compute: RunOptions["compute"];
+}
+
+/** A case's mods over tensors of the type that the backend computes in. */
+function typed<M extends Mods>({ compute }: Place, mods: M): M {
+  if (!compute) return mods;
+  const format = (f: KvFormat | undefined): KvFormat => (f === "int8" || f === "fp8" ? f : compute);
+  return { ...mods, queryFormat: compute, keyFormat: format(mods.keyFormat), valueFormat: format(mods.valueFormat) };
 }
 
 const shapesOf = { all: allShapes, quick: quickShapes, paged: pagedShapes } as const;
 
-export async function* run(backend: Backend, { shapes, only, host = true }: RunOptions): AsyncGenerator<Verdict> {
+export async function* run(backend: Backend, { shapes, only, compute, host = true }: RunOptions): AsyncGenerator<Verdict> {
   const chosen = <T extends { readonly id: string }>(list: readonly T[]): readonly T[] => list.filter(({ id }) => !only || only.has(id));
-  const place: Place = { ...counting(backend), rows: rowsAsked[shapes] };
+  const place: Place = { ...counting(backend), rows: rowsAsked[shapes], compute };
   let nth = 0;
   for (const c of chosen(cases)) {
     for (const l of shapesOf[shapes](nth)) {
@@ -78,15 +89,16 @@ async function caught(trial: () => Promise<Outcome>): Promise<Outcome> {
 }
 
 async function tryCase(place: Place, c: Case, { shape, form }: Launch): Promise<Outcome> {
-  const mods = c.mods(geometryOf(shape));
-  return tryMods(place, mods, shape, form);
+  return tryMods(place, typed(place, c.mods(geometryOf(shape))), shape, form);
 }
 
 async function tryMods(place: Place, mods: Mods, shape: Shape, form: Launch["form"]): Promise<Outcome> {
   const data = makeData(shape, mods);
   const result = await launch(place.backend, shape, mods, data, form);
-  return compare(answers(shape, mods, data, place.rows), result, shape, mods, factors[form.kind]);
+  return compare(answers(shape, mods, data, place.rows, place.compute), result, shape, mods, factorOf(place, form));
 }
+
+const factorOf = ({ compute }: Place, { kind }: Launch["form"]): number => (compute ? factors.half : factors[kind]);
 
 /** The launch against the oracle's rows. */
 function compare(rows: readonly Row[], result: Result, shape: Shape, mods: Mods, factor: number): Outcome {
@@ -110,7 +122,7 @@ function compare(rows: readonly Row[], result: Result, shape: Shape, mods: Mods,
 /** The same case with other captured values: right again, and nothing compiled. */
 async function tryChange(place: Place, c: Case): Promise<Outcome> {
   for (const { shape, form } of quickShapes(0)) {
-    const mods = c.mods(geometryOf(shape));
+    const mods = typed(place, c.mods(geometryOf(shape)));
     const before = await tryMods(place, mods, shape, form);
     if (before.status !== "passed") return before;
     const compiled = place.compiled(), data = makeData(shape, mods), first = await launch(place.backend, shape, mods, data, form);
@@ -155,10 +167,10 @@ function scoreDiffers(mod: Exclude<Mod, MaskMod>): string | undefined {
 }
 
 async function tryComposite(place: Place, c: Composite, { shape, form }: Launch): Promise<Outcome> {
-  const parts = c.parts(geometryOf(shape)), data = makeData(shape, {});
+  const parts = c.parts(geometryOf(shape)).map((mods) => typed(place, mods)), data = makeData(shape, typed(place, {}));
   const results: Result[] = [];
   for (const mods of parts) results.push(await launch(place.backend, shape, mods, data, form));
-  const rows = parts.map((mods) => answers(shape, mods, data, place.rows));
+  const rows = parts.map((mods) => answers(shape, mods, data, place.rows, place.compute));
   const { kvHeads, heads, valueDim } = shape;
   const pairs = rows[0]!.flatMap((first, i) => {
     const s = shape.sequences[first.sequence]!, value = data.value[first.sequence]!, g = Math.floor(first.head / (heads / kvHeads));
@@ -168,7 +180,7 @@ async function tryComposite(place: Place, c: Composite, { shape, form }: Launch)
     const found = (c.library ?? c.combine)(results.map((r) => ({ out: [...r.out[first.sequence]!.subarray(at * valueDim, (at + 1) * valueDim)], lse: r.lse![first.sequence]![at]! })), sums);
     return gold.map((x, d) => [x, single[d]!, found[d]!] as const);
   });
-  const { ratio, problem } = judge(pairs, "out", factors[form.kind]);
+  const { ratio, problem } = judge(pairs, "out", factorOf(place, form));
   return problem ? failed(problem) : passed("", ratio);
 }
 
@@ -196,11 +208,11 @@ function byToken(side: Side, result: Result): Map<string, { readonly out: Float3
 }
 
 async function tryAgreement(place: Place, { sides, bits }: Agreement): Promise<Outcome> {
-  const [left, right] = sides;
+  const [left, right] = sides.map((side) => ({ ...side, mods: typed(place, side.mods) })) as [Side, Side];
   const data = makeData(left.shape, left.mods), first = await launch(place.backend, left.shape, left.mods, data, left.form);
   const second = await launch(place.backend, right.shape, right.mods, makeData(right.shape, right.mods), right.form);
-  const rows = answers(left.shape, left.mods, data, place.rows);
-  const true1 = compare(rows, first, left.shape, left.mods, factors[left.form.kind]);
+  const rows = answers(left.shape, left.mods, data, place.rows, place.compute);
+  const true1 = compare(rows, first, left.shape, left.mods, factorOf(place, left.form));
   if (true1.status !== "passed") return true1;
   const a = byToken(left, first), b = byToken(right, second);
   let common = 0;
@@ -218,6 +230,6 @@ async function tryAgreement(place: Place, { sides, bits }: Agreement): Promise<O
     const other = b.get(`${left.shape.sequences[r.sequence]!.query(r.row)} ${r.head}`);
     return other ? Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, other.out[d]!] as const) : [];
   });
-  const { ratio, problem } = judge(pairs, "out", factors.paged);
+  const { ratio, problem } = judge(pairs, "out", factorOf(place, left.form));
   return problem ? failed(problem) : passed(`${common} rows`, ratio);
 }

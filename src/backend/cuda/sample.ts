@@ -27,14 +27,14 @@ export function createSamplingOps(context: Pick<OpsContext, "device" | "submit">
       invariant(own(choices).address % 8 === 0 && choices.bytes >= 4 * choiceWord.words * rows && out.bytes >= 4 * rows, `${rows} rows, ${choices.bytes} bytes of choices, ${out.bytes} of tokens`);
       const params = new Params().ptr(addressOf(batch.header)).ptr(addressOf(logits.data)).ptr(addressOf(choices)).ptr(addressOf(out)).i32(stride).i32(columns).bytes();
       context.submit([module], ({ numLogits }, find) => {
-        if (numLogits > 0) device.launch(find(`sample_${module.element}`), { grid: [numLogits, 1, 1], block: sampleThreads, dependent: true }, params);
+        if (numLogits > 0) device.launch(find(`sample_${module.element}`), { grid: [Math.min(numLogits, rows), 1, 1], block: sampleThreads, dependent: true }, params);
       });
     },
 
     feedTokens({ sampled, batch }) {
       const params = new Params().ptr(addressOf(batch.header)).ptr(addressOf(batch.tokens)).ptr(addressOf(sampled)).bytes();
       context.submit([module], ({ numTokens }, find) => {
-        if (numTokens > 0) device.launch(find(`feedTokens_${module.element}`), { grid: [Math.ceil(numTokens / feedThreads), 1, 1], block: feedThreads, dependent: true }, params);
+        if (numTokens > 0) device.launch(find(`feedTokens_${module.element}`), { grid: [Math.ceil(Math.min(numTokens, batch.tokens.bytes / 4) / feedThreads), 1, 1], block: feedThreads, dependent: true }, params);
       });
     },
   };
