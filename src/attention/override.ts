@@ -7,7 +7,7 @@
  */
 import { UsageError } from "../core/errors.ts";
 import type { MaskMod, ScoreMod } from "./mod.ts";
-import { type ModData, serialiseMod } from "./mod-data.ts";
+import { isShared, type ModData, serialiseMod } from "./mod-data.ts";
 
 /** The mods of a layer as the model has them; no scoreMod where scores are used as they are. */
 export interface OwnAttention {
@@ -147,4 +147,15 @@ function layersLabel(layers: readonly number[]): string {
   }
   const parts = ranges.map(([from, to]) => (from === to ? String(from) : `${from}-${to}`));
   return `layer${layers.length === 1 ? "" : "s"} ${parts.length > 1 ? `${parts.slice(0, -1).join(", ")} and ` : ""}${parts.at(-1)}`;
+}
+
+/** The first array over a SharedArrayBuffer that a mod captures: "the maskMod of layers 0 and 2", and the capture's name. */
+export function sharedCapture({ mods }: AttentionOverrideData): { readonly mod: string; readonly capture: string } | undefined {
+  for (const of of mods) {
+    for (const field of fields) {
+      const shared = of[field]?.captures.find(({ value }) => typeof value !== "number" && isShared(value.data));
+      if (shared) return { mod: `the ${field} of ${of.label}`, capture: shared.slot.name };
+    }
+  }
+  return undefined;
 }

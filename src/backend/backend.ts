@@ -218,6 +218,8 @@ export interface Caps {
   readonly activationBits: 32 | 16;
   /** Whether it has `SamplingOps`: a step's tokens are then chosen where its logits are, and the next step can begin without the host. */
   readonly samples: boolean;
+  /** Whether an engine on it runs in a process of its own, as its driver may end that; else in a thread. */
+  readonly ownProcess: boolean;
   /** Formats of the KV cache: "any" that `ropeAndCache` can write, or only the type of the "activations". */
   readonly kvFormats: "any" | "activations";
   /** Query rows of a work item and keys of a block that its attention kernels do well with. */

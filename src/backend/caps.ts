@@ -10,6 +10,7 @@ const plain: Omit<Caps, "device"> = {
   weightDTypes: ["f32", "bf16", "int8", "uint8", "int4", "uint4"],
   activationBits: 32,
   samples: false,
+  ownProcess: false,
   kvFormats: "any",
   tiles: { queryTile: 16, kvTile: 32 },
   defaults: { pageSize: 16, maxNumBatchedTokens: 512, maxNumSeqs: 32, kvCacheShare: 0.25 },
@@ -22,6 +23,7 @@ const rows: Readonly<Record<Device, Caps>> = {
     weightDTypes: ["bf16", "f16"],
     activationBits: 16,
     samples: true,
+    ownProcess: true,
     kvFormats: "activations",
     tiles: { queryTile: 128, kvTile: 64 },
     // Its memory is nobody else's: what weights and activations leave is the cache's.

@@ -103,7 +103,7 @@ function processParent(): Parent {
   process.once("disconnect", () => process.exit());
   // Who stops the parent by these stops this process by way of it: requests may be left to finish.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
-  process.once("uncaughtException", (error) => send({ failure: reasonOf(error) }, () => process.exit(1)));
+  process.on("uncaughtException", (error) => send({ failure: reasonOf(error) }, () => process.exit(1)));
   return {
     data: deserialize(Buffer.from(data, "base64")) as unknown,
     post: (message) => send({ message }),

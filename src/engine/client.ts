@@ -1,11 +1,13 @@
 /**
- * The near side of the engine: requests in, one stream of deltas each. What lies behind the messages is a worker thread
- * (`startEngine`) or an engine in this thread (`clientOf`).
+ * The near side of the engine: requests in, one stream of deltas each. What lies behind the messages is a worker thread, a process
+ * where the device's driver may end that (`startEngine`), or an engine in this thread (`clientOf`).
  *
  * A stream ends after its Delta with `finish`. Whoever leaves the loop early, or aborts the signal, ends the request: the engine
  * frees its pages before its next step. When the engine dies, every stream throws what it died of.
  */
-import { spawn } from "#thread";
+import { spawn, spawnProcess } from "#thread";
+import { type AttentionOverrideData, sharedCapture } from "../attention/override.ts";
+import { capsOf } from "../backend/caps.ts";
 import { invariant, UsageError } from "../core/errors.ts";
 import { Queue } from "../core/queue.ts";
 import type { Thread } from "../core/thread.ts";
@@ -192,24 +194,46 @@ export function clientOf(engine: Engine, info: EngineInfo, now: () => number, re
 /** Engines of this process that have begun and not ended. */
 let livingEngines = 0;
 
-/** A thread for `startEngine`, which opens `machine` meanwhile. Started before the model is found, it is ready when the model is. */
+/**
+ * A thread for `startEngine`, or a process, which opens `machine` meanwhile. Started before the model is found, it is ready when the model is.
+ * @throws UsageError when there is no such device
+ */
 export function prepareEngine({ device, threads }: Machine): Thread {
+  const { ownProcess } = capsOf(device);
   // The sources run as they are and as compiled: the worker's file ends as this one does.
   const url = new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url);
   // Wide code is compiled under flags of the whole process, which must not meet another engine's kernels on their way through V8's compiler.
-  const thread = spawn(url, { device, wideVectors: livingEngines === 0, ...(threads !== undefined && { threads }) } satisfies Machine);
+  const machine: Machine = { device, wideVectors: livingEngines === 0, ...(threads !== undefined && { threads }) };
+  if (ownProcess) return spawnProcess(url, machine);
+  const thread = spawn(url, machine);
   livingEngines++;
   thread.onExit(() => livingEngines--);
   return thread;
 }
 
 /**
- * Loads a model and runs its engine in a worker thread, `thread`.
+ * Loads a model and runs its engine in `thread`.
  * @throws UsageError for what the caller can mend: no such model, one that is not supported, one that does not fit.
  */
-export function startEngine(options: EngineOptions, onProgress?: Progress, thread = prepareEngine(options)): Promise<EngineClient> {
+export async function startEngine(options: EngineOptions, onProgress?: Progress, thread = prepareEngine(options)): Promise<EngineClient> {
+  if (capsOf(options.device).ownProcess && options.attention) {
+    try {
+      refuseShared(options.device, options.attention);
+    } catch (error) {
+      await thread.terminate();
+      throw error;
+    }
+  }
   thread.post(options);
   return connect(thread, onProgress);
+}
+
+/** Shared memory does not cross to a process. */
+function refuseShared(device: string, attention: AttentionOverrideData): void {
+  const found = sharedCapture(attention);
+  if (!found) return;
+  const { mod, capture } = found;
+  throw new UsageError(`${mod} captures ${capture} over a SharedArrayBuffer, and device ${device} computes in a process of its own, which shares no memory; give the mod an array of its own`);
 }
 
 /** The client of an engine that `thread` is loading. The thread keeps the process alive while it loads and while requests are in flight. */

@@ -14,5 +14,6 @@ post({
 thread.onMessage((message) => {
   if ((message as ToEngine).kind !== "submit") return;
   if (thread.data === "exit") process.exit(7);
+  if (thread.data === "kill") process.kill(process.pid, "SIGKILL");
   throw new Error("lightning");
 });

@@ -127,6 +127,12 @@ test("a captured array in shared memory changes the served model while it runs; 
   assert.deepEqual([...(await expected.generate(prompt(2, 30), { temperature: 0, maxTokens: 12, ignoreEos: true })).tokenIds], narrow);
 });
 
+test("a captured array in shared memory is refused by name where the engine is a process, which shares none", async () => {
+  const { attention } = sharedWindow();
+  await assert.rejects(LLM.load(folder, { device: "cuda", attention, skipTokenizerInit: true }), (error: Error) => error.name === "UsageError" &&
+    /the maskMod of layers 0-2 captures sizes over a SharedArrayBuffer, and device cuda computes in a process of its own/.test(error.message));
+});
+
 test("a request whose positions leave a mod's table fails by the table's name; those beside it and after it are answered", async () => {
   const weights = new Float32Array(40).fill(0.5);
   const attention: AttentionOverride = { layers: { 2: { scoreMod: scoreMod(({ weights }) => (score, _b, _h, _q, kv) => score + weights[kv]!, { weights }) } } };
