@@ -68,7 +68,7 @@ class CudaBackend implements Backend {
   readonly #functions = new Map<string, KernelFunction>();
   #recording: Submitted[] | undefined;
   /** What waits for modules, in order. */
-  #queue: (() => boolean)[] = [];
+  readonly #queue: (() => boolean)[] = [];
   #failure: unknown;
   #closed = false;
 
@@ -107,18 +107,16 @@ class CudaBackend implements Backend {
   #want(name: ModuleName): string {
     const label = moduleLabel(name);
     if (!this.#modules.has(label)) {
-      const loading = this.#compiler.compile(`${label}.cu`, moduleText(name)).then(
-        ({ cubin, resources }) => {
-          if (this.#closed) return;
-          const module = this.#device.load(cubin);
-          for (const { kernel } of resources) this.#moduleOf.set(kernel, module);
-          this.#modules.set(label, module);
-        },
-        (error: unknown) => {
-          this.#failure ??= error;
-          this.#queue = [];
-        },
-      );
+      const loading = this.#compiler.compile(`${label}.cu`, moduleText(name)).then(({ cubin, resources }) => {
+        if (this.#closed) return;
+        const module = this.#device.load(cubin);
+        for (const { kernel } of resources) this.#moduleOf.set(kernel, module);
+        this.#modules.set(label, module);
+      }).catch((error: unknown) => {
+        // Nobody waits for it any more: what needs it is left out, and the next read tells why.
+        this.#failure ??= error;
+        this.#modules.delete(label);
+      });
       this.#modules.set(label, loading.then(() => this.#flush()));
     }
     return label;
@@ -199,7 +197,12 @@ class CudaBackend implements Backend {
 
   read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array> {
     const { address } = own(from.slice(offset, bytes));
-    return this.#queue.length === 0 ? this.#read(address, bytes) : this.#drain().then(() => this.#read(address, bytes));
+    if (this.#queue.length === 0) return this.#read(address, bytes);
+    // In its turn, as what is given after it may write there: the step behind, to the tokens of this one.
+    return new Promise((resolve) => this.#queue.push(() => {
+      resolve(this.#read(address, bytes));
+      return true;
+    }));
   }
 
   /** The copies are given their place in the stream before this returns. */
