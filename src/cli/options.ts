@@ -83,7 +83,7 @@ export function addEngineFlags(command: Command): Command {
     .addOption(new Option("--quantization <type>", "weights of 8 or 4 bits; auto: as the file has them, int8 above 200M parameters").choices(quantizationOptions).default("auto"))
     .addOption(new Option("--load-format <format>", "dummy: random weights of the shapes in config.json, to measure by").choices(loadFormats).default("auto"))
     .addOption(new Option("--kv-cache-dtype <type>", "type keys and values are kept in").choices(kvCacheDTypes).default("auto"))
-    .addOption(new Option("--device <device>", "what computes; reference is slow and plain").choices(devices).default("cpu"))
+    .addOption(new Option("--device <device>", "what computes: this machine's cpu, its NVIDIA GPU (cuda), or reference, slowly and plainly").choices(devices).default("cpu"))
     .option("--gpu-memory-utilization <share>", "part of a GPU's free memory that the model may take (default: 0.9)", parseNumber)
     .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
     .option("--max-model-len <tokens>", "most tokens of a prompt and its answer together (default: the model's)", parseInteger)

@@ -1,5 +1,5 @@
 /**
- * What /metrics shows: vLLM's names, labels and buckets, so that existing dashboards read it unchanged.
+ * What /metrics shows: vLLM's names, labels and buckets, so that existing dashboards read it unchanged; and what vLLM has no name for as tessera's.
  *
  * Gauges and counters of the engine are read from its newest Stats when somebody asks; latencies are measured by `Observer` as
  * deltas come out of the engine. It knows no route.
@@ -63,8 +63,8 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   const gauge = (name: string, help: string, read: (stats: Stats) => number, more: Readonly<Record<string, string>> = {}) => new Gauge({
     name: `vllm:${name}`, help, labelNames: [...labelNames, ...Object.keys(more)], registers, collect() { this.set({ ...labels, ...more }, read(stats())); },
   });
-  const counter = (name: string, help: string, read: (stats: Stats) => number) => new Counter({
-    name: `vllm:${name}`, help, labelNames, registers,
+  const counter = (name: string, help: string, read: (stats: Stats) => number, whose = "vllm") => new Counter({
+    name: `${whose}:${name}`, help, labelNames, registers,
     collect() { this.reset(); this.inc(labels, read(stats())); },
   });
   const histogram = (name: string, help: string, buckets: number[]) => {
@@ -87,6 +87,12 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   counter("gpu_prefix_cache_queries_total", "prefix_cache_queries_total by its old name.", queries);
   counter("gpu_prefix_cache_hits_total", "prefix_cache_hits_total by its old name.", hits);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
+  const own = (name: string, help: string, read: (stats: Stats) => number) => counter(name, help, read, "tessera");
+  own("steps_total", "Steps of the model.", ({ numSteps }) => numSteps);
+  own("steps_ahead_total", "Steps started while the one before was under way.", ({ numStepsAhead }) => numStepsAhead);
+  own("host_seconds_total", "What the host did for all steps: scheduling, batches, starting them, tokens.", ({ hostSeconds }) => hostSeconds);
+  own("hidden_host_seconds_total", "Of these, seconds in which a step was under way.", ({ hiddenSeconds }) => hiddenSeconds);
+  own("wait_seconds_total", "How long the host waited for steps to end.", ({ waitSeconds }) => waitSeconds);
 
   const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: info.kvCacheDtype, enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })

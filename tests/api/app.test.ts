@@ -421,6 +421,7 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.equal(value("request_prefill_kv_computed_tokens_sum"), 6, "nothing was cached");
   assert.equal(value("request_max_num_generation_tokens_sum"), 6);
   for (const part of ["queue", "prefill", "decode", "inference"]) assert.equal(value(`request_${part}_time_seconds_count`), 2, part);
+  assert.match(text, /^tessera:steps_ahead_total\{model_name="fake",engine="0"\} 0$/m);
   assert.match(text, /^http_requests_total\{handler="\/v1\/completions",method="POST",status="2xx"\} 2$/m);
 });
 

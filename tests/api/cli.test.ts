@@ -81,6 +81,15 @@ test("help shows the commands, their flags and examples", async () => {
     "--request-rate", "--burstiness", "--max-concurrency", "--seed", "--save-result", "--percentile-metrics", "--goodput"]) assert.ok(bench.out.includes(flag), flag);
 });
 
+test("a device that is not here is told as what is missing and what to do, with exit code 1, and nothing is left running", { skip: skip || (existsSync("/dev/nvidiactl") && "this machine has a GPU") }, async () => {
+  for (const args of [["serve", "--port", "0"], ["run", "Hello"]]) {
+    const { code, out, err } = await run([...args, "--device", "cuda"]);
+    assert.deepEqual([code, out], [1, ""]);
+    assert.match(err, /^tessera: .*NVIDIA's driver.*nvidia-smi/);
+    assert.doesNotMatch(err, /\n\s+at /, "no stack");
+  }
+});
+
 test("wrong flags and models are told in one line, with exit code 1", async () => {
   for (const [args, message] of [
     [["serve", "--port", "x"], /--port.*integer/], [["serve", "--dtype", "int3"], /float32/], [["serve", "no-such-folder"], /no-such-folder/],
