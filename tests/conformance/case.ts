@@ -89,8 +89,8 @@ export interface Agreement {
   readonly id: string;
   readonly title: string;
   readonly sides: readonly [Side, Side];
-  /** To the bit, or within the tolerance of the oracle's rule. */
-  readonly bits: boolean;
+  /** To the bit, or within the tolerance of the oracle's rule. "one kernel": to the bit where a backend has one kernel for all rows; those of 16 bits have two. */
+  readonly bits: boolean | "one kernel";
 }
 
 export interface Side {

@@ -39,7 +39,7 @@ export interface RunOptions {
 }
 
 /** Times what the type itself costs that a launch may err: f32 dense and paged, and 16-bit results. */
-const factors = { dense: 10, paged: 20, half: 1.1 } as const;
+const factors = { dense: 10, paged: 20, half: 1.1, halfLargest: 2 } as const;
 
 /** Rows of a sequence that the oracle answers: all of a short one, else its ends, the edges of tiles and some between. */
 const rowsAsked = { all: 32, quick: 16, paged: 16 } as const;
@@ -95,24 +95,24 @@ async function tryCase(place: Place, c: Case, { shape, form }: Launch): Promise<
 async function tryMods(place: Place, mods: Mods, shape: Shape, form: Launch["form"]): Promise<Outcome> {
   const data = makeData(shape, mods);
   const result = await launch(place.backend, shape, mods, data, form);
-  return compare(answers(shape, mods, data, place.rows, place.compute), result, shape, mods, factorOf(place, form));
+  return compare(place, answers(shape, mods, data, place.rows, place.compute), result, shape, mods, form);
 }
 
-const factorOf = ({ compute }: Place, { kind }: Launch["form"]): number => (compute ? factors.half : factors[kind]);
+const factorsOf = ({ compute }: Place, { kind }: Launch["form"]): readonly [mean: number, largest: number] => (compute ? [factors.half, factors.halfLargest] : [factors[kind], factors[kind]]);
 
 /** The launch against the oracle's rows. */
-function compare(rows: readonly Row[], result: Result, shape: Shape, mods: Mods, factor: number): Outcome {
-  const { valueDim, sequences } = shape;
+function compare(place: Place, rows: readonly Row[], result: Result, shape: Shape, mods: Mods, form: Launch["form"]): Outcome {
+  const { valueDim, sequences } = shape, all = factorsOf(place, form);
   const offset = (r: Row): number => r.head * sequences[r.sequence]!.rows + r.row;
   const outAt = (r: Row, d: number): number => result.out[r.sequence]![offset(r) * valueDim + d]!;
   if (!mods.outputMod) {
     for (const r of rows) for (let d = 0; r.empty && d < valueDim; d++) if (outAt(r, d) !== 0) return failed(`sequence ${r.sequence}, head ${r.head}, row ${r.row} sees nothing, and out is ${outAt(r, d)} there`);
   }
   const found = [
-    judge(rows.flatMap((r) => Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, outAt(r, d)] as const)), "out", mods.queryFormat ? factors.half : factor),
+    judge(rows.flatMap((r) => Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, outAt(r, d)] as const)), "out", ...(mods.queryFormat && !place.compute ? [factors.half, factors.half] as const : all)),
     ...(mods.weightMod ? [] : (["lse", "maxScore"] as const).flatMap((what) => {
       const given = result[what];
-      return given ? [judge(rows.map((r) => (what === "lse" ? [r.gold.lse, r.single.lse, given[r.sequence]![offset(r)]!] : [r.gold.max, r.single.max, given[r.sequence]![offset(r)]!])), what, factor)] : [];
+      return given ? [judge(rows.map((r) => (what === "lse" ? [r.gold.lse, r.single.lse, given[r.sequence]![offset(r)]!] : [r.gold.max, r.single.max, given[r.sequence]![offset(r)]!])), what, ...all)] : [];
     })),
   ];
   const problem = found.find((f) => f.problem)?.problem;
@@ -180,7 +180,7 @@ async function tryComposite(place: Place, c: Composite, { shape, form }: Launch)
     const found = (c.library ?? c.combine)(results.map((r) => ({ out: [...r.out[first.sequence]!.subarray(at * valueDim, (at + 1) * valueDim)], lse: r.lse![first.sequence]![at]! })), sums);
     return gold.map((x, d) => [x, single[d]!, found[d]!] as const);
   });
-  const { ratio, problem } = judge(pairs, "out", factorOf(place, form));
+  const { ratio, problem } = judge(pairs, "out", ...factorsOf(place, form));
   return problem ? failed(problem) : passed("", ratio);
 }
 
@@ -207,12 +207,13 @@ function byToken(side: Side, result: Result): Map<string, { readonly out: Float3
   return found;
 }
 
-async function tryAgreement(place: Place, { sides, bits }: Agreement): Promise<Outcome> {
+async function tryAgreement(place: Place, { sides, bits: asked }: Agreement): Promise<Outcome> {
+  const bits = asked === "one kernel" ? place.compute === undefined : asked;
   const [left, right] = sides.map((side) => ({ ...side, mods: typed(place, side.mods) })) as [Side, Side];
   const data = makeData(left.shape, left.mods), first = await launch(place.backend, left.shape, left.mods, data, left.form);
   const second = await launch(place.backend, right.shape, right.mods, makeData(right.shape, right.mods), right.form);
   const rows = answers(left.shape, left.mods, data, place.rows, place.compute);
-  const true1 = compare(rows, first, left.shape, left.mods, factorOf(place, left.form));
+  const true1 = compare(place, rows, first, left.shape, left.mods, left.form);
   if (true1.status !== "passed") return true1;
   const a = byToken(left, first), b = byToken(right, second);
   let common = 0;
@@ -230,6 +231,6 @@ async function tryAgreement(place: Place, { sides, bits }: Agreement): Promise<O
     const other = b.get(`${left.shape.sequences[r.sequence]!.query(r.row)} ${r.head}`);
     return other ? Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, other.out[d]!] as const) : [];
   });
-  const { ratio, problem } = judge(pairs, "out", factorOf(place, left.form));
+  const { ratio, problem } = judge(pairs, "out", ...(place.compute ? factorsOf(place, left.form) : [factors.paged, factors.paged] as const));
   return problem ? failed(problem) : passed(`${common} rows`, ratio);
 }

@@ -6,8 +6,9 @@
  */
 import { kernelText } from "#cuda-sources";
 import { invariant, UsageError } from "../../core/errors.ts";
-import { score } from "../../ir/expr.ts";
+import { type Expr, score } from "../../ir/expr.ts";
 import { type AttentionPlan, bytesPerKvElement, type KvFormat, workHeaderWords, workItem } from "../../ir/plan.ts";
+import { postOrder } from "../../ir/range.ts";
 import type { AttentionCall, Layout } from "../backend.ts";
 import { captureField, captureFields, emitFunction, extentField } from "./expr.ts";
 import { own } from "./memory.ts";
@@ -35,10 +36,15 @@ export interface AttentionSource {
   readonly decodeRows: number;
   /** Thread blocks of an item and head. */
   readonly subTiles: number;
+  readonly rowsOfWarp: number;
   readonly general: KernelShape & { readonly text: string };
   readonly decode: (KernelShape & { readonly text: string }) | undefined;
   readonly params: Struct;
 }
+
+/** Loads of mods beyond which a warp computes 16 rows instead of 32. */
+const mostLoadsOfTwoTiles = 8;
+const countLoads = (mods: readonly (Expr | undefined)[]): number => new Set(mods.flatMap((e) => (e ? postOrder(e).filter((node) => node.kind === "load") : []))).size;
 
 const kvFormatNames: Readonly<Record<KvFormat, string | undefined>> = { f32: undefined, bf16: "SAME", f16: "SAME", int8: "INT8", fp8: "FP8" };
 const round16 = (n: number): number => Math.ceil(n / 16) * 16;
@@ -47,9 +53,10 @@ const strideOf = (padded: number): number => 2 * padded + 16;
 
 /** The rule by which kernels are chosen, for people. */
 export const rule = (source: AttentionSource): string => {
-  const { plan: { numQueryHeads, numKvHeads }, decodeRows, decode } = source;
-  if (!decode) return `attention: every item, as ${numQueryHeads / numKvHeads} query heads share a kv head, more than the ${decodeTileRows} rows of a decode tile`;
-  return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${numQueryHeads / numKvHeads} heads that share a kv head); attention: all others`;
+  const { plan: { numQueryHeads, numKvHeads }, decodeRows, decode, rowsOfWarp } = source;
+  const general = `with ${rowsOfWarp} rows a warp (32 up to a head dim of 128 of values and ${mostLoadsOfTwoTiles} loads of the mods, else 16)`;
+  if (!decode) return `attention: every item, ${general}, as ${numQueryHeads / numKvHeads} query heads share a kv head, more than the ${decodeTileRows} rows of a decode tile`;
+  return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${numQueryHeads / numKvHeads} heads that share a kv head); attention: all others, ${general}`;
 };
 
 /** @throws UsageError for what these kernels do not do: f32 queries, keys of another 16-bit type, head dims over 256, blocks that are no multiples of 16 keys */
@@ -66,8 +73,9 @@ export function attentionSource(plan: AttentionPlan): AttentionSource {
   if (kvTile % 16 !== 0 || kvTile % blockKeys !== 0) throw new UsageError(`kvTile is ${kvTile}; device cuda needs a multiple of 16 up to 64, or of 64`);
   const group = numQueryHeads / numKvHeads, decodeRows = Math.floor(decodeTileRows / group);
   const paddedQk = round16(headDimQk), paddedV = round16(headDimV), strideQk = strideOf(paddedQk), strideV = strideOf(paddedV);
-  // 32 rows a warp share each fragment of keys and values; their sums must fit its registers.
-  const rowTiles = paddedV <= 128 ? 2 : 1, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
+  // 32 rows a warp share each fragment of keys and values, where their sums and what the mods load for each row fit its registers.
+  const loads = countLoads([plan.scoreMod, plan.maskMod, plan.weightMod]);
+  const rowTiles = paddedV <= 128 && loads <= mostLoadsOfTwoTiles ? 2 : 1, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
   const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV);
   const stageBytes = blockKeys * (strideQk + strideV), decodeExtra = 4 * (decodeTileRows * (paddedV + maxSegments) + decodeTileRows * (blockKeys / 16)) + 16;
   const stagesFor = (blocks: number): number => Math.min(4, Math.floor((sharedBytesOfSm / blocks - reservedBytes - decodeExtra) / stageBytes));
@@ -97,7 +105,7 @@ export function attentionSource(plan: AttentionPlan): AttentionSource {
   ].join("\n");
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
   return {
-    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), params,
+    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), rowsOfWarp: 16 * rowTiles, params,
     general: { name: "attention", threads, sharedBytes: generalBytes, text: `${head}\n${kernelText("attention")}` },
     decode: group <= decodeTileRows ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
   };

@@ -286,7 +286,7 @@ export class CudaDevice {
     } catch (error) {
       if (!(error instanceof CudaError) || error.code !== outOfMemory) throw error;
       const mib = (n: number): string => `${(n / 2 ** 20).toFixed(n < 2 ** 20 ? 3 : 0)} MiB`;
-      throw new UsageError(`the GPU has no ${mib(bytes)} of memory in one piece: ${mib(this.freeBytes())} of ${mib(this.totalBytes)} are left; ask for less, or end other programs on it`);
+      throw new UsageError(`the GPU has no ${bytes} bytes (${mib(bytes)}) of memory in one piece: ${mib(this.freeBytes())} of ${mib(this.totalBytes)} are left; ask for less, or end other programs on it`);
     }
     const address = this.#out.u64;
     this.#allocated.set(address, size);

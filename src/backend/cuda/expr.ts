@@ -133,9 +133,9 @@ class FunctionBody {
     let flat = "";
     e.indices.forEach((index, dim) => {
       const guarded = `failure.guard(${this.value(index, live)}, p.${extentField(slot, dim)}, ${live}, ${placeWord(slot, dim)})`;
-      flat = dim === 0 ? guarded : `${flat} * p.${extentField(slot, dim)} + ${guarded}`;
+      flat = dim === 0 ? guarded : `(${flat} * p.${extentField(slot, dim)} + ${guarded})`;
     });
-    return `__ldg(p.${captureField(slot)} + ${e.indices.length > 1 ? `(${flat})` : flat})`;
+    return `__ldg(p.${captureField(slot)} + ${flat})`;
   }
 
   #slot(name: string, kind: CaptureSlot["kind"]): number {

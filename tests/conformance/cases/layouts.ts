@@ -41,12 +41,12 @@ export const layouts: readonly Agreement[] = [
     { mods, shape: shape([sequence(0, 40, 100), { ...sequence(1, 20, 90), key: (t) => (t < 64 ? sequence(0, 0, 100).key(t) : sequence(1, 0, 90).key(t)) }]), form: paged(16) },
     { mods, shape: shape([sequence(0, 40, 100), { ...sequence(1, 20, 90), key: (t) => (t < 64 ? sequence(0, 0, 100).key(t) : sequence(1, 0, 90).key(t)) }]), form: paged(128) },
   ] },
-  { id: "W2", title: "the last rows of a prompt and the whole prompt", bits: true, sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(chunks), form: paged(16) }] },
+  { id: "W2", title: "the last rows of a prompt and the whole prompt", bits: "one kernel", sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(chunks), form: paged(16) }] },
   { id: "W2", title: "rows counted from 0 under a mask moved by off[b]", bits: true, sides: [
     { mods: { maskMod: and(causal, slidingWindow(50)) }, shape: shape(chunks), form: paged(16) },
     { mods: { maskMod: maskMod(({ off, inner }) => (b, h, q, kv) => inner(b, h, q + off[b]!, kv), { off: Int32Array.from(chunks, (s) => s.firstPosition), inner: and(causal, slidingWindow(50)) }) }, shape: shape(recounted), form: paged(16) },
   ] },
-  { id: "W2", title: "one decoded row, and its row in the prompt", bits: true, sides: [{ mods, shape: shape([sequence(0, 80, 80)]), form: dense }, { mods, shape: shape([sequence(0, 1, 80)]), form: paged(32) }] },
+  { id: "W2", title: "one decoded row, and its row in the prompt", bits: "one kernel", sides: [{ mods, shape: shape([sequence(0, 80, 80)]), form: dense }, { mods, shape: shape([sequence(0, 1, 80)]), form: paged(32) }] },
   { id: "W3", title: "sequences of any length and the same packed: a bias by the global index", bits: false, sides: [
     { mods: { maskMod: causal, scoreMod: scoreMod(({ cu, t }) => (score, b, _h, q, kv) => score + t[cu[b]! + kv]! - 0.5 * t[cu[b]! + q]!, { cu: Int32Array.from(cu), t: byKey }) }, shape: shape(apart), form: paged(16) },
     { mods: { maskMod: packedDocuments(starts), scoreMod: scoreMod(({ t }) => (score, _b, _h, q, kv) => score + t[kv]! - 0.5 * t[q]!, { t: byKey }) }, shape: shape([together]), form: dense },
@@ -60,7 +60,7 @@ export const layouts: readonly Agreement[] = [
     { mods: edgeLess(shape([], 8, 2)), shape: { ...shape(whole, 8, 8), kvSource: (head) => Math.floor(head / 4) }, form: paged(16) },
   ] },
   { id: "W6", title: "the same launch twice", bits: true, sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(whole), form: paged(16) }] },
-  { id: "W6", title: "tiles of 16 rows and of 1", bits: true, sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(whole), form: paged(16, { queryTile: 1 }) }] },
+  { id: "W6", title: "tiles of 16 rows and of 1", bits: "one kernel", sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(whole), form: paged(16, { queryTile: 1 }) }] },
   { id: "W6", title: "blocks of 32 keys and of 64", bits: false, sides: [{ mods, shape: shape(whole), form: paged(16) }, { mods, shape: shape(whole), form: paged(16, { kvTile: 64 }) }] },
   { id: "M4'", title: "documents with causal, and as intervals", bits: true, sides: [
     { mods: { maskMod: and(document(documents), causal) }, shape: shape([together]), form: dense }, { mods: { maskMod: packedDocuments(starts) }, shape: shape([together]), form: dense },
@@ -72,7 +72,7 @@ export const layouts: readonly Agreement[] = [
   { id: "M41", title: "half of the keys, counted from where they begin", bits: true, sides: [
     { mods: { maskMod: offset(causal, { query: 64 }) }, shape: shape(denseSequences(1, 40, 100)), form: dense }, { mods: { maskMod: maskMod((_b, _h, q, kv) => q + 64 >= kv) }, shape: shape(denseSequences(1, 40, 100)), form: dense },
   ] },
-  { id: "S23", title: "a score of -Infinity and a mask", bits: true, sides: [
+  { id: "S23", title: "a score of -Infinity and a mask", bits: "one kernel", sides: [
     { mods: { scoreMod: scoreMod((score, _b, _h, q, kv) => (q % 4 === 2 || kv > q + 9 ? -Infinity : score)) }, shape: shape(whole), form: paged(16) },
     { mods: { maskMod: maskMod((_b, _h, q, kv) => q % 4 !== 2 && kv <= q + 9) }, shape: shape(whole), form: paged(16) },
   ] },
