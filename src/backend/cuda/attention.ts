@@ -36,13 +36,27 @@ export interface AttentionSource {
   readonly decodeRows: number;
   /** Thread blocks of an item and head. */
   readonly subTiles: number;
-  readonly rowsOfWarp: number;
+  readonly holding: Holding;
   readonly general: KernelShape & { readonly text: string };
   readonly decode: (KernelShape & { readonly text: string }) | undefined;
   readonly params: Struct;
 }
 
-/** Loads of mods beyond which a warp computes 16 rows instead of 32. */
+/**
+ * How much of a plan a warp holds in registers: query rows, and keys of a block. The first one that the compiler can keep there is taken; NVRTC's word on
+ * spills is the rule, as no count of a mod's operations foretells it.
+ */
+export interface Holding {
+  readonly rowsOfWarp: 32 | 16;
+  readonly keysOfBlock: 64 | 32;
+}
+const holdings: readonly Holding[] = [{ rowsOfWarp: 32, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 32 }];
+
+/** What is worth trying for a plan, in order. 32 rows of more than 128 output elements never fit, nor does what mods with many loads hold for them. */
+export function holdingsFor(plan: AttentionPlan): readonly Holding[] {
+  const loads = countLoads([plan.scoreMod, plan.maskMod, plan.weightMod]);
+  return plan.headDimV > 128 || loads > mostLoadsOfTwoTiles ? holdings.slice(1) : holdings;
+}
 const mostLoadsOfTwoTiles = 8;
 const countLoads = (mods: readonly (Expr | undefined)[]): number => new Set(mods.flatMap((e) => (e ? postOrder(e).filter((node) => node.kind === "load") : []))).size;
 
@@ -51,16 +65,16 @@ const round16 = (n: number): number => Math.ceil(n / 16) * 16;
 /** Rows in shared memory are 16 bytes longer than what they hold, so that eight of them begin in different banks. */
 const strideOf = (padded: number): number => 2 * padded + 16;
 
-/** The rule by which kernels are chosen, for people. */
-export const rule = (source: AttentionSource): string => {
-  const { plan: { numQueryHeads, numKvHeads }, decodeRows, decode, rowsOfWarp } = source;
-  const general = `with ${rowsOfWarp} rows a warp (32 up to a head dim of 128 of values and ${mostLoadsOfTwoTiles} loads of the mods, else 16)`;
-  if (!decode) return `attention: every item, ${general}, as ${numQueryHeads / numKvHeads} query heads share a kv head, more than the ${decodeTileRows} rows of a decode tile`;
-  return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${numQueryHeads / numKvHeads} heads that share a kv head); attention: all others, ${general}`;
-};
+/** Which kernel takes what, for people. `decodes`: whether the decode kernel is among them. */
+export function rule({ plan: { numQueryHeads, numKvHeads }, decodeRows, holding }: AttentionSource): string {
+  const group = numQueryHeads / numKvHeads;
+  const general = `${holding.rowsOfWarp} rows a warp and ${holding.keysOfBlock} keys a block at most, the most that the compiler keeps in registers under these mods`;
+  if (decodeRows > 0) return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${group} heads that share a kv head); attention: all others, ${general}`;
+  return `attention: every item, ${general}; no decode: ${group > decodeTileRows ? `${group} query heads share a kv head, more than the ${decodeTileRows} rows of its tile` : "under these mods it does not fit registers"}`;
+}
 
 /** @throws UsageError for what these kernels do not do: f32 queries, keys of another 16-bit type, head dims over 256, blocks that are no multiples of 16 keys */
-export function attentionSource(plan: AttentionPlan): AttentionSource {
+export function attentionSource(plan: AttentionPlan, holding: Holding = holdingsFor(plan)[0]!): AttentionSource {
   const { headDimQk, headDimV, numQueryHeads, numKvHeads, kvTile, queryTile, queryFormat, keyFormat = "f32", valueFormat = "f32" } = plan;
   if (!queryFormat) throw new UsageError("device cuda computes attention in bf16 or f16, and these queries are f32; give queries, keys and values as bf16 or f16 tensors");
   for (const [what, format] of [["keys", keyFormat], ["values", valueFormat]] as const) {
@@ -69,13 +83,12 @@ export function attentionSource(plan: AttentionPlan): AttentionSource {
   for (const [what, dim] of [["queries and keys", headDimQk], ["values", headDimV]] as const) {
     if (dim > 256) throw new UsageError(`the head dim of ${what} is ${dim}; device cuda has kernels for 1 to 256`);
   }
-  const blockKeys = Math.min(kvTile, 64);
-  if (kvTile % 16 !== 0 || kvTile % blockKeys !== 0) throw new UsageError(`kvTile is ${kvTile}; device cuda needs a multiple of 16 up to 64, or of 64`);
+  const blockKeys = Math.min(kvTile, holding.keysOfBlock);
+  if (kvTile % 16 !== 0 || kvTile % Math.min(kvTile, 64) !== 0) throw new UsageError(`kvTile is ${kvTile}; device cuda needs a multiple of 16 up to 64, or of 64`);
   const group = numQueryHeads / numKvHeads, decodeRows = Math.floor(decodeTileRows / group);
   const paddedQk = round16(headDimQk), paddedV = round16(headDimV), strideQk = strideOf(paddedQk), strideV = strideOf(paddedV);
-  // 32 rows a warp share each fragment of keys and values, where their sums and what the mods load for each row fit its registers.
-  const loads = countLoads([plan.scoreMod, plan.maskMod, plan.weightMod]);
-  const rowTiles = paddedV <= 128 && loads <= mostLoadsOfTwoTiles ? 2 : 1, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
+  // 32 rows a warp share each fragment of keys and values.
+  const rowTiles = holding.rowsOfWarp / 16, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
   const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV);
   const stageBytes = blockKeys * (strideQk + strideV), decodeExtra = 4 * (decodeTileRows * (paddedV + maxSegments) + decodeTileRows * (blockKeys / 16)) + 16;
   const stagesFor = (blocks: number): number => Math.min(4, Math.floor((sharedBytesOfSm / blocks - reservedBytes - decodeExtra) / stageBytes));
@@ -105,7 +118,7 @@ export function attentionSource(plan: AttentionPlan): AttentionSource {
   ].join("\n");
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
   return {
-    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), rowsOfWarp: 16 * rowTiles, params,
+    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), holding, params,
     general: { name: "attention", threads, sharedBytes: generalBytes, text: `${head}\n${kernelText("attention")}` },
     decode: group <= decodeTileRows ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
   };

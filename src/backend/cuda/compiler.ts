@@ -21,7 +21,17 @@ export interface Compiled {
 /** A kernel that does not compile, or not to what it should be. The message has NVRTC's log, with lines of source. */
 export class CompileError extends Error {
   override readonly name = "CompileError";
+  /** It compiles, but spills, keeps arrays on the stack or serialises its matrix instructions. */
+  readonly slow: boolean;
+
+  constructor(message: string, slow: boolean) {
+    super(message);
+    this.slow = slow;
+  }
 }
+
+/** What is kept of a source beside its code: what its kernels take, or why it is refused. */
+type Facts = { readonly resources: readonly KernelResources[] } | { readonly refused: readonly string[] };
 
 type Cache = ReturnType<typeof openCubinCache>;
 
@@ -79,17 +89,20 @@ export class Compiler {
   async #compile(key: string, name: string, source: string): Promise<Compiled> {
     const start = performance.now(), seconds = (): number => (performance.now() - start) / 1000;
     const kept = await this.#cache.get(key);
-    if (kept) return { cubin: kept.cubin, resources: kept.facts as readonly KernelResources[], fromCache: true, seconds: seconds() };
-    const { cubin, log } = await this.#translate(name, source);
-    const refused = slowness(log);
-    if (refused.length > 0) throw new CompileError(`${name} compiles for ${this.arch} to code that is slow:\n${refused.join("\n")}`);
-    const resources = resourcesOf(log);
-    try {
-      await this.#cache.put(key, cubin, resources);
-    } catch (error) {
-      this.#cacheFailure = `${this.#cache.folder}: ${(error as Error).message}`;
+    let facts: Facts, cubin: Uint8Array;
+    if (kept) [facts, cubin] = [kept.facts as Facts, kept.cubin];
+    else {
+      const { cubin: made, log } = await this.#translate(name, source);
+      const refused = slowness(log);
+      [facts, cubin] = refused.length > 0 ? [{ refused }, new Uint8Array()] : [{ resources: resourcesOf(log) }, made];
+      try {
+        await this.#cache.put(key, cubin, facts);
+      } catch (error) {
+        this.#cacheFailure = `${this.#cache.folder}: ${(error as Error).message}`;
+      }
     }
-    return { cubin, resources, fromCache: false, seconds: seconds() };
+    if ("refused" in facts) throw new CompileError(`${name} compiles for ${this.arch} to code that is slow:\n${facts.refused.join("\n")}`, true);
+    return { cubin, resources: facts.resources, fromCache: kept !== undefined, seconds: seconds() };
   }
 
   async #translate(name: string, source: string): Promise<{ readonly cubin: Uint8Array; readonly log: string }> {
@@ -102,7 +115,7 @@ export class Compiler {
       const text = new Uint8Array(Math.max(1, out.u64));
       nvrtc.nvrtcGetProgramLog(program, text);
       const log = new TextDecoder().decode(text).replace(/\0+$/, "");
-      if (code !== 0) throw new CompileError(`${name} does not compile for ${this.arch} (${nvrtc.errorName(code)}, NVRTC ${this.version}):\n${errorsOf(log)}`);
+      if (code !== 0) throw new CompileError(`${name} does not compile for ${this.arch} (${nvrtc.errorName(code)}, NVRTC ${this.version}):\n${errorsOf(log)}`, false);
       nvrtc.nvrtcGetCUBINSize(program, out.words);
       const cubin = new Uint8Array(out.u64);
       nvrtc.nvrtcGetCUBIN(program, cubin);

@@ -12,13 +12,14 @@ import { outOfRange } from "../../ir/interpret.ts";
 import type { AttentionPlan } from "../../ir/plan.ts";
 import type { AttentionCall, AttentionKernel, Backend, Buffer, Ops, Program, StepSize } from "../backend.ts";
 import { capsOf } from "../caps.ts";
-import { attentionSource, rule } from "./attention.ts";
+import { type AttentionSource, attentionSource, holdingsFor, rule } from "./attention.ts";
 import { type CompiledAttention, Launcher } from "./attention-launch.ts";
 import { Blas } from "./blas.ts";
-import { Compiler } from "./compiler.ts";
+import { CompileError, Compiler } from "./compiler.ts";
 import { CudaDevice, type Graph, type KernelFunction, type Module } from "./device.ts";
 import { placeOf } from "./expr.ts";
 import { Failures } from "./failures.ts";
+import { fuse, type Part, type Recorded } from "./fuse.ts";
 import { CudaBuffer, own } from "./memory.ts";
 import { moduleLabel, moduleText, type ModuleName } from "./modules.ts";
 import { type Command, createOps, type FindKernel } from "./ops.ts";
@@ -43,12 +44,6 @@ export async function open(): Promise<Backend> {
   }
 }
 
-/** A command, and the modules of fixed kernels it launches from. */
-interface Submitted {
-  readonly needs: readonly string[];
-  readonly run: (step: StepSize) => void;
-}
-
 /** A step of which nothing is known, for ops outside a program: kernels read the header, and grids are as large as buffers allow. */
 const anyStep: StepSize = { numTokens: Infinity, numSequences: Infinity, numLogits: Infinity };
 
@@ -66,7 +61,7 @@ class CudaBackend implements Backend {
   readonly #modules = new Map<string, Module | Promise<void>>();
   readonly #moduleOf = new Map<string, Module>();
   readonly #functions = new Map<string, KernelFunction>();
-  #recording: Submitted[] | undefined;
+  #recording: Recorded[] | undefined;
   /** What waits for modules, in order. */
   readonly #queue: (() => boolean)[] = [];
   #failure: unknown;
@@ -83,7 +78,7 @@ class CudaBackend implements Backend {
     this.description = `cuda, ${device.name}, ${device.numSms} multiprocessors, NVRTC ${compiler.version}, ${products}${kept}`;
     const context = {
       device, blas: this.#blas,
-      submit: (needs: readonly ModuleName[], command: Command): void => this.#submit(needs, (step) => command(step, this.#find)),
+      submit: (needs: readonly ModuleName[], command: Command, part?: Part): void => this.#submit(needs, (step) => command(step, this.#find), part),
     };
     this.ops = { ...createOps(context), ...createSamplingOps(context), attention: (call) => this.#attention(call) };
   }
@@ -122,9 +117,9 @@ class CudaBackend implements Backend {
     return label;
   }
 
-  #submit(needs: readonly ModuleName[], run: (step: StepSize) => void): void {
+  #submit(needs: readonly ModuleName[], run: (step: StepSize) => void, part: Part | undefined): void {
     const labels = needs.map((name) => this.#want(name));
-    if (this.#recording) this.#recording.push({ needs: labels, run });
+    if (this.#recording) this.#recording.push({ needs: labels, run, part });
     else this.#inTurn(labels, () => run(anyStep));
   }
 
@@ -225,20 +220,40 @@ class CudaBackend implements Backend {
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
-    const source = attentionSource(plan);
-    const texts = [source.general, ...(source.decode ? [source.decode] : [])];
-    const [general, decode] = await Promise.all(texts.map(async ({ name, text }) => this.#device.load((await this.#compiler.compile(`${name}.cu`, text)).cubin)));
+    const { decode: decodeSource } = attentionSource(plan);
+    const [source, general, decode] = await Promise.all([this.#compileGeneral(plan), decodeSource && this.#compileIfItFits(decodeSource)]).then(([found, d]) => [found.source, found.module, d] as const);
+    const fitting: AttentionSource = decode ? source : { ...source, decodeRows: 0, decode: undefined };
     const compiled: CompiledAttention = {
-      source,
-      general: general!.function("attention", source.general.sharedBytes),
-      ...(source.decode && decode && { decode: decode.function("decode", source.decode.sharedBytes), planDecode: decode.function("planDecode") }),
+      source: fitting,
+      general: general.function("attention", source.general.sharedBytes),
+      ...(decode && { decode: decode.function("decode", decodeSource!.sharedBytes), planDecode: decode.function("planDecode") }),
     };
-    return new CudaAttentionKernel(compiled, `// ${rule(source)}\n\n${texts.map(({ text }) => text).join("\n\n")}`);
+    return new CudaAttentionKernel(compiled, `// ${rule(fitting)}\n\n${[source.general, ...(decode ? [decodeSource!] : [])].map(({ text }) => text).join("\n\n")}`);
+  }
+
+  /** The first holding that fits. @throws CompileError when none does */
+  async #compileGeneral(plan: AttentionPlan): Promise<{ readonly source: AttentionSource; readonly module: Module }> {
+    const tried = holdingsFor(plan);
+    for (const holding of tried) {
+      const source = attentionSource(plan, holding);
+      const module = await this.#compileIfItFits(source.general, holding === tried.at(-1));
+      if (module) return { source, module };
+    }
+    invariant(false, "the last holding fits or throws");
+  }
+
+  async #compileIfItFits({ name, text }: { readonly name: string; readonly text: string }, must = false): Promise<Module | undefined> {
+    try {
+      return this.#device.load((await this.#compiler.compile(`${name}.cu`, text)).cubin);
+    } catch (error) {
+      if (!must && error instanceof CompileError && error.slow) return undefined;
+      throw error;
+    }
   }
 
   record(body: () => void): Program {
     invariant(!this.#recording, "record inside record");
-    const commands: Submitted[] = [];
+    const commands: Recorded[] = [];
     this.#recording = commands;
     this.#launcher.beginProgram();
     try {
@@ -246,7 +261,7 @@ class CudaBackend implements Backend {
     } finally {
       this.#recording = undefined;
     }
-    return new CudaProgram(this.#device, commands, (needs, command) => this.#inTurn(needs, command));
+    return new CudaProgram(this.#device, fuse(commands, (name) => this.#want(name), this.#find), (needs, command) => this.#inTurn(needs, command));
   }
 
   async close(): Promise<void> {
@@ -281,12 +296,12 @@ export function bucketOf(rows: number): number {
 
 class CudaProgram implements Program {
   readonly #device: CudaDevice;
-  readonly #commands: readonly Submitted[];
+  readonly #commands: readonly Recorded[];
   readonly #needs: readonly string[];
   readonly #inTurn: (needs: readonly string[], command: () => void) => void;
   readonly #graphs = new Map<number, Graph>();
 
-  constructor(device: CudaDevice, commands: readonly Submitted[], inTurn: (needs: readonly string[], command: () => void) => void) {
+  constructor(device: CudaDevice, commands: readonly Recorded[], inTurn: (needs: readonly string[], command: () => void) => void) {
     this.#device = device;
     this.#commands = commands;
     this.#needs = [...new Set(commands.flatMap(({ needs }) => needs))];
