@@ -39,7 +39,9 @@ const dataTypes: Readonly<Record<MatrixType, number>> = { f32: 0, f16: 2, bf16: 
 const compute32F = 68;
 const describe = { transposeA: 3, epilogue: 7, bias: 8 } as const;
 const transposed = 1, epilogueBias = 4;
-const prefer = { workspace: 1, alignments: [5, 6, 7, 8] } as const;
+const prefer = { workspace: 1, reductions: 3, alignments: [5, 6, 7, 8] } as const;
+/** A sum that is split along K may be put together in f32 alone; left to itself, cuBLASLt also takes algorithms that round each part to the type of `out`. */
+const reductionInF32 = 2;
 /** Words of a cublasLtMatmulHeuristicResult_t, 96 bytes: the algorithm (64 bytes), its workspace (8), a status (4), and more. */
 const result = { state: 18, words: 24 } as const;
 const workspaceBytes = 64 * 2 ** 20;
@@ -141,6 +143,7 @@ export class Blas {
     const preference = out.u64;
     try {
       lt.cublasLtMatmulPreferenceSetAttribute(preference, prefer.workspace, out.set(workspaceBytes), 8);
+      lt.cublasLtMatmulPreferenceSetAttribute(preference, prefer.reductions, out.set(reductionInF32), 4);
       prefer.alignments.forEach((which, i) => lt.cublasLtMatmulPreferenceSetAttribute(preference, which, out.set(alignments[i]!), 4));
       const memory = alignedBytes(4 * result.words, 16), words = new Uint32Array(memory.bytes.buffer, memory.bytes.byteOffset, result.words), found = new Out();
       lt.cublasLtMatmulAlgoGetHeuristic(this.#handle, description, layouts.weight, layouts.x, layouts.out, layouts.out, preference, 1, words, found.words);
