@@ -1,29 +1,38 @@
 /** Which kernel a product takes, as numbers: no GPU is needed. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type LinearMachine, type LinearPlan, linearWorkspace, planLinear } from "./linear.ts";
+import type { KernelFunction } from "./device.ts";
+import { launchLinear, type LinearCall, type LinearMachine, type LinearPlan, linearWorkspace, planLinear } from "./linear.ts";
 
-const h100: LinearMachine = { numSms: 132, maxSharedBytes: 232448, library: true };
-const small: LinearMachine = { numSms: 20, maxSharedBytes: 101376, library: false };
-const machines = [h100, { ...h100, library: false }, small];
+const h100: LinearMachine = { numSms: 132, maxSharedBytes: 232448, library: true, deterministic: false };
+const own: LinearMachine = { ...h100, library: false };
+const small: LinearMachine = { numSms: 20, maxSharedBytes: 101376, library: false, deterministic: false };
+const machines = [h100, own, small, { ...h100, deterministic: true }, { ...small, deterministic: true }];
 /** n and k of a Llama of 8B: qkv, attention's output, gate and up, down, head. */
 const llama = [[6144, 4096], [4096, 4096], [28672, 4096], [4096, 14336], [128256, 4096]] as const;
-const rowCounts = [1, 2, 3, 8, 9, 16, 31, 32, 33, 64, 65, 128, 129, 512, 4096];
+const odd = [[1, 8], [17, 72], [1001, 896], [896, 4864], [151936, 896], [512, 100000]] as const;
+const rowCounts = [1, 2, 3, 8, 9, 16, 17, 31, 32, 33, 64, 65, 128, 129, 512, 4096];
 const plan = (rows: number, n: number, k: number, machine: LinearMachine): LinearPlan => planLinear({ rows, n, k }, machine)!;
 
 test("families follow the table of rules, and a machine without a library or much shared memory computes all the same", () => {
-  assert.deepEqual(rowCounts.map((rows) => plan(rows, 4096, 4096, h100).family), rowCounts.map((rows) => (rows <= 32 ? "skinny" : rows <= 128 ? "tiled" : "library")));
-  assert.equal(plan(512, 4096, 4096, { ...h100, library: false }).kernel, "linearTile128");
-  assert.equal(plan(32, 4096, 4096, small).family, "tiled");
+  const families = (k: number, machine: LinearMachine): string => rowCounts.map((rows) => plan(rows, 4096, k, machine).family[0]).join("");
+  assert.equal(families(4096, h100), "ssssssllllllllll");
+  assert.equal(families(14336, h100), "ssslllllllllllll"); // x of 8 rows does not fit a block
+  assert.equal(families(4096, own), "sssssstttttttttt");
+  assert.equal(families(14336, own), "sssstttttttttttt"); // 8 rows: in splits
+  assert.equal(families(4096, { ...h100, deterministic: true }), "tttttttttttttttt");
+  assert.equal(plan(8, 4096, 14336, own).splits > 1, true);
+  assert.equal(plan(512, 4096, 4096, own).kernel, "linearTile128");
   assert.equal(plan(8, 4096, 4096, small).family, "skinny");
 });
 
 test("every tile and column of k is somebody's, no chunk is empty, and all fits the machine", () => {
-  for (const machine of machines) for (const rows of rowCounts) for (const [n, k] of [...llama, [1, 8], [17, 72], [1001, 896], [896, 4864], [151936, 896], [512, 100000]] as const) {
-    const { family, kernel, tiles, splits, chunk, shape, partialBytes } = plan(rows, n, k, machine), what = `${rows} x ${n} x ${k}: ${kernel}`;
+  for (const machine of machines) for (const rows of rowCounts) for (const [n, k] of [...llama, ...odd]) {
+    const { family, kernel, tiles, splits, chunk, shape, partialBytes, rowsAtOnce } = plan(rows, n, k, machine), what = `${rows} x ${n} x ${k}: ${kernel}`;
     if (family === "library") continue;
-    const [tileRows, tileColumns] = family === "skinny" ? [32, 16] : [kernel === "linearTile64" ? 64 : 128, 128];
-    assert.ok(tiles[0] * tileRows >= rows && tiles[1] * tileColumns >= n && (tiles[1] - 1) * tileColumns < n, what);
+    const [tileRows, tileColumns] = family === "skinny" ? [16, 16] : [kernel === "linearTile64" ? 64 : 128, 128];
+    assert.ok(tiles[0] * tileRows >= Math.min(rows, rowsAtOnce) && tiles[1] * tileColumns >= n && (tiles[1] - 1) * tileColumns < n, what);
+    assert.ok(machine.deterministic ? rowsAtOnce > 0 : rowsAtOnce >= rows, what);
     assert.ok(chunk % 64 === 0 && splits * chunk >= k && (splits - 1) * chunk < k, what);
     assert.ok(shape.sharedBytes! <= machine.maxSharedBytes && shape.dependent, what);
     assert.equal(shape.grid[1], splits, what);
@@ -32,10 +41,34 @@ test("every tile and column of k is somebody's, no chunk is empty, and all fits 
   }
 });
 
+test("deterministic: k is cut alike for every number of rows, and every row is in one launch", () => {
+  const pointer = (bytes: Uint8Array, at: number): number => Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(at, true));
+  const machine = { ...h100, deterministic: true }, kernel: KernelFunction = { name: "", registers: 0, localBytes: 0, handle: 0 };
+  let many = 0;
+  for (const [n, k] of [...llama, ...odd]) {
+    const one = plan(1, n, k, machine);
+    for (const rows of rowCounts) {
+      const of = plan(rows, n, k, machine), launches: Uint8Array[] = [];
+      assert.deepEqual([of.splits, of.chunk], [one.splits, one.chunk], `${rows} x ${n} x ${k}`);
+      const call: LinearCall = { rows, n, k, element: "bf16", header: 0, rowsWord: 0, out: 2 ** 33, outType: "f32", outStride: n, x: 2 ** 32, xStride: k, weight: 0, bias: 0, residual: 0, residualStride: 0 };
+      launchLinear(call, of, { device: { launch: (_f, _shape, params) => void launches.push(params) }, blas: undefined, workspace: 0, kernel: () => kernel });
+      assert.equal(launches.length, Math.ceil(rows / of.rowsAtOnce));
+      launches.forEach((params, i) => {
+        assert.equal(pointer(params, 8), 2 ** 32 + i * of.rowsAtOnce * k * 2); // x
+        assert.equal(pointer(params, 24), 2 ** 33 + i * of.rowsAtOnce * n * 4); // out
+        assert.equal(pointer(params, 40), 0); // no residual
+        assert.equal(new DataView(params.buffer, params.byteOffset).getInt32(64 + 4 * 11, true), i * of.rowsAtOnce);
+      });
+      many += launches.length > 1 ? 1 : 0;
+    }
+  }
+  assert.ok(many > 0);
+});
+
 test("of a Llama of 8B on 132 SMs, blocks idle little: the longest is at most 8% over the mean", () => {
-  for (const rows of [1, 8, 32]) for (const [n, k] of llama) {
-    const { shape: { grid }, tiles, splits, chunk } = plan(rows, n, k, h100);
-    const longest = Math.ceil(tiles[1] / grid[0]) * chunk, mean = (Math.ceil(n / 16) * k) / h100.numSms;
+  for (const rows of [1, 4, 8]) for (const [n, k] of llama) {
+    const { shape: { grid }, tiles, splits, chunk } = plan(rows, n, k, own);
+    const longest = Math.ceil(tiles[1] / grid[0]) * chunk, mean = (Math.ceil(n / 16) * k) / own.numSms;
     assert.ok(longest <= 1.08 * mean, `${rows} rows, ${n} x ${k}: ${splits} splits on ${grid[0]} columns of blocks, ${(longest / mean).toFixed(3)}`);
   }
 });

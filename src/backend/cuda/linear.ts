@@ -1,8 +1,8 @@
 /**
  * linear on the GPU: which kernel a product of so many rows takes, how its work is shared among blocks, and its launch.
  *
- * `planLinear` is a function of sizes alone, so it can be printed and tested without a GPU. The kernels: kernels/linear-skinny.cu up to 32
- * rows, kernels/linear-tiled.cu beyond, and cuBLASLt for many where it is installed.
+ * `planLinear` is a function of sizes alone, so it can be printed and tested without a GPU. The kernels: kernels/linear-skinny.cu for few rows,
+ * beyond them cuBLASLt where it is installed, else kernels/linear-tiled.cu. docs/backends.md has the table, and the order of sums of each.
  */
 import { invariant } from "../../core/errors.ts";
 import type { ActivationFunction } from "../backend.ts";
@@ -23,15 +23,22 @@ export interface LinearMachine {
   readonly numSms: number;
   readonly maxSharedBytes: number;
   readonly library: boolean;
+  /** Whether a row's bits may not depend on how many rows there are. */
+  readonly deterministic: boolean;
 }
 
-/** Up to how many rows each family is used; the first that fits is taken. */
-export const linearRules = [
-  { rows: 32, family: "skinny" },
-  { rows: 128, family: "tiled" },
+export type LinearFamily = "skinny" | "tiled" | "library";
+
+/**
+ * Up to how many rows each family is used; the first that can is taken. Measured on an H100: `wholeX`, if a block has room for x with all its columns,
+ * as splitting a sum that is not short of blocks costs a sixth and more.
+ */
+export const linearRules: readonly { readonly rows: number; readonly family: LinearFamily; readonly wholeX?: true }[] = [
+  { rows: 16, family: "skinny", wholeX: true },
   { rows: Infinity, family: "library" },
-] as const;
-export type LinearFamily = (typeof linearRules)[number]["family"];
+  { rows: 8, family: "skinny" },
+  { rows: Infinity, family: "tiled" },
+];
 
 export interface LinearPlan {
   readonly family: LinearFamily;
@@ -44,6 +51,8 @@ export interface LinearPlan {
   readonly shape: LaunchShape;
   /** What the splits of all tiles hand each other. */
   readonly partialBytes: number;
+  /** Rows of one launch: more are more launches. */
+  readonly rowsAtOnce: number;
 }
 
 /** Memory that the splits of a launch share: sums, and a counter for each tile. One launch at a time uses it. */
@@ -55,7 +64,9 @@ const mostSplits = 16;
 /** Numbers of kernels/linear-skinny.cu. `ringBytes` and `sumBytes` (for 8 rows) are its shared memory beside x. */
 const skinny = { warps: 8, tileRows: 16, ringBytes: 8 * 4 * 2048, sumBytes: 2 * 8 * 160 * 4, flagBytes: 128, xPadding: 32 } as const;
 /** Rows that the kernels take, and their names. */
-const skinnyKernels = [{ rows: 8, kernel: "linear8" }, { rows: 16, kernel: "linear16" }, { rows: 32, kernel: "linear32" }] as const;
+const skinnyKernels = [{ rows: 8, kernel: "linear8" }, { rows: 16, kernel: "linear16" }] as const;
+/** The most rows of a product that does its neighbours' work too. A norm is computed anew by every block, so it soon costs more than a kernel of its own. */
+export const mostRowsFused = { norm: 4, gate: 8 } as const;
 /** The kernels of kernels/linear-tiled.cu: rows and columns of a tile, pieces in shared memory. A block has 128 threads, two fit an SM. */
 const tiledKernels = [
   { rows: 64, kernel: "linearTile64", tileRows: 64, tileColumns: 128, stages: 4 },
@@ -89,41 +100,69 @@ function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: Line
     if (sharedBytes > maxSharedBytes || splits > numSms) return undefined;
     const columns = Math.min(tiles, Math.floor(numSms / splits));
     // Tiles one after the other, whose sums are handed over; x on its way in; and a next kernel that finds no room to start early.
-    const cost = ceilDiv(tiles, columns) * (chunk + (splits > 1 ? 300 : 32)) + (rows * chunk) / 64 + (splits > 1 ? 500 : 0) + (2 * sharedBytes > maxSharedBytes ? 400 : 0);
+    const cost = ceilDiv(tiles, columns) * (chunk + (splits > 1 ? 850 : 32)) + (rows * chunk) / 64 + (splits > 1 ? 500 : 0) + (2 * sharedBytes > maxSharedBytes ? 400 : 0);
     const plan: LinearPlan = {
-      family: "skinny", kernel: kernel.kernel, tiles: [1, tiles], splits, chunk, partialBytes: splits > 1 ? splits * tiles * kernel.rows * skinny.tileRows * 4 : 0,
+      family: "skinny", kernel: kernel.kernel, tiles: [1, tiles], splits, chunk, rowsAtOnce: kernel.rows, partialBytes: splits > 1 ? splits * tiles * kernel.rows * skinny.tileRows * 4 : 0,
       shape: { grid: [columns, splits, 1], block: 32 * skinny.warps, sharedBytes, dependent: true },
     };
     return { plan, cost };
   });
 }
 
+type TiledKernel = (typeof tiledKernels)[number];
+const tiledKernelOf = (rows: number): TiledKernel => tiledKernels.find((kernel) => rows <= kernel.rows)!;
+
 /** A block for each tile and split, two at a time on an SM. */
-function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, splits?: number): LinearPlan | undefined {
-  const { kernel, tileRows, tileColumns, stages } = tiledKernels.find((kernel) => rows <= kernel.rows)!;
+function tiledPlan({ kernel, tileRows, tileColumns, stages }: TiledKernel, rows: number, n: number, splits: number, chunk: number): LinearPlan {
   const tiles = [ceilDiv(rows, tileRows), ceilDiv(n, tileColumns)] as const, numTiles = tiles[0] * tiles[1];
-  const sharedBytes = stages * (tileRows + tileColumns) * 128;
-  invariant(sharedBytes <= maxSharedBytes, `a block of ${kernel} takes ${sharedBytes} bytes of shared memory, the GPU has ${maxSharedBytes}`);
-  return cheapest(k, splits, (splits, chunk) => ({
-    cost: ceilDiv(numTiles * splits, 2 * numSms) * (chunk + 192) + (splits > 1 ? 256 + 64 * splits : 0),
-    plan: {
-      family: "tiled", kernel, tiles, splits, chunk, partialBytes: splits > 1 ? splits * numTiles * tileRows * tileColumns * 4 : 0,
-      shape: { grid: [numTiles, splits, 1], block: 128, sharedBytes, dependent: true },
-    },
-  }));
+  return {
+    family: "tiled", kernel, tiles, splits, chunk, rowsAtOnce: tiles[0] * tileRows, partialBytes: splits > 1 ? splits * numTiles * tileRows * tileColumns * 4 : 0,
+    shape: { grid: [numTiles, splits, 1], block: 128, sharedBytes: stages * (tileRows + tileColumns) * 128, dependent: true },
+  };
+}
+
+function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, splits?: number): LinearPlan | undefined {
+  const kernel = tiledKernelOf(rows);
+  return cheapest(k, splits, (splits, chunk) => {
+    const plan = tiledPlan(kernel, rows, n, splits, chunk), { sharedBytes } = plan.shape;
+    invariant(sharedBytes! <= maxSharedBytes, `a block of ${plan.kernel} takes ${sharedBytes} bytes of shared memory, the GPU has ${maxSharedBytes}`);
+    return { plan, cost: ceilDiv(plan.tiles[0] * plan.tiles[1] * splits, 2 * numSms) * (chunk + 192) + (splits > 1 ? 256 + 220 * splits : 0) };
+  });
+}
+
+/**
+ * Splits of a step of 64 rows for all numbers of rows: the kernels of tiles add up in the same order, so a row has the same bits in any company.
+ * What splits hand over is for fewer rows than there may be, so many rows are several launches.
+ */
+function planDeterministic({ rows, n, k }: LinearSize, machine: LinearMachine): LinearPlan {
+  const [least] = tiledKernels, { splits, chunk } = planTiled({ rows: least.tileRows, n, k }, machine)!;
+  const plans = [tiledKernelOf(rows), least].map((kernel) => {
+    const plan = tiledPlan(kernel, rows, n, splits, chunk);
+    if (splits === 1 || fitsWorkspace(plan)) return plan;
+    const mostTiles = Math.floor(Math.min(linearWorkspace.partialBytes / (plan.partialBytes / plan.tiles[0]), linearWorkspace.maxTiles / plan.tiles[1]));
+    return tiledPlan(kernel, mostTiles * kernel.tileRows, n, splits, chunk);
+  });
+  const plan = plans.find(({ rowsAtOnce }) => rowsAtOnce > 0);
+  invariant(plan, `what ${splits} splits of ${least.tileRows} rows hand over fits the workspace`);
+  return plan;
 }
 
 const families: Readonly<Record<LinearFamily, (size: LinearSize, machine: LinearMachine, splits?: number) => LinearPlan | undefined>> = {
   skinny: planSkinny,
   tiled: planTiled,
-  library: ({ k }, { library }) => (library ? { family: "library", kernel: "cublasLt", tiles: [1, 1], splits: 1, chunk: k, shape: { grid: [1, 1, 1], block: 1 }, partialBytes: 0 } : undefined),
+  library: ({ rows, k }, { library }) => (library ? { family: "library", kernel: "cublasLt", tiles: [1, 1], splits: 1, chunk: k, shape: { grid: [1, 1, 1], block: 1 }, partialBytes: 0, rowsAtOnce: rows } : undefined),
 };
 
 /** How a product is computed. `only`: by that family and that many splits instead, for measurements; undefined where they can not. */
 export function planLinear(size: LinearSize, machine: LinearMachine, only?: { readonly family: LinearFamily; readonly splits?: number }): LinearPlan | undefined {
   if (only) return families[only.family](size, machine, only.splits);
-  const { family } = linearRules.find((rule) => size.rows <= rule.rows)!;
-  return families[family](size, machine) ?? planTiled(size, machine);
+  if (machine.deterministic) return planDeterministic(size, machine);
+  for (const { rows, family, wholeX } of linearRules) {
+    if (size.rows > rows || (wholeX && !families[family](size, machine, 1))) continue;
+    const plan = families[family](size, machine);
+    if (plan) return plan;
+  }
+  return undefined;
 }
 
 /** The module that has a plan's kernel; the library's rounds a bias with one of the tiled ones. */
@@ -147,9 +186,9 @@ export interface LinearCall extends LinearSize {
   /** f32, 0 for none. */
   readonly residual: number;
   readonly residualStride: number;
-  /** Only up to 32 rows: x is normalised first; the first half of the product is the gate of the second, and out has n / 2 columns. */
-  readonly norm?: { readonly weight: number; readonly epsilon: number };
-  readonly gate?: ActivationFunction;
+  /** Only of the skinny kernels for 8 rows. `norm`: x is normalised first, and `out` gets what is multiplied. `gate`: the first half of the product is the gate of the second, and `out` gets f(gate) times the second. */
+  readonly norm?: { readonly weight: number; readonly epsilon: number; readonly out: number; readonly outStride: number };
+  readonly gate?: { readonly activation: ActivationFunction; readonly out: number; readonly outStride: number };
 }
 
 /** Numbers of the nonlinearities in kernels/common.cu. */
@@ -172,20 +211,26 @@ type Launch = (call: LinearCall, plan: LinearPlan, launcher: LinearLauncher) => 
 const launches: Readonly<Record<LinearFamily, Launch>> = {
   skinny(call, { kernel, tiles, chunk, shape }, { device, workspace, kernel: find }) {
     const name = `${kernel}${call.norm ? "Norm" : ""}${call.gate ? "Gated" : ""}_${call.element}`;
+    const { norm, gate } = call, last = gate ?? call, product = gate ? call : undefined;
     const params = new Params()
-      .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(call.out).ptr(call.bias).ptr(call.residual).ptr(call.norm?.weight ?? 0).ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
-      .i32(call.rowsWord).i32(call.xStride).i32(call.outStride).i32(call.residualStride).i32(call.n).i32(call.k).i32(chunk).i32(tiles[1])
-      .i32(call.outType === "f32" ? 1 : 0).i32(call.gate ? activationNumber[call.gate] : 0).f32(call.norm?.epsilon ?? 0);
+      .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(last.out).ptr(call.bias).ptr(call.residual).ptr(norm?.weight ?? 0).ptr(norm?.out ?? 0).ptr(product?.out ?? 0)
+      .ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
+      .i32(call.rowsWord).i32(call.xStride).i32(last.outStride).i32(call.residualStride).i32(norm?.outStride ?? 0).i32(product?.outStride ?? 0).i32(call.n).i32(call.k).i32(chunk).i32(tiles[1])
+      .i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).f32(norm?.epsilon ?? 0);
     device.launch(find(name, shape.sharedBytes), shape, params.bytes());
   },
-  tiled(call, { kernel, tiles, chunk, shape }, { device, workspace, kernel: find }) {
+  tiled(call, { kernel, tiles, chunk, shape, rowsAtOnce }, { device, workspace, kernel: find }) {
     const pairs = [call.out, call.residual].every((address) => address % 8 === 0) && call.outStride % 2 === 0 && call.residualStride % 2 === 0;
-    device.launch(find(`${kernel}_${call.element}`, shape.sharedBytes), shape, tiledParams(call, workspace, chunk, tiles, pairs));
+    const outBytes = call.outStride * (call.outType === "f32" ? 4 : 2);
+    for (let first = 0; first < call.rows; first += rowsAtOnce) {
+      const part = { ...call, x: call.x + first * call.xStride * 2, out: call.out + first * outBytes, residual: call.residual && call.residual + first * call.residualStride * 4 };
+      device.launch(find(`${kernel}_${call.element}`, shape.sharedBytes), shape, tiledParams(part, workspace, chunk, tiles, pairs, first));
+    }
   },
   library(call, _plan, { device, blas, workspace, kernel: find }) {
     const { rows, n: N, k: K, out, outType, outStride, x, xStride, weight, element } = call;
     // The bias is rounded to where splits of other launches hand over their sums: nothing else uses that meanwhile.
-    if (call.bias !== 0) device.launch(find(`roundBias_${element}`), { grid: [ceilDiv(N, 256), 1, 1], block: 256, dependent: true }, tiledParams({ ...call, out: workspace }, 0, K, [1, 1], false));
+    if (call.bias !== 0) device.launch(find(`roundBias_${element}`), { grid: [ceilDiv(N, 256), 1, 1], block: 256, dependent: true }, tiledParams({ ...call, out: workspace }, 0, K, [1, 1], false, 0));
     blas!.matmul({
       out, outType, outStride, x, xType: element, xStride, weight, rows, N, K,
       ...(call.bias === 0 ? {} : { bias: workspace }), ...(call.residual === 0 ? {} : { residual: call.residual }),
@@ -193,16 +238,16 @@ const launches: Readonly<Record<LinearFamily, Launch>> = {
   },
 };
 
-const tiledParams = (call: LinearCall, workspace: number, chunk: number, tiles: readonly [number, number], pairs: boolean): Uint8Array =>
+const tiledParams = (call: LinearCall, workspace: number, chunk: number, tiles: readonly [number, number], pairs: boolean, firstRow: number): Uint8Array =>
   new Params()
     .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(call.out).ptr(call.bias).ptr(call.residual).ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
     .i32(call.rowsWord).i32(call.xStride).i32(call.outStride).i32(call.residualStride).i32(call.n).i32(call.k).i32(chunk).i32(tiles[0]).i32(tiles[1])
-    .i32(call.outType === "f32" ? 1 : 0).i32(pairs ? 1 : 0)
+    .i32(call.outType === "f32" ? 1 : 0).i32(pairs ? 1 : 0).i32(firstRow)
     .bytes();
 
 /** Queues a product as its plan says. */
 export function launchLinear(call: LinearCall, plan: LinearPlan, launcher: LinearLauncher): void {
-  invariant((!call.norm && !call.gate) || plan.family === "skinny", "norms and gates are fused into products of few rows");
+  invariant((!call.norm && !call.gate) || plan.kernel === "linear8", `norms and gates are fused into products of 8 rows, not ${plan.kernel}`);
   invariant(!call.gate || (call.n % 2 === 0 && call.residual === 0 && call.outType !== "f32"), "a gated product has two halves, 16 bits and no residual");
   launches[plan.family](call, plan, launcher);
 }

@@ -8,7 +8,8 @@ import { invariant, UsageError } from "../../core/errors.ts";
 import { type Activation, type BatchInputs, type Buffer, headerWord, type KvCache, type KvCacheFormat, type Ops, type StepSize, type WeightDType } from "../backend.ts";
 import type { Matmul } from "./blas.ts";
 import type { KernelFunction, LaunchShape } from "./device.ts";
-import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, moduleOfFamily, planLinear } from "./linear.ts";
+import type { GatedPart, LinearPart, NormPart, Part } from "./fuse.ts";
+import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, moduleOfFamily, mostRowsFused, planLinear } from "./linear.ts";
 import { addressOf, own } from "./memory.ts";
 import type { Element, ModuleKind, ModuleName } from "./modules.ts";
 import { Params } from "./params.ts";
@@ -27,8 +28,10 @@ export interface OpsContext {
   };
   /** cuBLASLt, where it is installed. */
   readonly blas: { matmul(m: Matmul): void } | undefined;
-  /** Takes a command: to run in its turn, once these modules are loaded, or to be recorded. */
-  submit(needs: readonly ModuleName[], command: Command): void;
+  /** Whether a row's bits may not depend on how many rows a step has; false when left out. */
+  readonly deterministic?: boolean;
+  /** Takes a command: to run in its turn, once these modules are loaded, or to be recorded; there `fuse` may join it with its neighbours by what `part` says of it. */
+  submit(needs: readonly ModuleName[], command: Command, part?: Part): void;
 }
 
 const elementOf = (dtype: WeightDType | Activation["dtype"], what: string): Element => {
@@ -61,24 +64,24 @@ function wide(what: string, a: Activation): void {
 /** All ops but attention, as commands given to `submit`. */
 export function createOps(context: OpsContext): Omit<Ops, "attention"> {
   const { device, blas } = context;
-  const machine: Omit<LinearMachine, "library"> = { numSms: device.numSms, maxSharedBytes: device.maxSharedBytes };
+  const machine: Omit<LinearMachine, "library"> = { numSms: device.numSms, maxSharedBytes: device.maxSharedBytes, deterministic: context.deterministic ?? false };
   const workspace = device.alloc(linearWorkspace.bytes);
   /** Kernels that know only f32 are in the modules of both elements: the one in use is taken. */
   let element: Element = "bf16";
 
   /** Submits a kernel with a grid that depends on the rows of `bound`. */
-  const submit = (kind: ModuleKind, of: Element, kernel: string, bound: Activation, shape: (rows: number) => LaunchShape, params: Params): void => {
+  const submit = (kind: ModuleKind, of: Element, kernel: string, bound: Activation, shape: (rows: number) => LaunchShape, params: Params, part?: Part): void => {
     const bytes = params.bytes();
     element = of;
     context.submit([{ kind, element: of }], (step, find) => {
       const rows = stepRows(bound, step);
       if (rows > 0) device.launch(find(`${kernel}_${of}`), { ...shape(rows), dependent: true }, bytes);
-    });
+    }, part);
   };
-  const submitElementwise = (of: Element, kernel: string, bound: Activation, p: { out: Buffer; outStride: number; from?: Buffer; fromStride?: number; index?: Buffer; batch: BatchInputs; columns: number; activation?: number; factor?: number }): void =>
+  const submitElementwise = (of: Element, kernel: string, bound: Activation, p: { out: Buffer; outStride: number; from?: Buffer; fromStride?: number; index?: Buffer; batch: BatchInputs; columns: number; activation?: number; factor?: number }, part?: Part): void =>
     submit("elementwise", of, kernel, bound, (rows) => ({ grid: [ceilDiv(p.columns, columnsPerBlock), rows, 1], block: threads }),
       new Params().ptr(addressOf(p.batch.header)).ptr(addressOf(p.out)).ptr(addressOf(p.from)).ptr(addressOf(p.index))
-        .i32(rowsWord(bound)).i32(p.outStride).i32(p.fromStride ?? 0).i32(p.columns).i32(p.activation ?? 0).f32(p.factor ?? 0));
+        .i32(rowsWord(bound)).i32(p.outStride).i32(p.fromStride ?? 0).i32(p.columns).i32(p.activation ?? 0).f32(p.factor ?? 0), part);
 
   return {
     embed({ out, table, batch, scale }) {
@@ -94,11 +97,10 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       if (residual) wide("rmsNorm's residual", residual);
       for (const [what, matrix] of [["out", out], ["x", x], ["residual", residual]] as const) if (matrix) aligned(`rmsNorm's ${what}`, matrix);
       invariant(x.columns === out.columns && weight.bytes >= 4 * x.columns, `rmsNorm of ${x.columns} to ${out.columns} columns, ${weight.bytes} bytes of weight`);
-      // Four vectors of four columns a thread.
-      const block = Math.min(1024, 32 * ceilDiv(x.columns, 4 * 4 * 32));
-      submit("norm", isWide(out) ? element : elementOf(out.dtype, "rmsNorm's out"), isWide(out) ? "rmsNormWide" : "rmsNorm", out, (rows) => ({ grid: [rows, 1, 1], block }),
+      const part: NormPart | undefined = isWide(out) || residual ? undefined : { kind: "norm", x, out, weight: addressOf(weight), epsilon };
+      submit("norm", isWide(out) ? element : elementOf(out.dtype, "rmsNorm's out"), isWide(out) ? "rmsNormWide" : "rmsNorm", out, (rows) => ({ grid: [rows, 1, 1], block: threads }),
         new Params().ptr(addressOf(batch.header)).ptr(addressOf(out.data)).ptr(addressOf(x.data)).ptr(addressOf(weight)).ptr(addressOf(residual?.data))
-          .i32(rowsWord(out)).i32(out.stride).i32(x.stride).i32(residual?.stride ?? 0).i32(out.columns).f32(epsilon));
+          .i32(rowsWord(out)).i32(out.stride).i32(x.stride).i32(residual?.stride ?? 0).i32(out.columns).f32(epsilon), part);
     },
 
     quantize() {
@@ -121,10 +123,21 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       const kinds = new Set<ModuleKind>(), most = capacity(out);
       for (let rows = 1; rows < 2 * most; rows *= 2) kinds.add(moduleOfFamily[plan(Math.min(rows, most)).family]);
       element = of;
-      context.submit([...kinds].map((kind) => ({ kind, element: of })), (step, kernel) => {
-        const rows = stepRows(out, step);
-        if (rows > 0) launchLinear({ ...call, rows }, plan(rows), { device, blas, workspace, kernel });
-      });
+      const launch = (step: StepSize, kernel: FindKernel, joined: { readonly norm?: NormPart | undefined; readonly gated?: GatedPart | undefined } = {}): void => {
+        const rows = stepRows(out, step), { norm, gated } = joined;
+        if (rows === 0) return;
+        const from = norm && { x: addressOf(norm.x.data), xStride: norm.x.stride, norm: { weight: norm.weight, epsilon: norm.epsilon, out: addressOf(norm.out.data), outStride: norm.out.stride } };
+        const to = gated && { gate: { activation: gated.activation, out: addressOf(gated.out.data), outStride: gated.out.stride } };
+        launchLinear({ ...call, rows, ...from, ...to }, plan(rows), { device, blas, workspace, kernel });
+      };
+      const part: LinearPart = {
+        kind: "linear", x, out, needs: [{ kind: "fused", element: of }], launch,
+        takes(step) {
+          const rows = stepRows(out, step), few = rows > 0 && plan(rows).kernel === "linear8";
+          return { norm: few && rows <= mostRowsFused.norm, gated: few && rows <= mostRowsFused.gate && !residual && !isWide(out) };
+        },
+      };
+      context.submit([...kinds].map((kind) => ({ kind, element: of })), launch, plan(1).kernel === "linear8" ? part : undefined);
     },
 
     ropeAndCache({ qkv, numQueryHeads, key, value, rotary, rotaryDim, qNorm, kNorm, epsilon, batch }) {
@@ -148,7 +161,8 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       invariant(out.dtype === of && gateUp.columns === 2 * out.columns, `gatedActivation of ${gateUp.dtype} [${gateUp.columns}] to ${out.dtype ?? "f32"} [${out.columns}]`);
       aligned("gatedActivation's out", out);
       aligned("gateUp", gateUp);
-      submitElementwise(of, "gatedActivation", out, { out: out.data, outStride: out.stride, from: gateUp.data, fromStride: gateUp.stride, batch, columns: out.columns, activation: activationNumber[activation] });
+      submitElementwise(of, "gatedActivation", out, { out: out.data, outStride: out.stride, from: gateUp.data, fromStride: gateUp.stride, batch, columns: out.columns, activation: activationNumber[activation] },
+        { kind: "gated", gateUp, out, activation });
     },
 
     gatherRows({ out, x, batch }) {

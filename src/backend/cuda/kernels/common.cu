@@ -86,6 +86,22 @@ __device__ __forceinline__ float warpSum(float x) {
   return x;
 }
 
+/**
+ * rmsNorm of a row by NORM_WARPS warps, wherever it is computed: thread t adds the squares of the vectors of four t, t + 256, ... in turn, then the
+ * lanes of a warp, then the warps. So a norm inside another kernel gives the bits of a norm by itself.
+ */
+constexpr int NORM_WARPS = 8;
+__device__ __forceinline__ float addSquares(float sum, float4 v) { return __fmaf_rn(v.w, v.w, __fmaf_rn(v.z, v.z, __fmaf_rn(v.y, v.y, __fmaf_rn(v.x, v.x, sum)))); }
+__device__ __forceinline__ float normFactor(const float* warpSums, int columns, float epsilon) {
+  float total = 0.0f;
+#pragma unroll
+  for (int w = 0; w < NORM_WARPS; w++) total += warpSums[w];
+  return 1.0f / sqrtf(__fadd_rn(total / (float)columns, epsilon));
+}
+__device__ __forceinline__ float4 normed(float4 x, float factor, float4 w) {
+  return make_float4(__fmul_rn(x.x * factor, w.x), __fmul_rn(x.y * factor, w.y), __fmul_rn(x.z * factor, w.z), __fmul_rn(x.w * factor, w.w));
+}
+
 /** The nonlinearities: `activation` is 0 silu, 1 geluTanh, 2 gelu, 3 relu. Errors of a few units of f32, far below a rounding to 16 bits. */
 __device__ __forceinline__ float sigmoidTimes(float x, float u) { return __fdividef(x, 1.0f + __expf(-u)); }
 __device__ __forceinline__ float activate(float x, int activation) {

@@ -42,27 +42,41 @@ extern "C" __global__ void __launch_bounds__(256) NAME(gatedActivation)(const __
     make_uint4(gated(gate.x, up.x, p.activation), gated(gate.y, up.y, p.activation), gated(gate.z, up.z, p.activation), gated(gate.w, up.w, p.activation));
 }
 
-/** out[i, :] = x[logitRows[i], :], f32, any columns: eight elements a thread, a block's width apart. */
-extern "C" __global__ void __launch_bounds__(256) NAME(gatherRows)(const __grid_constant__ Params p) {
-  const int row = begin(p);
-  if (row < 0) return;
-  const float* from = (const float*)p.from + (i64)p.index[row] * p.fromStride;
-  float* to = (float*)p.out + (i64)row * p.outStride;
+/** f of this thread's eight elements of a row, a block's width apart; any columns. All are read before the first is written, so that they are in flight together. */
+template<class F> __device__ __forceinline__ void mapRow(const float* from, float* to, int columns, F f) {
+  const int first = blockIdx.x * 8 * blockDim.x + threadIdx.x;
+  float x[8];
 #pragma unroll
   for (int j = 0; j < 8; j++) {
-    int i = (blockIdx.x * 8 + j) * blockDim.x + threadIdx.x;
-    if (i < p.columns) to[i] = from[i];
+    int i = first + j * blockDim.x;
+    x[j] = i < columns ? from[i] : 0.0f;
+  }
+#pragma unroll
+  for (int j = 0; j < 8; j++) {
+    int i = first + j * blockDim.x;
+    if (i < columns) to[i] = f(x[j]);
   }
 }
 
-/** out = cap * tanh(out / cap), f32, any columns, as gatherRows. */
+/** out[i, :] = x[logitRows[i], :], f32. */
+extern "C" __global__ void __launch_bounds__(256) NAME(gatherRows)(const __grid_constant__ Params p) {
+  const int row = begin(p);
+  if (row < 0) return;
+  mapRow((const float*)p.from + (i64)p.index[row] * p.fromStride, (float*)p.out + (i64)row * p.outStride, p.columns, [](float x) { return x; });
+}
+
+/** tanh, a few units of f32 off: the first terms of its series near 0, where the quotient would cancel. */
+__device__ __forceinline__ float tanhOf(float x) {
+  const float a = fabsf(x), square = x * x, t = __expf(-2.0f * a);
+  const float series = a * (1.0f + square * (-0.33333334f + square * (0.13333334f + square * (-0.053968254f + square * 0.021869488f))));
+  return copysignf(a < 0.3f ? series : __fdividef(1.0f - t, 1.0f + t), x);
+}
+
+/** out = cap * tanh(out / cap), f32. */
 extern "C" __global__ void __launch_bounds__(256) NAME(softCap)(const __grid_constant__ Params p) {
   const int row = begin(p);
   if (row < 0) return;
   float* x = (float*)p.out + (i64)row * p.outStride;
-#pragma unroll
-  for (int j = 0; j < 8; j++) {
-    int i = (blockIdx.x * 8 + j) * blockDim.x + threadIdx.x;
-    if (i < p.columns) x[i] = p.factor * tanhf(x[i] / p.factor);
-  }
+  const float cap = p.factor, inverse = 1.0f / cap;
+  mapRow(x, x, p.columns, [=](float x) { return cap * tanhOf(x * inverse); });
 }

@@ -1,5 +1,5 @@
 /**
- * linear for up to 32 rows: out[r, n] = sum_k x[r, k] weight[n, k], at the speed at which the weight can be read.
+ * linear for up to 16 rows: out[r, n] = sum_k x[r, k] weight[n, k], at the speed at which the weight can be read.
  *
  * The weight is the 16-row operand of mma.sync and the rows of x are its 8 columns, MT times. A tile is 16 rows of the weight; its K is shared
  * by 8 warps, 64 columns at a time in turn, and by gridDim.y blocks ("splits") of `chunk` columns. Blocks walk tiles blockIdx.x, + gridDim.x, ...
@@ -10,9 +10,14 @@
  * A lane's 16 bytes of weight row g at k + 8t are taken as the columns 2t and 2t + 8 of two mma in turn, and those of x too, so the sum runs
  * over a permuted k and nothing is shuffled. The ring is filled across tiles, and before the kernel waits for its inputs: the weight is nobody's output.
  *
+ * The next kernel may start once a block has asked for its last piece: what that one fills its own ring with keeps the memory busy while this
+ * one ends and that one waits for its inputs.
+ *
  * The order of a sum: mma by mma in a warp, warps 0 to 7, splits 0 to the last; then + bias, + residual. It depends on k and the number of splits.
- * NORM: x is f32 and rmsNorm of it is what is multiplied. GATED: a tile is 8 rows of the gate and the same 8 of the up half, and
- * activate(gate) * up is written. With FUSED defined those are what this text compiles to.
+ *
+ * With FUSED defined the text compiles to products that do their neighbours' work too, for up to 8 rows, and write what those would have written:
+ * NORM: x is f32; rmsNorm of it is `normed` and is multiplied. GATED: a tile is 8 rows of the gate and the same 8 of the up half; `product` is
+ * what would have been out, and out is activate(gate) * up of it. All bits are those of the kernels one after the other.
  */
 struct Params {
   const int* header;
@@ -22,45 +27,71 @@ struct Params {
   const float* bias;        // [n] or null
   const float* residual;    // f32 rows or null; may be out
   const float* normWeight;  // [k] where NORM
+  u16* normed;              // [rows, k] where NORM
+  u16* product;             // [rows, n] where GATED
   float* partial;           // [splits, tiles, 8 MT, 16] where there is more than one split
   u32* arrived;             // [tiles] zeros; the last split leaves zeros
-  int rowsWord, xStride, outStride, residualStride, n, k, chunk, tiles, wide, activation;
+  int rowsWord, xStride, outStride, residualStride, normedStride, productStride, n, k, chunk, tiles, wide, activation;
   float epsilon;
 };
 
-constexpr int WARPS = 8, STAGES = 4, PIECE = 2048, SUM_STRIDE = 20, SUMS = 8 * SUM_STRIDE;
+constexpr int WARPS = 8, THREADS = 32 * WARPS, STAGES = 4, PIECE = 2048, SUM_STRIDE = 20, SUMS = 8 * SUM_STRIDE;
 
-/** rmsNorm of the f32 rows, its columns [kBegin, kBegin + padded) as 16 bits to shared memory, zeros from `width` on. `squares`: [32][WARPS]. */
-__device__ __forceinline__ void stageNormed(const Params& p, u16* xs, int xsStride, int rows, int kBegin, int width, int padded, float* squares) {
-  const float* x = (const float*)p.x;
-  for (int r = 0; r < rows; r++) {
-    const float4* from = (const float4*)(x + (i64)r * p.xStride);
-    float sum = 0.0f;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < p.k >> 2; i += 32 * WARPS) {
-      float4 v = from[i];
-      sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    }
-    sum = warpSum(sum);
-    if ((threadIdx.x & 31) == 0) squares[r * WARPS + (threadIdx.x >> 5)] = sum;
-  }
-  __syncthreads();
-  for (int r = 0; r < rows; r++) {
-    float total = 0.0f;
+/** A thread's first vectors of the norm's weight: read ahead of the inputs. */
+constexpr int KEPT = 4;
+struct NormWeights { float4 first[KEPT]; };
+
+/** Sums of squares of ROWS rows of x from `row` on, whose loads are in flight together, by warp: squares[row][warp]. */
+template<int ROWS> __device__ __forceinline__ void sumSquares(const Params& p, int row, int rows, float* squares) {
+  const float4* from[ROWS];
+  float sum[ROWS];
 #pragma unroll
-    for (int w = 0; w < WARPS; w++) total += squares[r * WARPS + w];
-    const float factor = 1.0f / sqrtf(total / (float)p.k + p.epsilon);
-    const float4* from = (const float4*)(x + (i64)r * p.xStride + kBegin);
-    const float4* weight = (const float4*)(p.normWeight + kBegin);
-#pragma unroll 2
-    for (int i = threadIdx.x; i < padded >> 2; i += 32 * WARPS) {
-      uint2 two = make_uint2(0, 0);
-      if (4 * i < width) {
-        float4 v = from[i], w = __ldg(weight + i);
-        two = make_uint2(pack(v.x * factor * w.x, v.y * factor * w.y), pack(v.z * factor * w.z, v.w * factor * w.w));
-      }
+  for (int r = 0; r < ROWS; r++) {
+    from[r] = (const float4*)((const float*)p.x + (i64)min(row + r, rows - 1) * p.xStride);
+    sum[r] = 0.0f;
+  }
+#pragma unroll 4
+  for (int i = threadIdx.x; i < p.k >> 2; i += THREADS) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) sum[r] = addSquares(sum[r], from[r][i]);
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    sum[r] = warpSum(sum[r]);
+    if ((threadIdx.x & 31) == 0 && row + r < rows) squares[(row + r) * WARPS + (threadIdx.x >> 5)] = sum[r];
+  }
+}
+
+/** rmsNorm of the rows, its columns [kBegin, kBegin + padded) as 16 bits to shared memory, zeros from `width` on; the first block of a split also writes it out. */
+__device__ __forceinline__ void stageNormed(const Params& p, const NormWeights& w, u16* xs, int xsStride, int rows, int kBegin, int width, int padded, float* squares) {
+  static_assert(WARPS == NORM_WARPS, "the norm's order of sums is of these warps");
+  if (rows == 1) sumSquares<1>(p, 0, rows, squares);
+  else for (int row = 0; row < rows; row += 2) sumSquares<2>(p, row, rows, squares);
+  __syncthreads();
+  const int vectors = padded >> 2;
+  const float4* weight = (const float4*)(p.normWeight + kBegin);
+  for (int r = 0; r < rows; r++) {
+    const float factor = normFactor(squares + r * WARPS, p.k, p.epsilon);
+    const float4* from = (const float4*)((const float*)p.x + (i64)r * p.xStride + kBegin);
+    auto put = [&](int i, float4 v, float4 weightOfFour) {
+      const float4 y = normed(v, factor, weightOfFour);
+      const uint2 two = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
       *(uint2*)(xs + r * xsStride + 4 * i) = two;
+      if (blockIdx.x == 0 && 4 * i < width) *(uint2*)(p.normed + (i64)r * p.normedStride + kBegin + 4 * i) = two;
+    };
+    const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    float4 v[KEPT];
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+      const int i = threadIdx.x + j * THREADS;
+      v[j] = 4 * i < width ? from[i] : zero;
     }
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+      const int i = threadIdx.x + j * THREADS;
+      if (i < vectors) put(i, v[j], w.first[j]);
+    }
+    for (int i = threadIdx.x + KEPT * THREADS; i < vectors; i += THREADS) put(i, 4 * i < width ? from[i] : zero, 4 * i < width ? __ldg(weight + i) : zero);
   }
 }
 
@@ -81,7 +112,6 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
   const int kBegin = blockIdx.y * p.chunk, width = min(p.chunk, p.k - kBegin), padded = (width + 63) & ~63, rounds = (width + 64 * WARPS - 1) / (64 * WARPS);
   const int xsStride = p.chunk + 32;
   const u32 ring = sharedAddress(shared) + warp * STAGES * PIECE + lane * 16;
-  releaseDependents();
 
   // The stream of this lane's pieces: which tile and round the next one is of, and where its two rows begin.
   const int half = p.n >> 1, rowsOfTile = GATED ? 8 : 16, lastRow = GATED ? half : p.n;
@@ -108,7 +138,8 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
       if (++nextRound == rounds) {
         nextRound = 0;
         nextTile += gridDim.x;
-        locate();
+        if (nextTile >= p.tiles) releaseDependents();
+        else locate();
       }
     }
     commitCopies();
@@ -116,13 +147,21 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
 #pragma unroll
   for (int stage = 0; stage < STAGES - 1; stage++) fetch(stage);
 
+  NormWeights normWeights;
+  if (NORM) {
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+      const int i = threadIdx.x + j * THREADS;
+      normWeights.first[j] = 4 * i < width ? __ldg((const float4*)(p.normWeight + kBegin) + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+  }
   waitForInputs();
   const int rows = p.header[p.rowsWord];
-  if (NORM) stageNormed(p, xs, xsStride, rows, kBegin, width, padded, sums);
+  if (NORM) stageNormed(p, normWeights, xs, xsStride, rows, kBegin, width, padded, sums);
   else {
     for (int r = 0; r < rows; r++) {
       const u16* from = (const u16*)p.x + (i64)r * p.xStride + kBegin;
-      for (int i = 8 * threadIdx.x; i < padded; i += 8 * 32 * WARPS) copyAsync(sharedAddress(xs + r * xsStride + i), from + i, i < width);
+      for (int i = 8 * threadIdx.x; i < padded; i += 8 * THREADS) copyAsync(sharedAddress(xs + r * xsStride + i), from + i, i < width);
     }
   }
   commitCopies();
@@ -182,7 +221,7 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
     bool finish = gridDim.y == 1;
     const i64 tileAt = (i64)tile * 8 * MT * 16, splitStride = (i64)p.tiles * 8 * MT * 16;
     if (!finish) {
-      for (int i = threadIdx.x; i < rows * 16; i += 32 * WARPS) __stcg(p.partial + blockIdx.y * splitStride + tileAt + i, sumOf(i >> 4, i & 15));
+      for (int i = threadIdx.x; i < rows * 16; i += THREADS) __stcg(p.partial + blockIdx.y * splitStride + tileAt + i, sumOf(i >> 4, i & 15));
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
@@ -201,15 +240,19 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
         return sum;
       };
       if (GATED) {
-        for (int i = threadIdx.x; i < rows * 8; i += 32 * WARPS) {
+        for (int i = threadIdx.x; i < rows * 8; i += THREADS) {
           const int row = i >> 3, column = i & 7, n = tile * 8 + column;
           if (n >= half) continue;
           float gate = value(row, column), up = value(row, column + 8);
           if (p.bias) { gate += p.bias[n]; up += p.bias[half + n]; }
-          ((u16*)p.out)[(i64)row * p.outStride + n] = packOne(activate(gate, p.activation) * up);
+          const u32 two = pack(gate, up); // what is gated is the product in 16 bits
+          u16* product = p.product + (i64)row * p.productStride + n;
+          product[0] = (u16)two;
+          product[half] = (u16)(two >> 16);
+          ((u16*)p.out)[(i64)row * p.outStride + n] = packOne(activate(lowOf(two), p.activation) * highOf(two));
         }
       } else {
-        for (int i = threadIdx.x; i < rows * 16; i += 32 * WARPS) {
+        for (int i = threadIdx.x; i < rows * 16; i += THREADS) {
           const int row = i >> 4, n = tile * 16 + (i & 15);
           if (n < p.n) writeOne(p, row, n, value(row, i & 15));
         }
@@ -220,19 +263,12 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
 }
 
 #define SKINNY(name, MT, NORM, GATED) \
-  extern "C" __global__ void __launch_bounds__(32 * WARPS) NAME(name)(const __grid_constant__ Params p) { skinny<MT, NORM, GATED>(p); }
+  extern "C" __global__ void __launch_bounds__(THREADS, 2) NAME(name)(const __grid_constant__ Params p) { skinny<MT, NORM, GATED>(p); }
 #if !defined(FUSED)
 SKINNY(linear8, 1, false, false)
 SKINNY(linear16, 2, false, false)
-SKINNY(linear32, 4, false, false)
 #else
 SKINNY(linear8Norm, 1, true, false)
-SKINNY(linear16Norm, 2, true, false)
-SKINNY(linear32Norm, 4, true, false)
 SKINNY(linear8Gated, 1, false, true)
-SKINNY(linear16Gated, 2, false, true)
-SKINNY(linear32Gated, 4, false, true)
 SKINNY(linear8NormGated, 1, true, true)
-SKINNY(linear16NormGated, 2, true, true)
-SKINNY(linear32NormGated, 4, true, true)
 #endif

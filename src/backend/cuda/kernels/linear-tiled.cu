@@ -16,7 +16,7 @@ struct Params {
   const float* residual;    // f32 rows or null; may be out
   float* partial;           // [splits, tiles, BM * BN] where there is more than one split
   u32* arrived;             // [tiles] zeros; the last split leaves zeros
-  int rowsWord, xStride, outStride, residualStride, n, k, chunk, rowTiles, columnTiles, wide, pairs;
+  int rowsWord, xStride, outStride, residualStride, n, k, chunk, rowTiles, columnTiles, wide, pairs, firstRow; // x, out and residual begin at row firstRow of the step
 };
 
 __device__ __forceinline__ void loadMatrices(u32 (&r)[4], u32 from) {
@@ -78,7 +78,7 @@ template<int BM, int BN, int WM, int WN, int STAGES> __device__ __forceinline__ 
 #pragma unroll
   for (int stage = 0; stage < STAGES - 1; stage++) copyWeight(stage, stage);
   waitForInputs();
-  rows = p.header[p.rowsWord];
+  rows = p.header[p.rowsWord] - p.firstRow;
   if (m0 >= rows) { // the whole block leaves, and its tile's other splits too
     commitCopies();
     waitForCopies<0>();

@@ -1,8 +1,8 @@
 /**
  * rmsNorm: out[r, :] = (residual[r, :] +) x[r, :] * weight / sqrt(mean(x[r, :]^2) + epsilon), x, weight and residual f32.
  *
- * A block is a row. A thread keeps the first four of its vectors of four in registers and reads any further ones twice, so rows of
- * 16 * blockDim columns are read once. Columns are a multiple of 4, rows lie on 16 bytes.
+ * A block of 256 threads is a row. A thread keeps the first four of its vectors of four in registers and reads any further ones twice, so
+ * rows of 4096 columns are read once. Columns are a multiple of 4, rows lie on 16 bytes. The order of the sum is common.cu's.
  */
 struct Params {
   const int* header;
@@ -15,7 +15,7 @@ struct Params {
 };
 
 template<bool WIDE> __device__ __forceinline__ void writeVector(const Params& p, int row, int i, float4 x, float4 w, float factor) {
-  float4 y = make_float4(x.x * factor * w.x, x.y * factor * w.y, x.z * factor * w.z, x.w * factor * w.w);
+  float4 y = normed(x, factor, w);
   if (p.residual) {
     float4 added = *(const float4*)(p.residual + (i64)row * p.residualStride + 4 * i);
     y.x += added.x; y.y += added.y; y.z += added.z; y.w += added.w;
@@ -25,9 +25,9 @@ template<bool WIDE> __device__ __forceinline__ void writeVector(const Params& p,
 }
 
 template<bool WIDE> __device__ __forceinline__ void rmsNormRow(const Params& p) {
-  constexpr int KEPT = 4;
-  __shared__ float sums[32];
-  const int row = blockIdx.x, vectors = p.columns >> 2, step = blockDim.x;
+  constexpr int KEPT = 4, step = 32 * NORM_WARPS;
+  __shared__ float sums[NORM_WARPS];
+  const int row = blockIdx.x, vectors = p.columns >> 2;
   float4 x[KEPT], w[KEPT];
   releaseDependents();
 #pragma unroll
@@ -45,17 +45,13 @@ template<bool WIDE> __device__ __forceinline__ void rmsNormRow(const Params& p) 
     x[j] = i < vectors ? from[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
 #pragma unroll
-  for (int j = 0; j < KEPT; j++) squares += x[j].x * x[j].x + x[j].y * x[j].y + x[j].z * x[j].z + x[j].w * x[j].w;
-  for (int i = threadIdx.x + KEPT * step; i < vectors; i += step) {
-    float4 v = from[i];
-    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-  }
+  for (int j = 0; j < KEPT; j++) squares = addSquares(squares, x[j]);
+#pragma unroll 4
+  for (int i = threadIdx.x + KEPT * step; i < vectors; i += step) squares = addSquares(squares, from[i]);
   squares = warpSum(squares);
   if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = squares;
   __syncthreads();
-  float total = 0.0f;
-  for (int i = 0; i < step >> 5; i++) total += sums[i];
-  const float factor = 1.0f / sqrtf(total / (float)p.columns + p.epsilon);
+  const float factor = normFactor(sums, p.columns, p.epsilon);
 #pragma unroll
   for (int j = 0; j < KEPT; j++) {
     int i = threadIdx.x + j * step;
@@ -64,5 +60,5 @@ template<bool WIDE> __device__ __forceinline__ void rmsNormRow(const Params& p) 
   for (int i = threadIdx.x + KEPT * step; i < vectors; i += step) writeVector<WIDE>(p, row, i, from[i], __ldg((const float4*)p.weight + i), factor);
 }
 
-extern "C" __global__ void __launch_bounds__(1024) NAME(rmsNorm)(const __grid_constant__ Params p) { rmsNormRow<false>(p); }
-extern "C" __global__ void __launch_bounds__(1024) NAME(rmsNormWide)(const __grid_constant__ Params p) { rmsNormRow<true>(p); }
+extern "C" __global__ void __launch_bounds__(256) NAME(rmsNorm)(const __grid_constant__ Params p) { rmsNormRow<false>(p); }
+extern "C" __global__ void __launch_bounds__(256) NAME(rmsNormWide)(const __grid_constant__ Params p) { rmsNormRow<true>(p); }
