@@ -114,7 +114,7 @@ export function attentionSource(plan: AttentionPlan, holding: Holding = holdings
     ...plan.key.split("\n").map((line) => `// ${line}`),
     ...constants.map(([name, value]) => `#define ${name} ${value}`),
     "#define PROGRAMMATIC_LAUNCH (__CUDA_ARCH__ >= 900)", "",
-    kernelText("tensor"), params.text, "", ...mods, "", kernelText("paged"),
+    kernelText("arithmetic"), kernelText("tensor"), params.text, "", ...mods, "", kernelText("paged"),
   ].join("\n");
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
   return {

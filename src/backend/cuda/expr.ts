@@ -9,6 +9,7 @@
 import { invariant } from "../../core/errors.ts";
 import { type BinaryOp, children, type Expr, type Type, type UnaryOp } from "../../ir/expr.ts";
 import { countUses } from "../../ir/interpret.ts";
+import { Loads } from "../../ir/loads.ts";
 import type { CaptureSlot } from "../../ir/plan.ts";
 import type { Field } from "./struct.ts";
 
@@ -31,7 +32,7 @@ export function captureFields(captures: readonly CaptureSlot[]): readonly Field[
 
 /** Whether any load is in `e`: only then does its function ask which lanes are live. */
 export function holdsLoad(e: Expr): boolean {
-  return e.kind === "load" || children(e).some(holdsLoad);
+  return new Loads().holds(e);
 }
 
 /**
@@ -58,7 +59,7 @@ class FunctionBody {
   /** What holds loads is right only for the lanes it was written for, or fewer. */
   readonly #doneFor = new Map<string, Map<Expr, string>>();
   readonly #wider = new Map<string, string>();
-  readonly #loads = new Map<Expr, boolean>();
+  readonly #loads = new Loads();
   #count = 0;
 
   constructor(root: Expr, captures: readonly CaptureSlot[]) {
@@ -69,7 +70,7 @@ class FunctionBody {
   /** Text of e's value where `live` (the name of a bool) holds. */
   value(e: Expr, live: string): string {
     if (e.kind === "const") return literal(e.type, e.value);
-    const loads = this.#holds(e);
+    const loads = this.#loads.holds(e);
     const known = loads ? this.#knownFor(e, live) : this.#done.get(e);
     if (known !== undefined) return known;
     const text = this.#write(e, live);
@@ -112,6 +113,8 @@ class FunctionBody {
       }
       case "select": {
         const condition = this.value(e.condition, live);
+        // What both sides ask for is asked for in every live lane: written once, not once for each side.
+        for (const shared of this.#loads.ofBoth(e.a, e.b)) this.value(shared, live);
         const a = this.value(e.a, this.#narrow(e.a, live, condition)), b = this.value(e.b, this.#narrow(e.b, live, `!${condition}`));
         return `(${condition} ? ${a} : ${b})`;
       }
@@ -121,7 +124,7 @@ class FunctionBody {
 
   /** The lanes of `live` where `condition` holds; asked for only where `e` holds a load. */
   #narrow(e: Expr, live: string, condition: string): string {
-    if (!this.#holds(e)) return live;
+    if (!this.#loads.holds(e)) return live;
     const name = `live${this.#count++}`;
     this.#wider.set(name, live);
     this.statements.push(`const bool ${name} = ${live} & ${condition};`);
@@ -142,12 +145,6 @@ class FunctionBody {
     const slot = this.#captures.findIndex((c) => c.name === name && c.kind === kind);
     invariant(slot >= 0, `the plan has no ${kind} named ${name}`);
     return slot;
-  }
-
-  #holds(e: Expr): boolean {
-    let known = this.#loads.get(e);
-    if (known === undefined) this.#loads.set(e, (known = e.kind === "load" || children(e).some((c) => this.#holds(c))));
-    return known;
   }
 }
 

@@ -10,6 +10,7 @@
  */
 import { invariant } from "../../core/errors.ts";
 import { children, type BinaryOp, type Expr, type UnaryOp } from "../../ir/expr.ts";
+import { Loads } from "../../ir/loads.ts";
 import type { CaptureSlot } from "../../ir/plan.ts";
 import {
   call, constant, f32x4, f64x2, i32, i32x4, i8x16, splat, v128, when, type Func, type Local, type Module, type Node, type Operand,
@@ -76,8 +77,7 @@ export class ExprEmitter {
   /** The live lanes that others were narrowed from. */
   readonly #widerLive = new Map<Local, Local>();
   readonly #perKey = new Map<Expr, boolean>();
-  readonly #loads = new Map<Expr, boolean>();
-  readonly #demands = new Map<Expr, ReadonlySet<Expr>>();
+  readonly #loads = new Loads();
   readonly #perRow = new Map<Expr, boolean>();
   readonly #columns: Columns | undefined;
 
@@ -103,7 +103,7 @@ export class ExprEmitter {
 
   #value(e: Expr, live: Local): Vector {
     if (e.kind === "const") return constantVector(e.type, e.value);
-    const holdsLoad = this.#holdsLoad(e);
+    const holdsLoad = this.#loads.holds(e);
     const columns = this.#columns;
     if (columns && this.#dependsOnKey(e) && !this.#dependsOnRow(e, columns) && (!holdsLoad || live === columns.live)) return columns.emitter.value(e, live);
     let memo = this.#done;
@@ -148,7 +148,7 @@ export class ExprEmitter {
       case "select": {
         const condition = this.#value(e.condition, live);
         // What both sides ask for is asked for in every live lane: written once, not once for each side.
-        for (const shared of both(this.#demanded(e.a), this.#demanded(e.b))) this.#value(shared, live);
+        for (const shared of this.#loads.ofBoth(e.a, e.b)) this.#value(shared, live);
         const a = this.#value(e.a, this.#narrow(e.a, live, condition, false));
         const b = this.#value(e.b, this.#narrow(e.b, live, condition, true));
         return v128.bitselect(a, b, condition);
@@ -165,7 +165,7 @@ export class ExprEmitter {
 
   /** The lanes of `live` where `condition` holds (or does not): asked for only where `e` holds a load. */
   #narrow(e: Expr, live: Local, condition: Vector, negated: boolean): Local {
-    if (!this.#holdsLoad(e)) return live;
+    if (!this.#loads.holds(e)) return live;
     const narrowed = this.#context.local("v128", "live");
     this.#widerLive.set(narrowed, live);
     this.#inner.push(narrowed.set(negated ? v128.andnot(live, condition) : v128.and(live, condition)));
@@ -245,28 +245,7 @@ export class ExprEmitter {
     return memoised(this.#perRow, e, () => e.kind === "score" || (e.kind === "index" && (e.name === "q" || (e.name === "h" && !columns.oneHead))) ||
       children(e).some((c) => this.#dependsOnRow(c, columns)));
   }
-
-  /** The parts holding loads that are asked for wherever `e` is. */
-  #demanded(e: Expr): ReadonlySet<Expr> {
-    const known = this.#demands.get(e);
-    if (known) return known;
-    const made = new Set<Expr>();
-    if (this.#holdsLoad(e)) {
-      const certain = e.kind === "select" ? [e.condition] : e.kind === "binary" && (e.op === "and" || e.op === "or") ? [e.a] : children(e);
-      for (const part of certain) for (const node of this.#demanded(part)) made.add(node);
-      if (e.kind === "select") for (const node of both(this.#demanded(e.a), this.#demanded(e.b))) made.add(node);
-      made.add(e);
-    }
-    this.#demands.set(e, made);
-    return made;
-  }
-
-  #holdsLoad(e: Expr): boolean {
-    return memoised(this.#loads, e, () => e.kind === "load" || children(e).some((c) => this.#holdsLoad(c)));
-  }
 }
-
-const both = (a: ReadonlySet<Expr>, b: ReadonlySet<Expr>): Expr[] => [...a].filter((node) => b.has(node));
 
 function memoised(memo: Map<Expr, boolean>, e: Expr, compute: () => boolean): boolean {
   let known = memo.get(e);
