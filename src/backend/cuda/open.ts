@@ -12,10 +12,11 @@ import { outOfRange } from "../../ir/interpret.ts";
 import type { AttentionPlan } from "../../ir/plan.ts";
 import type { AttentionCall, AttentionKernel, Backend, Buffer, Ops, Program, StepSize } from "../backend.ts";
 import { capsOf } from "../caps.ts";
-import { type AttentionSource, attentionSource, holdingsFor, rule } from "./attention.ts";
+import { rule } from "./attention.ts";
+import { fitAttention } from "./attention-fit.ts";
 import { type CompiledAttention, Launcher } from "./attention-launch.ts";
 import { Blas } from "./blas.ts";
-import { CompileError, Compiler } from "./compiler.ts";
+import { Compiler } from "./compiler.ts";
 import { CudaDevice, type Graph, type KernelFunction, type Module } from "./device.ts";
 import { placeOf } from "./expr.ts";
 import { Failures } from "./failures.ts";
@@ -57,6 +58,7 @@ class CudaBackend implements Backend {
   readonly #blas: Blas | undefined;
   readonly #launcher: Launcher;
   readonly #failures: Failures;
+  readonly #deterministic: boolean;
   /** Fixed kernels by their module's label: loaded, or on their way. */
   readonly #modules = new Map<string, Module | Promise<void>>();
   readonly #moduleOf = new Map<string, Module>();
@@ -220,35 +222,14 @@ class CudaBackend implements Backend {
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
-    const { decode: decodeSource } = attentionSource(plan);
-    const [source, general, decode] = await Promise.all([this.#compileGeneral(plan), decodeSource && this.#compileIfItFits(decodeSource)]).then(([found, d]) => [found.source, found.module, d] as const);
-    const fitting: AttentionSource = decode ? source : { ...source, decodeRows: 0, decode: undefined };
+    const { source, general, decode } = await fitAttention(this.#compiler, plan);
+    const module = this.#device.load(general.cubin), decodeModule = decode && this.#device.load(decode.cubin);
     const compiled: CompiledAttention = {
-      source: fitting,
-      general: general.function("attention", source.general.sharedBytes),
-      ...(decode && { decode: decode.function("decode", decodeSource!.sharedBytes), planDecode: decode.function("planDecode") }),
+      source,
+      general: module.function("attention", source.general.sharedBytes),
+      ...(decodeModule && { decode: decodeModule.function("decode", source.decode!.sharedBytes), planDecode: decodeModule.function("planDecode") }),
     };
-    return new CudaAttentionKernel(compiled, `// ${rule(fitting)}\n\n${[source.general, ...(decode ? [decodeSource!] : [])].map(({ text }) => text).join("\n\n")}`);
-  }
-
-  /** The first holding that fits. @throws CompileError when none does */
-  async #compileGeneral(plan: AttentionPlan): Promise<{ readonly source: AttentionSource; readonly module: Module }> {
-    const tried = holdingsFor(plan);
-    for (const holding of tried) {
-      const source = attentionSource(plan, holding);
-      const module = await this.#compileIfItFits(source.general, holding === tried.at(-1));
-      if (module) return { source, module };
-    }
-    invariant(false, "the last holding fits or throws");
-  }
-
-  async #compileIfItFits({ name, text }: { readonly name: string; readonly text: string }, must = false): Promise<Module | undefined> {
-    try {
-      return this.#device.load((await this.#compiler.compile(`${name}.cu`, text)).cubin);
-    } catch (error) {
-      if (!must && error instanceof CompileError && error.slow) return undefined;
-      throw error;
-    }
+    return new CudaAttentionKernel(compiled, `// ${rule(source)}\n\n${[source.general, ...(source.decode ? [source.decode] : [])].map(({ text }) => text).join("\n\n")}`);
   }
 
   record(body: () => void): Program {
