@@ -16,13 +16,15 @@ export interface BackendOptions {
    * V8 has been seen to end the process when other SIMD code, not ours for quantised weights, was optimised at that moment.
    */
   readonly wideVectors?: boolean;
+  /** On the cuda device: what a request gets does not depend on its company; elsewhere that is so anyway. Default false. */
+  readonly deterministic?: boolean;
   /** The reference backend has the capabilities of this device, to be its oracle. Its own by default. */
   readonly as?: Device;
 }
 
 const rows: Readonly<Record<Device, (options: BackendOptions) => Promise<Backend>>> = {
   cpu: async (options) => (await import("./wasm/open.ts")).open(options),
-  cuda: async () => (await import("./cuda/open.ts")).open(),
+  cuda: async ({ deterministic = false }) => (await import("./cuda/open.ts")).open({ deterministic }),
   reference: async ({ as = "reference" }) => (await import("./reference/open.ts")).open(capsOf(as)),
 };
 

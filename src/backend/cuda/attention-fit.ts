@@ -15,17 +15,17 @@ export interface FittedAttention {
 }
 
 /** @throws UsageError for what these kernels do not do, CompileError where no holding fits */
-export async function fitAttention(compiler: Pick<Compiler, "compile">, plan: AttentionPlan): Promise<FittedAttention> {
+export async function fitAttention(compiler: Pick<Compiler, "compile">, plan: AttentionPlan, deterministic: boolean): Promise<FittedAttention> {
   // Decode holds one tile of 16 rows whatever the general kernel does: its source is that of the first holding.
-  const { decode: decodeSource } = attentionSource(plan);
-  const [{ source, general }, decode] = await Promise.all([fitGeneral(compiler, plan), decodeSource && compileIfItFits(compiler, decodeSource)]);
+  const { decode: decodeSource } = attentionSource(plan, deterministic);
+  const [{ source, general }, decode] = await Promise.all([fitGeneral(compiler, plan, deterministic), decodeSource && compileIfItFits(compiler, decodeSource)]);
   return { source: decode ? { ...source, decode: decodeSource } : { ...source, decodeRows: 0, decode: undefined }, general, decode };
 }
 
-async function fitGeneral(compiler: Pick<Compiler, "compile">, plan: AttentionPlan): Promise<{ readonly source: AttentionSource; readonly general: Compiled }> {
+async function fitGeneral(compiler: Pick<Compiler, "compile">, plan: AttentionPlan, deterministic: boolean): Promise<{ readonly source: AttentionSource; readonly general: Compiled }> {
   const tried = holdingsFor(plan);
   for (const holding of tried) {
-    const source = attentionSource(plan, holding), general = await compileIfItFits(compiler, source.general, holding === tried.at(-1));
+    const source = attentionSource(plan, deterministic, holding), general = await compileIfItFits(compiler, source.general, holding === tried.at(-1));
     if (general) return { source, general };
   }
   invariant(false, "the last holding fits or throws");

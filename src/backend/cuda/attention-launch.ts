@@ -40,7 +40,8 @@ export class Launcher {
   prepare(compiled: CompiledAttention, call: AttentionCall, recorded: boolean): (step: StepSize) => void {
     const { source } = compiled, { plan } = source, device = this.#device;
     const { decode, planDecode } = compiled;
-    const bytes = workspaceBytes(source, call);
+    const decodeBlocks = device.numSms * (source.decode ? Math.max(1, Math.min(2, Math.floor((228 * 1024) / (source.decode.sharedBytes + 1024)))) : 0);
+    const bytes = workspaceBytes(source, call, decodeBlocks);
     let planAddress = 0, plansWork = false;
     if (decode) {
       if (recorded) {
@@ -57,7 +58,6 @@ export class Launcher {
     const mayFail = [plan.scoreMod, plan.maskMod, plan.weightMod, plan.outputMod].some((e) => e && holdsLoad(e));
     const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0);
     const items = maxItems(call), blocksOfItem = plan.numQueryHeads * source.subTiles;
-    const decodeBlocks = device.numSms * (source.decode ? Math.max(1, Math.min(2, Math.floor((228 * 1024) / (source.decode.sharedBytes + 1024)))) : 0);
     const launch = (f: KernelFunction, blocks: number, threads: number, sharedBytes: number): void =>
       device.launch(f, { grid: [blocks, 1, 1], block: threads, sharedBytes, dependent: true }, params);
     return ({ numTokens, numSequences }) => {

@@ -16,9 +16,11 @@ import { type Field, Struct } from "./struct.ts";
 
 /** Rows of a tile of the decode kernel: query rows times the query heads that share a kv head. */
 const decodeTileRows = 16;
-/** A row's keys are cut into segments of this many units of at most 64 keys, doubled until there are at most `maxSegments`. */
+/** Where bits may not depend on the batch, a row's keys are cut into segments of this many units of at most 64 keys, doubled until there are at most `maxSegments`. */
 const segmentUnits = 4;
 const maxSegments = 32;
+/** Else each thread block has an equal part of the step's units, but no fewer than this. */
+const leastUnits = 2;
 /** Shared memory of a multiprocessor that blocks share, and what each takes besides its own. */
 const sharedBytesOfSm = 228 * 1024;
 const reservedBytes = 1024;
@@ -37,6 +39,8 @@ export interface AttentionSource {
   /** Thread blocks of an item and head. */
   readonly subTiles: number;
   readonly holding: Holding;
+  /** Whether a row's bits depend on the row alone, in decode too. */
+  readonly deterministic: boolean;
   readonly general: KernelShape & { readonly text: string };
   readonly decode: (KernelShape & { readonly text: string }) | undefined;
   readonly params: Struct;
@@ -74,7 +78,7 @@ export function rule({ plan: { numQueryHeads, numKvHeads }, decodeRows, holding 
 }
 
 /** @throws UsageError for what these kernels do not do: f32 queries, keys of another 16-bit type, head dims over 256, blocks that are no multiples of 16 keys */
-export function attentionSource(plan: AttentionPlan, holding: Holding = holdingsFor(plan)[0]!): AttentionSource {
+export function attentionSource(plan: AttentionPlan, deterministic: boolean, holding: Holding = holdingsFor(plan)[0]!): AttentionSource {
   const { headDimQk, headDimV, numQueryHeads, numKvHeads, kvTile, queryTile, queryFormat, keyFormat = "f32", valueFormat = "f32" } = plan;
   if (!queryFormat) throw new UsageError("device cuda computes attention in bf16 or f16, and these queries are f32; give queries, keys and values as bf16 or f16 tensors");
   for (const [what, format] of [["keys", keyFormat], ["values", valueFormat]] as const) {
@@ -90,7 +94,8 @@ export function attentionSource(plan: AttentionPlan, holding: Holding = holdings
   // 32 rows a warp share each fragment of keys and values.
   const rowTiles = holding.rowsOfWarp / 16, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
   const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV);
-  const stageBytes = blockKeys * (strideQk + strideV), decodeExtra = 4 * (decodeTileRows * (paddedV + maxSegments) + decodeTileRows * (blockKeys / 16)) + 16;
+  const stageBytes = blockKeys * (strideQk + strideV), queriesInShared = paddedQk > 128;
+  const decodeExtra = 4 * decodeTileRows * (paddedV + 2 * (blockKeys / 16)) + 16 + (queriesInShared ? decodeTileRows * strideQk : 0);
   const stagesFor = (blocks: number): number => Math.min(4, Math.floor((sharedBytesOfSm / blocks - reservedBytes - decodeExtra) / stageBytes));
   const stages = stagesFor(2) >= 3 ? stagesFor(2) : stagesFor(1);
 
@@ -101,7 +106,7 @@ export function attentionSource(plan: AttentionPlan, holding: Holding = holdings
     ["NUM_QUERY_HEADS", numQueryHeads], ["NUM_KV_HEADS", numKvHeads], ["GROUP", group],
     ["QUERY_TILE", queryTile], ["KV_TILE", kvTile], ["BN", blockKeys],
     ["ROW_TILES", rowTiles], ["NUM_WARPS", warps], ["MIN_BLOCKS", 2 * (generalBytes + reservedBytes) <= sharedBytesOfSm && rowTiles === 2 ? 2 : 1],
-    ["DECODE_STAGES", stages], ["SEGMENT_UNITS", segmentUnits], ["MAX_SEGMENTS", maxSegments],
+    ["DECODE_STAGES", stages], ["QUERIES_IN_SHARED", Number(queriesInShared)], ["DETERMINISTIC", Number(deterministic)], ["MIN_UNITS", leastUnits], ["SEGMENT_UNITS", segmentUnits], ["MAX_SEGMENTS", maxSegments],
     ["KEY_FORMAT", kvFormatNames[keyFormat]!], ["VALUE_FORMAT", kvFormatNames[valueFormat]!], ["KEY_BYTES", bytesPerKvElement[keyFormat]], ["VALUE_BYTES", bytesPerKvElement[valueFormat]],
     ["HAS_MASK", Number(plan.maskMod !== undefined)], ["HAS_WEIGHT", Number(plan.weightMod !== undefined)], ["HAS_OUTPUT", Number(plan.outputMod !== undefined)],
     ["DENOMINATOR", plan.denominator === "one" ? 1 : plan.denominator === "sink" ? 2 : 0],
@@ -118,7 +123,7 @@ export function attentionSource(plan: AttentionPlan, holding: Holding = holdings
   ].join("\n");
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
   return {
-    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), holding, params,
+    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), holding, deterministic, params,
     general: { name: "attention", threads, sharedBytes: generalBytes, text: `${head}\n${kernelText("attention")}` },
     decode: group <= decodeTileRows ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
   };
@@ -167,12 +172,14 @@ export interface WorkspaceBytes {
 /** Items that a work list of this size can have at most. */
 export const maxItems = (call: AttentionCall): number => Math.floor((call.work.bytes / 4 - workHeaderWords) / workItem.words);
 
-export function workspaceBytes({ plan, decodeRows }: AttentionSource, call: AttentionCall): WorkspaceBytes {
-  const items = maxItems(call);
+/** `decodeBlocks`: thread blocks of the decode kernel. */
+export function workspaceBytes({ plan, decodeRows, deterministic }: AttentionSource, call: AttentionCall, decodeBlocks: number): WorkspaceBytes {
+  const items = maxItems(call), rowBytes = 4 * (round16(plan.headDimV) + 2), planBytes = 4 * (workHeaderWords + 4 * (items + 1));
+  if (!deterministic) return { plan: planBytes, partial: 2 * decodeBlocks * decodeTileRows * rowBytes, counters: 4 * decodeBlocks };
   // Of a sequence's items only the last has few rows, where tiles have more.
   const entries = plan.queryTile > decodeRows ? Math.min(items, call.blockTable.bytes / 4 / call.maxPagesPerSequence) : items;
   const rows = entries * Math.min(decodeRows, plan.queryTile) * plan.numQueryHeads;
-  return { plan: 4 * (workHeaderWords + 4 * (items + 1)), partial: 4 * rows * maxSegments * (round16(plan.headDimV) + 2), counters: 4 * items * plan.numKvHeads };
+  return { plan: planBytes, partial: rows * maxSegments * rowBytes, counters: 4 * items * plan.numKvHeads };
 }
 
 /** The parameter block of a call. */

@@ -60,11 +60,13 @@ class FunctionBody {
   readonly #doneFor = new Map<string, Map<Expr, string>>();
   readonly #wider = new Map<string, string>();
   readonly #loads = new Loads();
+  readonly #exact: ReadonlySet<Expr>;
   #count = 0;
 
   constructor(root: Expr, captures: readonly CaptureSlot[]) {
     this.#captures = captures;
     this.#uses = countUses(root);
+    this.#exact = exactNodes(root);
   }
 
   /** Text of e's value where `live` (the name of a bool) holds. */
@@ -105,11 +107,11 @@ class FunctionBody {
       case "uniform": return `p.${captureField(this.#slot(e.name, "uniform"))}`;
       case "extent": return `p.${extentField(this.#slot(e.table, "table"), e.dim)}`;
       case "load": return this.#load(e, live);
-      case "unary": return unary[e.op](this.value(e.x, live), e.x.type === "i32");
+      case "unary": return (this.#exact.has(e) ? unary[e.op] : smoothUnary[e.op] ?? unary[e.op])(this.value(e.x, live), e.x.type === "i32");
       case "binary": {
         const a = this.value(e.a, live);
         const right = e.op === "and" ? this.#narrow(e.b, live, a) : e.op === "or" ? this.#narrow(e.b, live, `!${a}`) : live;
-        return binary[e.op](a, this.value(e.b, right), e.a.type === "i32");
+        return (this.#exact.has(e) ? binary[e.op] : smoothBinary[e.op] ?? binary[e.op])(a, this.value(e.b, right), e.a.type === "i32");
       }
       case "select": {
         const condition = this.value(e.condition, live);
@@ -148,6 +150,22 @@ class FunctionBody {
   }
 }
 
+/** Operators whose result jumps: what they are given must be exact to the last bit. */
+const jumping: ReadonlySet<UnaryOp | BinaryOp> = new Set(["sign", "floor", "ceil", "round", "trunc", "toI32", "rem", "floorDiv", "floorMod", "lt", "le", "gt", "ge", "eq", "ne"]);
+
+/** The nodes that something jumping is made of; a few units in the last place of the others do not show in 16 bits. */
+function exactNodes(root: Expr): ReadonlySet<Expr> {
+  const exact = new Set<Expr>(), seen = new Set<Expr>();
+  const visit = (e: Expr, mustBe: boolean): void => {
+    if (mustBe ? exact.has(e) : seen.has(e) || exact.has(e)) return;
+    (mustBe ? exact : seen).add(e);
+    const jumps = (e.kind === "unary" || e.kind === "binary") && jumping.has(e.op);
+    for (const child of children(e)) visit(child, mustBe || jumps || e.kind === "load");
+  };
+  visit(root, root.type !== "f32");
+  return exact;
+}
+
 /** A constant, exactly: the shortest decimal of the f32 as a double reads back as that f32. */
 export function literal(type: Type, value: number): string {
   if (type === "bool") return value ? "true" : "false";
@@ -184,11 +202,15 @@ const unary: Readonly<Record<UnaryOp, WriteUnary>> = {
   boolToI32: (x) => `(int)(${x})`,
 };
 
+/** Of a smooth part of a mod: to a few units in the last place, in one or two instructions. */
+const smoothUnary: Readonly<Partial<Record<UnaryOp, WriteUnary>>> = { exp: (x) => `expApprox(${x})`, sqrt: (x) => `sqrtApprox(${x})` };
+
 type WriteBinary = (a: string, b: string, integer: boolean) => string;
 const between = (operator: string): WriteBinary => (a, b) => `(${a} ${operator} ${b})`;
 const called = (name: string): WriteBinary => (a, b) => `${name}(${a}, ${b})`;
 /** i32 wraps, where C++ says nothing. */
 const wrapping = (operator: string, name: string): WriteBinary => (a, b, integer) => (integer ? called(name) : between(operator))(a, b, integer);
+const smoothBinary: Readonly<Partial<Record<BinaryOp, WriteBinary>>> = { div: called("quotientApprox") };
 const binary: Readonly<Record<BinaryOp, WriteBinary>> = {
   add: wrapping("+", "wrapAdd"),
   sub: wrapping("-", "wrapSub"),

@@ -16,6 +16,15 @@ __device__ __forceinline__ float tanhApprox(float x) {
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+/// An exponential, a quotient and a root to a few units in the last place, for parts of mods in which nothing jumps.
+__device__ __forceinline__ float expApprox(float x) { return __expf(x); }
+__device__ __forceinline__ float quotientApprox(float a, float b) { return __fdividef(a, b); }
+__device__ __forceinline__ float sqrtApprox(float x) {
+  float y;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 __device__ __forceinline__ int wrapAdd(int a, int b) { return (int)((u32)a + (u32)b); }
 __device__ __forceinline__ int wrapSub(int a, int b) { return (int)((u32)a - (u32)b); }
 __device__ __forceinline__ int wrapMul(int a, int b) { return (int)((u32)a * (u32)b); }

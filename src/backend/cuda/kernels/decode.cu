@@ -1,11 +1,15 @@
 // Attention of few rows: one tile of 16 holds all query heads that share a kv head (rows * GROUP <= 16), so K and V are read once for them.
 //
-// Work is spread in pieces of (work item, kv head, segment of keys). A segment's length depends on the item's own keys alone: SEGMENT_UNITS units of BN
-// keys, doubled until there are at most MAX_SEGMENTS of them. So a row's bits depend on the row alone, and neither on the batch nor on the machine.
-// `planDecode` numbers the pieces once a step, for all layers that share the work list; thread block c takes pieces c, c + grid, ...
-// Every warp takes 16 keys of each unit; warps join in order at a piece's end, segments when the last of them has ended.
+// Work is spread in pieces: some units of BN keys, one behind another, of one work item and kv head. `planDecode` counts units once a step, for all layers
+// that share the work list. Every warp takes 16 keys of each unit; warps join in order at a piece's end, pieces of a pair when the last of them has ended.
 //
-//   plan   word 0: entries   1: pieces   from word 8: (item, pieces before, units a segment, rows of partial results before) for each entry, and one behind the last
+//   even (the default)   all units of all pairs stand in one line, of which each thread block takes an equal stretch: a piece is what of the stretch is one
+//                        pair's. At most two pieces of a block are parts of pairs, so memory for partial results does not grow with the batch.
+//   DETERMINISTIC        a piece's length depends on its item's own keys alone: SEGMENT_UNITS units, doubled until there are at most MAX_SEGMENTS; block c
+//                        takes pieces c, c + grid, ... So a row's bits depend on the row alone, and neither on the batch nor on the machine.
+//
+//   plan   word 0: entries   1: units, or pieces, in all   from word 8, for each entry and one behind the last:
+//          even (item, units before, units of a pair, -)          DETERMINISTIC (item, pieces before, units of a segment, rows of partial results before)
 
 constexpr int DECODE_THREADS = 2 * BN;
 constexpr int DECODE_WARPS = BN / 16;
@@ -37,12 +41,17 @@ extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_co
     const int* const item = p.work + 8 + 8 * index;
     int mine[3] = {0, 0, 0}, segmentUnits = 0;
     if (index < numItems && item[2] <= p.decodeRows) {
-      const int units = unitsOf(p, item);
-      segmentUnits = unitsPerSegment(units);
-      const int segments = max(1, (units + segmentUnits - 1) / segmentUnits);
+      const int units = max(1, unitsOf(p, item)); // who sees nothing has a unit all the same, of no keys
       mine[0] = 1;
+#if DETERMINISTIC
+      segmentUnits = unitsPerSegment(units);
+      const int segments = (units + segmentUnits - 1) / segmentUnits;
       mine[1] = NUM_KV_HEADS * segments;
       mine[2] = segments > 1 ? NUM_KV_HEADS * segments * item[2] * GROUP : 0;
+#else
+      segmentUnits = units;
+      mine[1] = NUM_KV_HEADS * units;
+#endif
     }
     int sum[3];
 #pragma unroll
@@ -79,46 +88,83 @@ extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_co
   }
 }
 
-/// One piece: which rows, and which of the keys.
+/// One piece: which rows, and which of the keys. left: units to come, 0 where it has no keys (any more), -1 where there is no piece.
 struct Piece {
-  int number, entry, kvHead, segment, segments, partialRow;
-  int sequence, firstRow, numRows, firstPosition, kvLength, left;
+  int number; // of the piece; even: its first unit
+  int kvHead, segment, segments, partialRow, counter;
+  int sequence, firstRow, numRows, firstPosition, kvLength, left, units;
   Blocks blocks;
 
-  __device__ __forceinline__ Piece(const Params& p, int number) : blocks(p.work, 0, 0) { open(p, number); }
-
-  /// left = -1 where there is no such piece; 0 where it has no keys.
-  __device__ __forceinline__ void open(const Params& p, int n) {
-    number = n;
-    left = -1;
-    if (n >= __ldg(p.plan + 1)) return;
+  /// The entry whose pieces, or units, `n` is among.
+  __device__ __forceinline__ static int find(const Params& p, int n) {
     int low = 0, high = __ldg(p.plan);
     while (high - low > 1) {
       const int middle = (low + high) >> 1;
       if (__ldg(p.plan + 8 + 4 * middle + 1) <= n) low = middle;
       else high = middle;
     }
-    entry = low;
-    const int4 words = __ldg((const int4*)(p.plan + 8) + low);
-    const int* const item = p.work + 8 + 8 * words.x;
-    const int4 a = make_int4(__ldg(item), __ldg(item + 1), __ldg(item + 2), __ldg(item + 3));
-    sequence = a.x; firstRow = a.y; numRows = a.z; firstPosition = a.w;
+    return low;
+  }
+  /// Reads the item; its runs from unit `skip` on.
+  __device__ __forceinline__ void openItem(const Params& p, int index, int skip) {
+    const int* const item = p.work + 8 + 8 * index;
+    sequence = __ldg(item); firstRow = __ldg(item + 1); numRows = __ldg(item + 2); firstPosition = __ldg(item + 3);
     kvLength = __ldg(item + 6);
-    segments = (__ldg(p.plan + 8 + 4 * low + 5) - words.y) / NUM_KV_HEADS;
-    kvHead = (n - words.y) / segments;
-    segment = (n - words.y) % segments;
-    partialRow = words.w + (kvHead * segments + segment) * numRows * GROUP;
     blocks = Blocks(p.work + __ldg(p.work + 1) + 2 * __ldg(item + 4), __ldg(item + 5), kvLength);
-    left = words.z;
-    int skip = segment * words.z;
     while (blocks.more() && skip > 0) {
       const int step = min(skip, blocks.end - blocks.block);
       skip -= step;
       blocks.block += step;
       if (blocks.block >= blocks.end) blocks.open();
     }
-    if (!blocks.more()) left = 0;
   }
+#if DETERMINISTIC
+  __device__ __forceinline__ void first(const Params& p) { open(p, blockIdx.x); }
+  __device__ __forceinline__ void following(const Params& p) { open(p, number + gridDim.x); }
+  __device__ __forceinline__ void open(const Params& p, int n) {
+    number = n;
+    left = -1;
+    if (n >= __ldg(p.plan + 1)) return;
+    const int entry = find(p, n);
+    const int4 words = __ldg((const int4*)(p.plan + 8) + entry);
+    segments = (__ldg(p.plan + 8 + 4 * entry + 5) - words.y) / NUM_KV_HEADS;
+    kvHead = (n - words.y) / segments;
+    segment = (n - words.y) % segments;
+    openItem(p, words.x, segment * words.z);
+    partialRow = words.w + kvHead * segments * numRows * GROUP;
+    counter = entry * NUM_KV_HEADS + kvHead;
+    left = blocks.more() ? words.z : 0;
+  }
+  /// Where the partial results of the pair's segment g begin, in rows.
+  __device__ __forceinline__ int partialRowOf(int g) const { return partialRow + g * numRows * GROUP; }
+#else
+  __device__ __forceinline__ static int blocksOf(int total) { return min((int)gridDim.x, (total + MIN_UNITS - 1) / MIN_UNITS); }
+  __device__ __forceinline__ void first(const Params& p) {
+    const int total = __ldg(p.plan + 1), blocks = blocksOf(total);
+    left = -1;
+    if ((int)blockIdx.x < blocks) open(p, (int)((i64)blockIdx.x * total / blocks));
+  }
+  __device__ __forceinline__ void following(const Params& p) { open(p, number + units); }
+  __device__ __forceinline__ void open(const Params& p, int unit) {
+    number = unit;
+    left = -1;
+    const int total = __ldg(p.plan + 1), grid = blocksOf(total), end = (int)((i64)(blockIdx.x + 1) * total / grid);
+    if (unit >= end) return;
+    const int4 words = __ldg((const int4*)(p.plan + 8) + find(p, unit));
+    kvHead = (unit - words.y) / words.z;
+    const int at = unit - words.y - kvHead * words.z, begin = unit - at;
+    units = min(words.z - at, end - unit);
+    openItem(p, words.x, at);
+    // Block c holds unit u where c total / grid <= u: the blocks that share the pair follow from where it begins and ends.
+    const int firstBlock = (int)(((i64)(begin + 1) * grid - 1) / total);
+    segments = (int)(((i64)(begin + words.z) * grid - 1) / total) - firstBlock + 1;
+    segment = blockIdx.x - firstBlock;
+    counter = firstBlock;
+    left = blocks.more() ? units : 0;
+  }
+  /// A block has room for two pieces: one that goes on from the block before, and one that begins a pair.
+  __device__ __forceinline__ int partialRowOf(int g) const { return 16 * (2 * (counter + g) + (g == 0 ? 1 : 0)); }
+#endif
   __device__ __forceinline__ bool more() const { return left > 0; }
   __device__ __forceinline__ void next() {
     left--;
@@ -126,6 +172,11 @@ struct Piece {
     if (!blocks.more()) left = 0;
   }
 };
+
+/// Row r of the tile: query row r / GROUP, head r % GROUP of the group.
+__device__ __forceinline__ const u16* queryRow(const Params& p, const Piece& piece, int r) {
+  return p.query + piece.sequence * p.querySequenceStride + (i64)(piece.firstRow + r / GROUP) * p.queryRowStride + (piece.kvHead * GROUP + r % GROUP) * p.queryHeadStride;
+}
 
 /// Two neighbouring elements of a query row as a word, zeros beyond the row.
 __device__ __forceinline__ u32 queryPair(const u16* row, int d, bool aligned) {
@@ -136,23 +187,29 @@ __device__ __forceinline__ u32 queryPair(const u16* row, int d, bool aligned) {
 
 extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) u8 shared[];
-  // Behind the stages: sums of 16 rows; m of each warp, later a factor for each row and segment; l of each warp; whether this block ended the last segment.
+  // Behind the stages: sums of 16 rows; m and l of each warp's rows, later of rows; whether this block ended the last piece of a pair.
   float* const sums = (float*)(shared + DECODE_STAGES * STAGE_BYTES);
   float* const tops = sums + 16 * PADDED_V;
-  float* const totals = tops + 16 * MAX_SEGMENTS;
+  float* const totals = tops + 16 * DECODE_WARPS;
   int* const isLast = (int*)(totals + 16 * DECODE_WARPS);
+#if QUERIES_IN_SHARED
+  u8* const queries = (u8*)(isLast + 4); // the tile of queries, where registers are too few for it
+#endif
   waitForEarlierKernels();
   letNextKernelStart();
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quarter = lane & 3;
   Failure failure;
-  Piece loading(p, blockIdx.x), piece = loading;
+  Piece loading;
+  loading.first(p);
+  if (loading.left < 0) return;
+  Piece piece = loading;
   int stage = 0;
   KeySource keys = keySource(p, loading.sequence, loading.kvHead, loading.kvLength), values = valueSource(p, loading.sequence, loading.kvHead, loading.kvLength);
   /// The next unit of keys and values into stage `to`; an empty group where there is none.
   auto loadNext = [&](int to) {
     while (loading.left == 0) {
-      loading.open(p, loading.number + gridDim.x);
+      loading.following(p);
       if (loading.left > 0) {
         keys = keySource(p, loading.sequence, loading.kvHead, loading.kvLength);
         values = valueSource(p, loading.sequence, loading.kvHead, loading.kvLength);
@@ -166,24 +223,29 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
     }
     copyCommit();
   };
-  if (piece.left < 0) return;
 #pragma unroll 1
   for (int s = 0; s < DECODE_STAGES - 1; s++) loadNext(s);
 
-  for (; piece.left >= 0; piece.open(p, piece.number + gridDim.x)) {
+  for (; piece.left >= 0; piece.following(p)) {
     const int rows = piece.numRows * GROUP;
-    // Row r of the tile is query row r / GROUP, head r % GROUP of the group.
+#if QUERIES_IN_SHARED
+    for (int i = threadIdx.x; i < 16 * (PADDED_QK / 2); i += DECODE_THREADS) {
+      const int r = i / (PADDED_QK / 2), d = i % (PADDED_QK / 2) * 2;
+      *(u32*)(queries + r * STRIDE_QK + 2 * d) = r < rows ? queryPair(queryRow(p, piece, r), d, p.aligned & 1) : 0;
+    }
+#else
     u32 q[PADDED_QK / 16][4];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       const int r = group + 8 * half;
-      const u16* const row = p.query + piece.sequence * p.querySequenceStride + (i64)(piece.firstRow + r / GROUP) * p.queryRowStride + (piece.kvHead * GROUP + r % GROUP) * p.queryHeadStride;
+      const u16* const row = queryRow(p, piece, r);
 #pragma unroll
       for (int k = 0; k < PADDED_QK / 16; k++) {
         q[k][half] = r < rows ? queryPair(row, 16 * k + 2 * quarter, p.aligned & 1) : 0;
         q[k][half + 2] = r < rows ? queryPair(row, 16 * k + 8 + 2 * quarter, p.aligned & 1) : 0;
       }
     }
+#endif
     float m[2] = {-infinity(), -infinity()}, l[2] = {0.f, 0.f}, out[OUT_TILES][4];
 #pragma unroll
     for (int d = 0; d < OUT_TILES; d++) out[d][0] = out[d][1] = out[d][2] = out[d][3] = 0.f;
@@ -202,8 +264,15 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
       for (int k = 0; k < PADDED_QK / 16; k++) {
         u32 b[4];
         loadMatrices(b, kAt + 32 * k);
+#if QUERIES_IN_SHARED
+        u32 a[4];
+        loadMatrices(a, sharedAddress(queries) + (lane & 15) * STRIDE_QK + 16 * (lane >> 4) + 32 * k);
+        multiplyAdd(s[0], a, b[0], b[1]);
+        multiplyAdd(s[1], a, b[2], b[3]);
+#else
         multiplyAdd(s[0], q[k], b[0], b[1]);
         multiplyAdd(s[1], q[k], b[2], b[3]);
+#endif
       }
       const bool checked = partial || kv0 + 16 > piece.kvLength;
 #pragma unroll
@@ -311,53 +380,49 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
     // ---- the segments of the row join, in order, in whichever block ends last ----
     const int segments = piece.segments;
     if (segments > 1) {
-      float* const mine = p.partial + (i64)piece.partialRow * PARTIAL_WORDS;
-      for (int i = threadIdx.x; i < rows * PADDED_V; i += DECODE_THREADS) __stcg(mine + i / PADDED_V * PARTIAL_WORDS + i % PADDED_V, sums[i]);
-      if (threadIdx.x < rows) {
-        __stcg(mine + threadIdx.x * PARTIAL_WORDS + PADDED_V, tops[threadIdx.x]);
-        __stcg(mine + threadIdx.x * PARTIAL_WORDS + PADDED_V + 1, totals[threadIdx.x]);
+      float* const mine = p.partial + (i64)piece.partialRowOf(piece.segment) * PARTIAL_WORDS;
+      for (int i = threadIdx.x; i < rows * (PADDED_V / 2); i += DECODE_THREADS) {
+        const int r = i / (PADDED_V / 2), d = i % (PADDED_V / 2) * 2;
+        __stcg((float2*)(mine + r * PARTIAL_WORDS + d), *(const float2*)(sums + r * PADDED_V + d));
       }
+      if (threadIdx.x < rows) __stcg((float2*)(mine + threadIdx.x * PARTIAL_WORDS + PADDED_V), make_float2(tops[threadIdx.x], totals[threadIdx.x]));
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
-        int* const counter = p.counters + piece.entry * NUM_KV_HEADS + piece.kvHead;
-        *isLast = atomicAdd(counter, 1) == segments - 1;
-        if (*isLast) *counter = 0;
+        *isLast = atomicAdd(p.counters + piece.counter, 1) == segments - 1;
+        if (*isLast) p.counters[piece.counter] = 0;
       }
       __syncthreads();
       if (!*isLast) continue;
       __threadfence();
-      const float* const all = mine - (i64)piece.segment * rows * PARTIAL_WORDS;
-      float highest = -infinity(), sum = 0.f; // of row threadIdx.x
-      for (int i = threadIdx.x; i < rows * segments; i += DECODE_THREADS) // row i % rows of segment i / rows
-        tops[i % rows * MAX_SEGMENTS + i / rows] = __ldcg(all + (i64)i * PARTIAL_WORDS + PADDED_V);
-      __syncthreads();
+      // The highest score of each row and the sum under it; then the sums of values, each thread with four elements of a row.
       if (threadIdx.x < rows) {
-        float* const t = tops + threadIdx.x * MAX_SEGMENTS;
-        for (int i = 0; i < segments; i++) highest = fmaxf(highest, t[i]);
+        float highest = -infinity(), sum = 0.f;
+#pragma unroll 8
+        for (int g = 0; g < segments; g++) highest = fmaxf(highest, __ldcg(p.partial + (i64)(piece.partialRowOf(g) + threadIdx.x) * PARTIAL_WORDS + PADDED_V));
         const float origin = highest == -infinity() ? 0.f : highest * EXPONENT_SCALE;
-#pragma unroll 4
-        for (int i = 0; i < segments; i++) {
-          const float f = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(t[i], EXPONENT_SCALE, -origin));
-          sum = fmaf(__ldcg(all + ((i64)i * rows + threadIdx.x) * PARTIAL_WORDS + PADDED_V + 1), f, sum);
-          t[i] = f;
+#pragma unroll 8
+        for (int g = 0; g < segments; g++) {
+          const float2 state = __ldcg((const float2*)(p.partial + (i64)(piece.partialRowOf(g) + threadIdx.x) * PARTIAL_WORDS + PADDED_V));
+          sum = fmaf(state.y, HAS_WEIGHT ? 1.f : exp2Approx(fmaf(state.x, EXPONENT_SCALE, -origin)), sum);
         }
+        tops[threadIdx.x] = highest;
+        totals[threadIdx.x] = sum;
       }
       __syncthreads();
       for (int i = threadIdx.x; i < rows * (PADDED_V / 4); i += DECODE_THREADS) {
         const int r = i / (PADDED_V / 4), d = i % (PADDED_V / 4) * 4;
         float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+        const float origin = tops[r] == -infinity() ? 0.f : tops[r] * EXPONENT_SCALE;
 #pragma unroll 4
         for (int g = 0; g < segments; g++) {
-          const float2* const from = (const float2*)(all + ((i64)g * rows + r) * PARTIAL_WORDS + d);
-          const float2 x = __ldcg(from), y = __ldcg(from + 1);
-          const float f = tops[r * MAX_SEGMENTS + g];
+          const float* const from = p.partial + (i64)(piece.partialRowOf(g) + r) * PARTIAL_WORDS;
+          const float2 x = __ldcg((const float2*)(from + d)), y = __ldcg((const float2*)(from + d + 2));
+          const float f = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(__ldcg(from + PADDED_V), EXPONENT_SCALE, -origin));
           sum.x = fmaf(x.x, f, sum.x); sum.y = fmaf(x.y, f, sum.y); sum.z = fmaf(y.x, f, sum.z); sum.w = fmaf(y.y, f, sum.w);
         }
         *(float4*)(sums + r * PADDED_V + d) = sum;
       }
-      __syncthreads();
-      if (threadIdx.x < rows) { tops[threadIdx.x] = highest; totals[threadIdx.x] = sum; }
       __syncthreads();
     }
 
