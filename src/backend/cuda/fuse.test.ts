@@ -4,8 +4,8 @@ import { test } from "node:test";
 import type { Activation, BatchInputs, StepSize, Weight } from "../backend.ts";
 import { fuse, type Recorded } from "./fuse.ts";
 import { CudaBuffer } from "./memory.ts";
-import { moduleLabel } from "./modules.ts";
-import { createOps, type FindKernel, type OpsContext } from "./ops.ts";
+import { type FindKernel, moduleLabel } from "./modules.ts";
+import { createOps, type OpsContext } from "./ops.ts";
 
 let top = 4096;
 const take = (bytes: number): CudaBuffer => new CudaBuffer((top += 256 * Math.ceil(bytes / 256)) - 256 * Math.ceil(bytes / 256), bytes);

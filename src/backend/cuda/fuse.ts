@@ -8,8 +8,7 @@
  */
 import type { Activation, ActivationFunction, StepSize } from "../backend.ts";
 import { own } from "./memory.ts";
-import type { ModuleName } from "./modules.ts";
-import type { FindKernel } from "./ops.ts";
+import type { FindKernel, ModuleName } from "./modules.ts";
 
 /** rmsNorm to 16 bits without a residual. */
 export interface NormPart {

@@ -216,7 +216,7 @@ const launches: Readonly<Record<LinearFamily, Launch>> = {
       .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(last.out).ptr(call.bias).ptr(call.residual).ptr(norm?.weight ?? 0).ptr(norm?.out ?? 0).ptr(product?.out ?? 0)
       .ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
       .i32(call.rowsWord).i32(call.xStride).i32(last.outStride).i32(call.residualStride).i32(norm?.outStride ?? 0).i32(product?.outStride ?? 0).i32(call.n).i32(call.k).i32(chunk).i32(tiles[1])
-      .i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).f32(norm?.epsilon ?? 0);
+      .i32(call.rows).i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).f32(norm?.epsilon ?? 0);
     device.launch(find(name, shape.sharedBytes), shape, params.bytes());
   },
   tiled(call, { kernel, tiles, chunk, shape, rowsAtOnce }, { device, workspace, kernel: find }) {

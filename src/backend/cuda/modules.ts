@@ -3,6 +3,7 @@
  * named `kernel_bf16` or `kernel_f16`, and no two modules have one of the same name. Knows no op.
  */
 import { kernelText } from "#cuda-sources";
+import type { KernelFunction } from "./device.ts";
 
 /** The type of a model's weights, and of what is multiplied with them. */
 export type Element = "bf16" | "f16";
@@ -25,6 +26,9 @@ export interface ModuleName {
   readonly kind: ModuleKind;
   readonly element: Element;
 }
+
+/** Finds a kernel of the modules that a command needs. `sharedBytes`: what its launch will ask for. */
+export type FindKernel = (name: string, sharedBytes?: number) => KernelFunction;
 
 /** A name for logs and keys: "norm_bf16". */
 export const moduleLabel = ({ kind, element }: ModuleName): string => `${kind}_${element}`;

@@ -11,11 +11,9 @@ import type { KernelFunction, LaunchShape } from "./device.ts";
 import type { GatedPart, LinearPart, NormPart, Part } from "./fuse.ts";
 import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, moduleOfFamily, mostRowsFused, planLinear } from "./linear.ts";
 import { addressOf, own } from "./memory.ts";
-import type { Element, ModuleKind, ModuleName } from "./modules.ts";
+import type { Element, FindKernel, ModuleKind, ModuleName } from "./modules.ts";
 import { Params } from "./params.ts";
 
-/** Finds a kernel of the modules that a command needs. `sharedBytes`: what its launch will ask for. */
-export type FindKernel = (name: string, sharedBytes?: number) => KernelFunction;
 /** Launches an op for a step of this size or less. May be captured. */
 export type Command = (step: StepSize, kernel: FindKernel) => void;
 
@@ -69,12 +67,12 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
   /** Kernels that know only f32 are in the modules of both elements: the one in use is taken. */
   let element: Element = "bf16";
 
-  /** Submits a kernel with a grid that depends on the rows of `bound`. */
-  const submit = (kind: ModuleKind, of: Element, kernel: string, bound: Activation, shape: (rows: number) => LaunchShape, params: Params, part?: Part): void => {
+  /** Submits a kernel with a grid that depends on the rows of `bound`; `most`: what it reads before it knows how many there are has no more. */
+  const submit = (kind: ModuleKind, of: Element, kernel: string, bound: Activation, shape: (rows: number) => LaunchShape, params: Params, part?: Part, most = Infinity): void => {
     const bytes = params.bytes();
     element = of;
     context.submit([{ kind, element: of }], (step, find) => {
-      const rows = stepRows(bound, step);
+      const rows = Math.min(stepRows(bound, step), most);
       if (rows > 0) device.launch(find(`${kernel}_${of}`), { ...shape(rows), dependent: true }, bytes);
     }, part);
   };
@@ -100,7 +98,7 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       const part: NormPart | undefined = isWide(out) || residual ? undefined : { kind: "norm", x, out, weight: addressOf(weight), epsilon };
       submit("norm", isWide(out) ? element : elementOf(out.dtype, "rmsNorm's out"), isWide(out) ? "rmsNormWide" : "rmsNorm", out, (rows) => ({ grid: [rows, 1, 1], block: threads }),
         new Params().ptr(addressOf(batch.header)).ptr(addressOf(out.data)).ptr(addressOf(x.data)).ptr(addressOf(weight)).ptr(addressOf(residual?.data))
-          .i32(rowsWord(out)).i32(out.stride).i32(x.stride).i32(residual?.stride ?? 0).i32(out.columns).f32(epsilon), part);
+          .i32(rowsWord(out)).i32(out.stride).i32(x.stride).i32(residual?.stride ?? 0).i32(out.columns).f32(epsilon), part, capacity(x));
     },
 
     quantize() {
@@ -120,11 +118,11 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       };
       const here: LinearMachine = { ...machine, library: blas !== undefined && libraryTakes(call) };
       const plan = (rows: number) => planLinear({ rows, n, k }, here)!;
-      const kinds = new Set<ModuleKind>(), most = capacity(out);
+      const kinds = new Set<ModuleKind>(), most = Math.min(capacity(out), capacity(x)), rowsOf = (step: StepSize): number => Math.min(stepRows(out, step), most);
       for (let rows = 1; rows < 2 * most; rows *= 2) kinds.add(moduleOfFamily[plan(Math.min(rows, most)).family]);
       element = of;
       const launch = (step: StepSize, kernel: FindKernel, joined: { readonly norm?: NormPart | undefined; readonly gated?: GatedPart | undefined } = {}): void => {
-        const rows = stepRows(out, step), { norm, gated } = joined;
+        const { norm, gated } = joined, rows = Math.min(rowsOf(step), norm ? capacity(norm.x) : Infinity);
         if (rows === 0) return;
         const from = norm && { x: addressOf(norm.x.data), xStride: norm.x.stride, norm: { weight: norm.weight, epsilon: norm.epsilon, out: addressOf(norm.out.data), outStride: norm.out.stride } };
         const to = gated && { gate: { activation: gated.activation, out: addressOf(gated.out.data), outStride: gated.out.stride } };
@@ -133,7 +131,7 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       const part: LinearPart = {
         kind: "linear", x, out, needs: [{ kind: "fused", element: of }], launch,
         takes(step) {
-          const rows = stepRows(out, step), few = rows > 0 && plan(rows).kernel === "linear8";
+          const rows = rowsOf(step), few = rows > 0 && plan(rows).kernel === "linear8";
           return { norm: few && rows <= mostRowsFused.norm, gated: few && rows <= mostRowsFused.gate && !residual && !isWide(out) };
         },
       };
@@ -153,7 +151,7 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
         new Params().ptr(addressOf(batch.header)).ptr(addressOf(qkv.data)).ptr(addressOf(batch.positions)).ptr(addressOf(batch.slots)).ptr(addressOf(rotary))
           .ptr(addressOf(qNorm)).ptr(addressOf(kNorm)).ptr(addressOf(key.data)).ptr(addressOf(value.data))
           .i32(rowsWord(qkv)).i32(qkv.stride).i32(numQueryHeads).i32(numHeads).i32(headDim).i32(value.headDim).i32(half).i32(pageSize)
-          .i32(formatOf(key)).i32(formatOf(value)).i32(group).f32(epsilon));
+          .i32(formatOf(key)).i32(formatOf(value)).i32(group).f32(epsilon), undefined, Math.min(batch.slots.bytes, batch.positions.bytes) / 4);
     },
 
     gatedActivation({ out, gateUp, activation, batch }) {

@@ -31,7 +31,7 @@ struct Params {
   u16* product;             // [rows, n] where GATED
   float* partial;           // [splits, tiles, 8 MT, 16] where there is more than one split
   u32* arrived;             // [tiles] zeros; the last split leaves zeros
-  int rowsWord, xStride, outStride, residualStride, normedStride, productStride, n, k, chunk, tiles, wide, activation;
+  int rowsWord, xStride, outStride, residualStride, normedStride, productStride, n, k, chunk, tiles, launched, wide, activation; // launched: rows that x has; what is in those beyond the step's is not used
   float epsilon;
 };
 
@@ -62,22 +62,23 @@ template<int ROWS> __device__ __forceinline__ void sumSquares(const Params& p, i
   }
 }
 
-/** rmsNorm of the rows, its columns [kBegin, kBegin + padded) as 16 bits to shared memory, zeros from `width` on; the first block of a split also writes it out. */
+/** rmsNorm of the launched rows, its columns [kBegin, kBegin + padded) as 16 bits to shared memory, zeros from `width` on; the first block of a split also writes that of the step's `rows` out. */
 __device__ __forceinline__ void stageNormed(const Params& p, const NormWeights& w, u16* xs, int xsStride, int rows, int kBegin, int width, int padded, float* squares) {
   static_assert(WARPS == NORM_WARPS, "the norm's order of sums is of these warps");
-  if (rows == 1) sumSquares<1>(p, 0, rows, squares);
-  else for (int row = 0; row < rows; row += 2) sumSquares<2>(p, row, rows, squares);
+  if (p.launched == 1) sumSquares<1>(p, 0, 1, squares);
+  else if (p.launched == 2) sumSquares<2>(p, 0, 2, squares);
+  else for (int row = 0; row < p.launched; row += 4) sumSquares<4>(p, row, p.launched, squares);
   __syncthreads();
   const int vectors = padded >> 2;
   const float4* weight = (const float4*)(p.normWeight + kBegin);
-  for (int r = 0; r < rows; r++) {
+  for (int r = 0; r < p.launched; r++) {
     const float factor = normFactor(squares + r * WARPS, p.k, p.epsilon);
     const float4* from = (const float4*)((const float*)p.x + (i64)r * p.xStride + kBegin);
     auto put = [&](int i, float4 v, float4 weightOfFour) {
       const float4 y = normed(v, factor, weightOfFour);
       const uint2 two = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
       *(uint2*)(xs + r * xsStride + 4 * i) = two;
-      if (blockIdx.x == 0 && 4 * i < width) *(uint2*)(p.normed + (i64)r * p.normedStride + kBegin + 4 * i) = two;
+      if (blockIdx.x == 0 && r < rows && 4 * i < width) *(uint2*)(p.normed + (i64)r * p.normedStride + kBegin + 4 * i) = two;
     };
     const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     float4 v[KEPT];
@@ -95,15 +96,8 @@ __device__ __forceinline__ void stageNormed(const Params& p, const NormWeights& 
   }
 }
 
-__device__ __forceinline__ void writeOne(const Params& p, int row, int n, float value) {
-  if (p.bias) value += p.bias[n];
-  if (p.residual) value += p.residual[(i64)row * p.residualStride + n];
-  const i64 at = (i64)row * p.outStride + n;
-  if (p.wide) ((float*)p.out)[at] = value;
-  else ((u16*)p.out)[at] = packOne(value);
-}
-
 template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(const Params& p) {
+  static_assert(8 * MT * 16 <= THREADS, "a thread has at most one element of a tile");
   extern __shared__ __align__(128) u8 shared[];
   float* sums = (float*)(shared + WARPS * STAGES * PIECE);              // [2][WARPS][MT][8][SUM_STRIDE]
   int* isLast = (int*)(sums + 2 * WARPS * MT * SUMS);
@@ -156,10 +150,10 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
     }
   }
   waitForInputs();
-  const int rows = p.header[p.rowsWord];
+  const int rows = p.header[p.rowsWord]; // on its way while x is: which of its rows are the step's is not asked before they are used
   if (NORM) stageNormed(p, normWeights, xs, xsStride, rows, kBegin, width, padded, sums);
   else {
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < p.launched; r++) {
       const u16* from = (const u16*)p.x + (i64)r * p.xStride + kBegin;
       for (int i = 8 * threadIdx.x; i < padded; i += 8 * THREADS) copyAsync(sharedAddress(xs + r * xsStride + i), from + i, i < width);
     }
@@ -171,6 +165,12 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
   const u32 mine = sharedAddress(xs + g * xsStride + 8 * t);
   int stage = 0, buffer = 0;
   for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x, buffer ^= 1) {
+    // What is added to this thread's element of the result is read while the sum is computed.
+    const int outRow = threadIdx.x >> 4, outColumn = tile * 16 + (threadIdx.x & 15);
+    const bool writes = !GATED && outRow < rows && outColumn < p.n;
+    const float bias = writes && p.bias ? p.bias[outColumn] : 0.0f;
+    const float residual = writes && p.residual ? p.residual[(i64)outRow * p.residualStride + outColumn] : 0.0f;
+
     float acc[MT][4];
 #pragma unroll
     for (int m = 0; m < MT; m++) acc[m][0] = acc[m][1] = acc[m][2] = acc[m][3] = 0.0f;
@@ -221,7 +221,7 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
     bool finish = gridDim.y == 1;
     const i64 tileAt = (i64)tile * 8 * MT * 16, splitStride = (i64)p.tiles * 8 * MT * 16;
     if (!finish) {
-      for (int i = threadIdx.x; i < rows * 16; i += THREADS) __stcg(p.partial + blockIdx.y * splitStride + tileAt + i, sumOf(i >> 4, i & 15));
+      if (threadIdx.x < rows * 16) __stcg(p.partial + blockIdx.y * splitStride + tileAt + threadIdx.x, sumOf(threadIdx.x >> 4, threadIdx.x & 15));
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
@@ -240,9 +240,8 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
         return sum;
       };
       if (GATED) {
-        for (int i = threadIdx.x; i < rows * 8; i += THREADS) {
-          const int row = i >> 3, column = i & 7, n = tile * 8 + column;
-          if (n >= half) continue;
+        const int row = threadIdx.x >> 3, column = threadIdx.x & 7, n = tile * 8 + column;
+        if (row < rows && n < half) {
           float gate = value(row, column), up = value(row, column + 8);
           if (p.bias) { gate += p.bias[n]; up += p.bias[half + n]; }
           const u32 two = pack(gate, up); // what is gated is the product in 16 bits
@@ -251,11 +250,13 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
           product[half] = (u16)(two >> 16);
           ((u16*)p.out)[(i64)row * p.outStride + n] = packOne(activate(lowOf(two), p.activation) * highOf(two));
         }
-      } else {
-        for (int i = threadIdx.x; i < rows * 16; i += THREADS) {
-          const int row = i >> 4, n = tile * 16 + (i & 15);
-          if (n < p.n) writeOne(p, row, n, value(row, i & 15));
-        }
+      } else if (writes) {
+        float sum = value(outRow, threadIdx.x & 15);
+        if (p.bias) sum += bias;
+        if (p.residual) sum += residual;
+        const i64 at = (i64)outRow * p.outStride + outColumn;
+        if (p.wide) ((float*)p.out)[at] = sum;
+        else ((u16*)p.out)[at] = packOne(sum);
       }
     }
   }

@@ -36,7 +36,7 @@ template<bool WIDE> __device__ __forceinline__ void rmsNormRow(const Params& p) 
     w[j] = i < vectors ? __ldg((const float4*)p.weight + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
   waitForInputs();
-  if (row >= p.header[p.rowsWord]) return;
+  const int rows = p.header[p.rowsWord]; // x is read at the same time: the launch has no more rows than x
   const float4* from = (const float4*)(p.x + (i64)row * p.xStride);
   float squares = 0.0f;
 #pragma unroll
@@ -44,6 +44,7 @@ template<bool WIDE> __device__ __forceinline__ void rmsNormRow(const Params& p) 
     int i = threadIdx.x + j * step;
     x[j] = i < vectors ? from[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
+  if (row >= rows) return;
 #pragma unroll
   for (int j = 0; j < KEPT; j++) squares = addSquares(squares, x[j]);
 #pragma unroll 4

@@ -62,11 +62,13 @@ template<int V> __device__ __forceinline__ void ropeAndCache(const Params& p) {
   releaseDependents();
   waitForInputs();
   const int token = blockIdx.y, group = p.group, lane = threadIdx.x & (group - 1);
-  if (token >= p.header[p.rowsWord]) return;
+  // Read together, as the launch has no more tokens than there are places for.
+  const int tokens = p.header[p.rowsWord], slot = p.slots[token], position = p.positions[token];
+  if (token >= tokens) return;
   const int numRotated = p.numQueryHeads + p.numKvHeads, head = blockIdx.x * (blockDim.x / group) + threadIdx.x / group;
   const bool there = head < numRotated + p.numKvHeads, rotated = head < numRotated, isKey = rotated && head >= p.numQueryHeads;
   u16* row = p.qkv + (i64)token * p.qkvStride;
-  const int slot = p.slots[token], page = slot / p.pageSize, inPage = slot % p.pageSize;
+  const int page = slot / p.pageSize, inPage = slot % p.pageSize;
 
   // Sums are taken by whole warps, so heads that are not there stay until they are done.
   u16* x = row + head * p.headDim;
@@ -96,7 +98,7 @@ template<int V> __device__ __forceinline__ void ropeAndCache(const Params& p) {
   }
 
   const float factor = norm ? 1.0f / sqrtf(squares / (float)p.headDim + p.epsilon) : 1.0f;
-  const float* angles = p.rotary + (i64)p.positions[token] * 2 * p.half;
+  const float* angles = p.rotary + (i64)position * 2 * p.half;
   const i64 to = (((i64)page * p.numKvHeads + head - p.numQueryHeads) * p.pageSize + inPage) * p.headDim;
   const int pairPieces = p.half / V, pieces = pairPieces + (p.headDim - 2 * p.half) / V;
   for (int piece = lane; piece < pieces; piece += group) {
