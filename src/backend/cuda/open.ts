@@ -29,16 +29,21 @@ import { createSamplingOps } from "./sample.ts";
 /** Commands of a step beyond this many tokens take so long that launching each is hidden behind them; and such steps come in too many sizes for graphs. */
 const mostTokensOfGraph = 1024;
 
+export interface CudaOptions {
+  /** What a request gets does not depend on what else is in a step: one family of matrix products, and fixed cuts of decode's keys. Slower. Default false. */
+  readonly deterministic?: boolean;
+}
+
 /**
  * Opens the first GPU (CUDA_VISIBLE_DEVICES chooses another).
  * @throws UsageError where the driver, NVRTC or koffi is not installed, or there is no GPU, naming every place that was looked in
  */
-export async function open(): Promise<Backend> {
+export async function open({ deterministic = false }: CudaOptions = {}): Promise<Backend> {
   const device = await CudaDevice.open();
   try {
     const compiler = await Compiler.open(device.arch, device.cudaMajor);
     const blas = await Blas.open(device);
-    return new CudaBackend(device, compiler, blas);
+    return new CudaBackend(device, compiler, blas, deterministic);
   } catch (error) {
     device.close();
     throw error;
@@ -69,8 +74,9 @@ class CudaBackend implements Backend {
   #failure: unknown;
   #closed = false;
 
-  constructor(device: CudaDevice, compiler: Compiler, blas: Awaited<ReturnType<typeof Blas.open>>) {
+  constructor(device: CudaDevice, compiler: Compiler, blas: Awaited<ReturnType<typeof Blas.open>>, deterministic: boolean) {
     this.#device = device;
+    this.#deterministic = deterministic;
     this.#compiler = compiler;
     this.#blas = "blas" in blas ? blas.blas : undefined;
     this.#failures = new Failures(device);
@@ -79,7 +85,7 @@ class CudaBackend implements Backend {
     const kept = compiler.cacheFailure ? `; compiled kernels are not kept: ${compiler.cacheFailure}` : "";
     this.description = `cuda, ${device.name}, ${device.numSms} multiprocessors, NVRTC ${compiler.version}, ${products}${kept}`;
     const context = {
-      device, blas: this.#blas,
+      device, blas: this.#blas, deterministic,
       submit: (needs: readonly ModuleName[], command: Command, part?: Part): void => this.#submit(needs, (step) => command(step, this.#find), part),
     };
     this.ops = { ...createOps(context), ...createSamplingOps(context), attention: (call) => this.#attention(call) };
@@ -222,7 +228,7 @@ class CudaBackend implements Backend {
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
-    const { source, general, decode } = await fitAttention(this.#compiler, plan);
+    const { source, general, decode } = await fitAttention(this.#compiler, plan, this.#deterministic);
     const module = this.#device.load(general.cubin), decodeModule = decode && this.#device.load(decode.cubin);
     const compiled: CompiledAttention = {
       source,
