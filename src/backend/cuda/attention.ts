@@ -10,7 +10,7 @@ import { type Expr, score } from "../../ir/expr.ts";
 import { type AttentionPlan, bytesPerKvElement, type KvFormat, workHeaderWords, workItem } from "../../ir/plan.ts";
 import { postOrder } from "../../ir/range.ts";
 import type { AttentionCall, Layout } from "../backend.ts";
-import { captureField, captureFields, emitFunction, extentField } from "./expr.ts";
+import { captureField, captureFields, emitFunction, emitPlainInRange, extentField } from "./expr.ts";
 import { own } from "./memory.ts";
 import { type Field, Struct } from "./struct.ts";
 
@@ -115,11 +115,13 @@ export function attentionSource(plan: AttentionPlan, deterministic: boolean, hol
   const params = new Struct([...callFields, ...captureFields(plan.captures)]);
   const mods = ([["scoreMod", fold ? undefined : plan.scoreMod], ["maskMod", plan.maskMod], ["weightMod", plan.weightMod], ["outputMod", plan.outputMod]] as const)
     .flatMap(([name, e]) => (e ? [emitFunction(name, e, plan.captures, modTitles[name])] : []));
+  const plain = emitPlainInRange([plan.scoreMod, plan.maskMod, plan.weightMod].filter((e) => e !== undefined), plan.captures);
   const head = [
     ...plan.key.split("\n").map((line) => `// ${line}`),
     ...constants.map(([name, value]) => `#define ${name} ${value}`),
+    `#define PLAIN_LOADS ${Number(plain !== undefined)}`,
     "#define PROGRAMMATIC_LAUNCH (__CUDA_ARCH__ >= 900)", "",
-    kernelText("arithmetic"), kernelText("tensor"), params.text, "", ...mods, "", kernelText("paged"),
+    kernelText("arithmetic"), kernelText("tensor"), params.text, "", ...mods, ...(plain === undefined ? [] : [plain]), "", kernelText("paged"),
   ].join("\n");
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
   return {

@@ -51,6 +51,8 @@ inline unsigned __float_as_uint(float x) { return bitsAs<unsigned>(x); }
 inline float __int2float_rn(int x) { return (float)x; }
 inline int __float2int_rz(float x) { return x != x ? 0 : x >= 2147483648.f ? 2147483647 : x <= -2147483648.f ? -2147483647 - 1 : (int)x; }
 inline unsigned __funnelshift_l(unsigned low, unsigned high, int by) { return by ? high << by | low >> (32 - by) : high; }
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 template <class T> inline T __ldg(const T* p) { return *p; }
@@ -59,7 +61,7 @@ inline float minNan(float a, float b) { return a != a || b != b ? NAN : a == b ?
 inline float maxNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (std::signbit(a) ? b : a) : a > b ? a : b; }
 `;
 /** Instructions that arithmetic.cu writes as assembly. */
-const assembly: Readonly<Record<string, string>> = { "tanh.approx.f32": "y = tanhf(x);", "min.NaN.f32": "y = minNan(a, b);", "max.NaN.f32": "y = maxNan(a, b);" };
+const assembly: Readonly<Record<string, string>> = { "tanh.approx.f32": "y = tanhf(x);", "sqrt.approx.f32": "y = sqrtf(x);", "min.NaN.f32": "y = minNan(a, b);", "max.NaN.f32": "y = maxNan(a, b);" };
 
 const frame = `
 u32 bitsOf(float x) { return __float_as_uint(x); }
@@ -100,7 +102,7 @@ function sourceOf(programs: readonly Program[]): string {
   const functions = programs.map(({ e, slots }, i) => `namespace program${i} {
 ${new Struct(captureFields(slots)).text}
 ${emitFunction("mod", e, slots, print(e).replaceAll("\n", " "))}
-u32 call(const void* params, Failure& failure, const int* at) { return bitsOf(mod(*(const Params*)params, failure, at[5], __int_as_float(at[4]), at[0], at[1], at[2], at[3])); }
+u32 call(const void* params, Failure& failure, const int* at) { return bitsOf(mod<true>(*(const Params*)params, failure, at[5], __int_as_float(at[4]), at[0], at[1], at[2], at[3])); }
 }`);
   return [shim, arithmetic, frame, ...functions, `const Call calls[] = {${programs.map((_, i) => `program${i}::call`).join(", ")}};`, main].join("\n");
 }

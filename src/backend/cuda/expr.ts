@@ -7,10 +7,11 @@
  * Knows no tile, no thread and no memory but the captures in `p`.
  */
 import { invariant } from "../../core/errors.ts";
-import { type BinaryOp, children, type Expr, type Type, type UnaryOp } from "../../ir/expr.ts";
+import { type BinaryOp, children, type Expr, type IndexName, type Type, type UnaryOp } from "../../ir/expr.ts";
 import { countUses } from "../../ir/interpret.ts";
 import { Loads } from "../../ir/loads.ts";
 import type { CaptureSlot } from "../../ir/plan.ts";
+import { postOrder } from "../../ir/range.ts";
 import type { Field } from "./struct.ts";
 
 const cType: Readonly<Record<Type, string>> = { i32: "int", f32: "float", bool: "bool" };
@@ -36,7 +37,8 @@ export function holdsLoad(e: Expr): boolean {
 }
 
 /**
- * `type name(p, failure, live, score, b, h, q, kv)`, the expression as a device function. `title` is a comment above it.
+ * `type name<guarded>(p, failure, live, score, b, h, q, kv)`, the expression as a device function. `title` is a comment above it. Where `guarded` is
+ * false, loads by b, h, q or kv themselves are not looked after: the caller has asked `emitPlainInRange`'s function.
  * The text is a function of the expression and of the captures' places alone.
  */
 export function emitFunction(name: string, e: Expr, captures: readonly CaptureSlot[], title: string): string {
@@ -44,9 +46,37 @@ export function emitFunction(name: string, e: Expr, captures: readonly CaptureSl
   const result = body.value(e, "live");
   return [
     `/// ${title}`,
-    `__device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
+    `template <bool guarded> __device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
     ...body.statements.map((line) => `  ${line}`),
     `  return ${result};`,
+    "}",
+  ].join("\n");
+}
+
+/** Loads whose indices are b, h, q and kv themselves, by table and dimension. */
+function plainLoads(mods: readonly Expr[], captures: readonly CaptureSlot[]): readonly { readonly slot: number; readonly dim: number; readonly index: IndexName }[] {
+  const found = new Map<string, { slot: number; dim: number; index: IndexName }>();
+  for (const e of mods) for (const node of postOrder(e)) {
+    if (node.kind !== "load") continue;
+    const slot = captures.findIndex((c) => c.name === node.table && c.kind === "table");
+    node.indices.forEach((index, dim) => {
+      if (index.kind === "index") found.set(`${slot} ${dim} ${index.name}`, { slot, dim, index: index.name });
+    });
+  }
+  return [...found.values()];
+}
+
+/**
+ * `bool plainInRange(p, b, h, q, kv)`: whether tables reach beyond these, the largest of their kind, wherever a mod indexes them by b, h, q or kv itself.
+ * Undefined where none does.
+ */
+export function emitPlainInRange(mods: readonly Expr[], captures: readonly CaptureSlot[]): string | undefined {
+  const loads = plainLoads(mods, captures);
+  if (loads.length === 0) return undefined;
+  return [
+    "/// Whether every table that a mod indexes by b, h, q or kv itself reaches beyond these.",
+    "__device__ __forceinline__ bool plainInRange(const Params& p, int b, int h, int q, int kv) {",
+    `  return ${loads.map(({ slot, dim, index }) => `${index} < p.${extentField(slot, dim)}`).join(" & ")};`,
     "}",
   ].join("\n");
 }
@@ -137,7 +167,7 @@ class FunctionBody {
     const slot = this.#slot(e.table, "table");
     let flat = "";
     e.indices.forEach((index, dim) => {
-      const guarded = `failure.guard(${this.value(index, live)}, p.${extentField(slot, dim)}, ${live}, ${placeWord(slot, dim)})`;
+      const guarded = `failure.guard${index.kind === "index" ? "<guarded>" : "<true>"}(${this.value(index, live)}, p.${extentField(slot, dim)}, ${live}, ${placeWord(slot, dim)})`;
       flat = dim === 0 ? guarded : `(${flat} * p.${extentField(slot, dim)} + ${guarded})`;
     });
     return `__ldg(p.${captureField(slot)} + ${flat})`;
@@ -150,8 +180,13 @@ class FunctionBody {
   }
 }
 
-/** Operators whose result jumps: what they are given must be exact to the last bit. */
-const jumping: ReadonlySet<UnaryOp | BinaryOp> = new Set(["sign", "floor", "ceil", "round", "trunc", "toI32", "rem", "floorDiv", "floorMod", "lt", "le", "gt", "ge", "eq", "ne"]);
+/**
+ * Operators whose result jumps, also to NaN at an edge of what they are defined for (the root of 1 - q / q), or that blow a difference up (many turns of an
+ * angle): what they are given must be exact to the last bit.
+ */
+const jumping: ReadonlySet<UnaryOp | BinaryOp> = new Set([
+  "sign", "floor", "ceil", "round", "trunc", "toI32", "rem", "floorDiv", "floorMod", "lt", "le", "gt", "ge", "eq", "ne", "sqrt", "log", "log2", "log1p", "pow", "sin", "cos", "tan",
+]);
 
 /** The nodes that something jumping is made of; a few units in the last place of the others do not show in 16 bits. */
 function exactNodes(root: Expr): ReadonlySet<Expr> {
@@ -196,14 +231,14 @@ const unary: Readonly<Record<UnaryOp, WriteUnary>> = {
   sin: (x) => `sine(${x})`,
   cos: (x) => `cosine(${x})`,
   tan: (x) => `tangent(${x})`,
-  tanh: (x) => `tanhApprox(${x})`,
+  tanh: (x) => `tanhf(${x})`,
   toF32: (x) => `__int2float_rn(${x})`,
   toI32: (x) => `__float2int_rz(${x})`,
   boolToI32: (x) => `(int)(${x})`,
 };
 
-/** Of a smooth part of a mod: to a few units in the last place, in one or two instructions. */
-const smoothUnary: Readonly<Partial<Record<UnaryOp, WriteUnary>>> = { exp: (x) => `expApprox(${x})`, sqrt: (x) => `sqrtApprox(${x})` };
+/** Of a smooth part of a mod: to a few units in the last place (tanh: to 2^-10.9), in one or two instructions. */
+const smoothUnary: Readonly<Partial<Record<UnaryOp, WriteUnary>>> = { exp: (x) => `expApprox(${x})`, sqrt: (x) => `sqrtApprox(${x})`, tanh: (x) => `tanhApprox(${x})` };
 
 type WriteBinary = (a: string, b: string, integer: boolean) => string;
 const between = (operator: string): WriteBinary => (a, b) => `(${a} ${operator} ${b})`;

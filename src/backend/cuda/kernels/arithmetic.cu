@@ -126,7 +126,8 @@ struct Failure {
   int where = 0; // 1 + 8 * capture + dimension
   int index = 0;
   /// `i` where it is in range, else 0; notes an index out of range that is `live`.
-  __device__ __forceinline__ int guard(int i, int extent, bool live, int place) {
+  template <bool guarded> __device__ __forceinline__ int guard(int i, int extent, bool live, int place) {
+    if (!guarded) return i; // in range, as was asked before
     const bool outside = (u32)i >= (u32)extent;
     if (outside & live) { where = place; index = i; }
     return outside ? 0 : i;

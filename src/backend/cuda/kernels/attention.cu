@@ -57,8 +57,8 @@ __device__ __forceinline__ void multiplyKeys(float (&s)[ROW_TILES][COLUMNS][4], 
 }
 
 /// Scores after mods and mask, then p in their place, the state following. CHECKED: keys may lie beyond the length, or the mask decides.
-/// Columns come first and rows inside, so that what depends on a key alone is needed for a moment only.
-template <bool CHECKED>
+/// GUARDED: an index of a mod's table may be out of range. Columns come first and rows inside, so that what depends on a key alone is needed for a moment only.
+template <bool CHECKED, bool GUARDED>
 __device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, float (&s)[ROW_TILES][COLUMNS][4], State& state, const Place& at, int kv0, bool partial) {
   float highest[ROW_TILES][2];
 #pragma unroll
@@ -79,14 +79,14 @@ __device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, f
           if (CHECKED) {
             allowed = kv < at.kvLength;
 #if HAS_MASK
-            allowed = allowed & (!partial | maskMod(p, failure, rowLive & allowed & partial, 0.f, at.sequence, at.head, q, kv));
+            allowed = allowed & (!partial | maskMod<GUARDED>(p, failure, rowLive & allowed & partial, 0.f, at.sequence, at.head, q, kv));
 #endif
           }
 #if !FOLD_SCALE
-          x = scoreMod(p, failure, rowLive & allowed, x * SCALE, at.sequence, at.head, q, kv);
+          x = scoreMod<GUARDED>(p, failure, rowLive & allowed, x * SCALE, at.sequence, at.head, q, kv);
 #endif
 #if HAS_WEIGHT
-          x = weightMod(p, failure, rowLive & allowed, x, at.sequence, at.head, q, kv);
+          x = weightMod<GUARDED>(p, failure, rowLive & allowed, x, at.sequence, at.head, q, kv);
           if (CHECKED && !allowed) x = 0.f;
 #else
           if (CHECKED && !allowed) x = -infinity();
@@ -251,8 +251,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
       const Place at = placeOf(common.item, subTile);
       const int kv0 = (current >> 1) * BN;
       const bool partial = current & 1;
-      if (partial || kv0 + BN > at.kvLength) softmaxStep<true>(p, failure, s, state, at, kv0, partial);
-      else softmaxStep<false>(p, failure, s, state, at, kv0, false);
+      const bool checked = partial || kv0 + BN > at.kvLength;
+#if PLAIN_LOADS
+      if (plainInRange(p, at.sequence, at.head, at.firstPosition + BM - 1, kv0 + BN - 1)) {
+        if (checked) softmaxStep<true, false>(p, failure, s, state, at, kv0, partial);
+        else softmaxStep<false, false>(p, failure, s, state, at, kv0, false);
+      } else
+#endif
+      if (checked) softmaxStep<true, true>(p, failure, s, state, at, kv0, partial);
+      else softmaxStep<false, true>(p, failure, s, state, at, kv0, false);
       multiplyValues(s, state, sharedAddress(sharedV), at);
     }
     current = following;

@@ -97,10 +97,10 @@ struct Piece {
 
   /// The entry whose pieces, or units, `n` is among.
   __device__ __forceinline__ static int find(const Params& p, int n) {
-    int low = 0, high = __ldg(p.plan);
+    int low = 0, high = __ldcg(p.plan);
     while (high - low > 1) {
       const int middle = (low + high) >> 1;
-      if (__ldg(p.plan + 8 + 4 * middle + 1) <= n) low = middle;
+      if (__ldcg(p.plan + 8 + 4 * middle + 1) <= n) low = middle;
       else high = middle;
     }
     return low;
@@ -124,10 +124,10 @@ struct Piece {
   __device__ __forceinline__ void open(const Params& p, int n) {
     number = n;
     left = -1;
-    if (n >= __ldg(p.plan + 1)) return;
+    if (n >= __ldcg(p.plan + 1)) return;
     const int entry = find(p, n);
-    const int4 words = __ldg((const int4*)(p.plan + 8) + entry);
-    segments = (__ldg(p.plan + 8 + 4 * entry + 5) - words.y) / NUM_KV_HEADS;
+    const int4 words = __ldcg((const int4*)(p.plan + 8) + entry);
+    segments = (__ldcg(p.plan + 8 + 4 * entry + 5) - words.y) / NUM_KV_HEADS;
     kvHead = (n - words.y) / segments;
     segment = (n - words.y) % segments;
     openItem(p, words.x, segment * words.z);
@@ -140,7 +140,7 @@ struct Piece {
 #else
   __device__ __forceinline__ static int blocksOf(int total) { return min((int)gridDim.x, (total + MIN_UNITS - 1) / MIN_UNITS); }
   __device__ __forceinline__ void first(const Params& p) {
-    const int total = __ldg(p.plan + 1), blocks = blocksOf(total);
+    const int total = __ldcg(p.plan + 1), blocks = blocksOf(total);
     left = -1;
     if ((int)blockIdx.x < blocks) open(p, (int)((i64)blockIdx.x * total / blocks));
   }
@@ -148,9 +148,9 @@ struct Piece {
   __device__ __forceinline__ void open(const Params& p, int unit) {
     number = unit;
     left = -1;
-    const int total = __ldg(p.plan + 1), grid = blocksOf(total), end = (int)((i64)(blockIdx.x + 1) * total / grid);
+    const int total = __ldcg(p.plan + 1), grid = blocksOf(total), end = (int)((i64)(blockIdx.x + 1) * total / grid);
     if (unit >= end) return;
-    const int4 words = __ldg((const int4*)(p.plan + 8) + find(p, unit));
+    const int4 words = __ldcg((const int4*)(p.plan + 8) + find(p, unit));
     kvHead = (unit - words.y) / words.z;
     const int at = unit - words.y - kvHead * words.z, begin = unit - at;
     units = min(words.z - at, end - unit);
@@ -290,14 +290,14 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
             if (checked) {
               allowed = kv < piece.kvLength;
 #if HAS_MASK
-              if (partial) allowed = allowed & maskMod(p, failure, rowLive & allowed, 0.f, piece.sequence, head, position, kv);
+              if (partial) allowed = allowed & maskMod<true>(p, failure, rowLive & allowed, 0.f, piece.sequence, head, position, kv);
 #endif
             }
 #if !FOLD_SCALE
-            x = scoreMod(p, failure, rowLive & allowed, x * SCALE, piece.sequence, head, position, kv);
+            x = scoreMod<true>(p, failure, rowLive & allowed, x * SCALE, piece.sequence, head, position, kv);
 #endif
 #if HAS_WEIGHT
-            x = weightMod(p, failure, rowLive & allowed, x, piece.sequence, head, position, kv);
+            x = weightMod<true>(p, failure, rowLive & allowed, x, piece.sequence, head, position, kv);
             x = allowed ? x : 0.f;
 #else
             x = allowed ? x : -infinity();

@@ -180,7 +180,7 @@ __device__ __forceinline__ void writeRow(const Params& p, Failure& failure, floa
     for (int e = 0; e < 2; e++) {
       x[e] = out[d][e] * factor;
 #if HAS_OUTPUT
-      x[e] = outputMod(p, failure, 8 * d + 2 * quarter + e < HEAD_DIM_V, x[e], sequence, head, position, 8 * d + 2 * quarter + e);
+      x[e] = outputMod<true>(p, failure, 8 * d + 2 * quarter + e < HEAD_DIM_V, x[e], sequence, head, position, 8 * d + 2 * quarter + e);
 #endif
     }
     const int column = 8 * d + 2 * quarter;
