@@ -69,14 +69,14 @@ export interface Judge {
 /**
  * A program without inexact operators has one right value. In the others each inexact result is moved by 8 ulp, up or down, in
  * several ways: the value may be off by a few times what that does to it. If it changes much (by a hundredth, from or to NaN,
- * or at all where the result is whole), the program is ill-conditioned there, and the value is not judged.
+ * or at all where the result is whole), the program is ill-conditioned there, and the value is not judged. `more`: operators that are inexact besides.
  */
-export function judge(e: Expr, random: () => number): Judge {
-  const exact = evaluator(e);
-  if (!postOrder(e).some((node) => (node.kind === "unary" || node.kind === "binary") && inexact.has(node.op))) {
+export function judge(e: Expr, random: () => number, more: ReadonlySet<string> = new Set()): Judge {
+  const exact = evaluator(e), isInexact = (op: string): boolean => inexact.has(op) || more.has(op);
+  if (!postOrder(e).some((node) => (node.kind === "unary" || node.kind === "binary") && isInexact(node.op))) {
     return { expect: (env) => ({ value: exact(env), tolerance: 0 }) };
   }
-  const moved = [() => 1, () => -1, ...Array.from({ length: 4 }, () => () => (random() < 0.5 ? 1 : -1))].map((sign) => evaluator(perturbed(e, sign)));
+  const moved = [() => 1, () => -1, ...Array.from({ length: 4 }, () => () => (random() < 0.5 ? 1 : -1))].map((sign) => evaluator(perturbed(e, sign, isInexact)));
   return {
     expect(env) {
       const value = exact(env);
@@ -93,13 +93,13 @@ export function judge(e: Expr, random: () => number): Judge {
   };
 }
 
-function perturbed(e: Expr, sign: () => number): Expr {
+function perturbed(e: Expr, sign: () => number, isInexact: (op: string) => boolean): Expr {
   const done = new Map<Expr, Expr>();
   const visit = (node: Expr): Expr => {
     const known = done.get(node);
     if (known) return known;
     let result = rebuild(node, visit);
-    if ((node.kind === "unary" || node.kind === "binary") && inexact.has(node.op)) {
+    if ((node.kind === "unary" || node.kind === "binary") && isInexact(node.op)) {
       const s = sign();
       result = binary("mul", result, constant("f32", 1 + s * 8 * 2 ** -23));
       // A denormal's ulp is absolute.
