@@ -55,12 +55,13 @@ inline float __int2float_rn(int x) { return (float)x; }
 inline int __float2int_rz(float x) { return x != x ? 0 : x >= 2147483648.f ? 2147483647 : x <= -2147483648.f ? -2147483647 - 1 : (int)x; }
 inline unsigned __funnelshift_l(unsigned low, unsigned high, int by) { return by ? high << by | low >> (32 - by) : high; }
 static float nudge = 1.f; // what approximate instructions are off by
+struct int4 { int x, y, z, w; };
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline float __expf(float x) { return expf(x) * nudge; }
 inline float __fdividef(float a, float b) { return a / b * nudge; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 template <class T> inline T __ldg(const T* p) { return *p; }
-inline int atomicCAS(int* p, int expected, int desired) { const int old = *p; if (old == expected) *p = desired; return old; }
 inline float minNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (std::signbit(a) ? a : b) : a < b ? a : b; }
 inline float maxNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (std::signbit(a) ? b : a) : a > b ? a : b; }
 `;
@@ -76,7 +77,7 @@ const approximate: ReadonlySet<string> = new Set(["div", "sqrt"]);
 const frame = `
 u32 bitsOf(float x) { return __float_as_uint(x); }
 u32 bitsOf(int x) { return (u32)x; }
-typedef u32 (*Call)(const void* params, Failure& failure, const int* point, bool guarded);
+typedef u32 (*Call)(const void* params, const Failure& failure, const int* point, bool guarded);
 `;
 /** Reads, for each program: [pointers, parameter bytes, table bytes, points], all of those; writes 5 words for each point. Pointers count from the tables' first byte. */
 const main = `
@@ -91,12 +92,11 @@ int main() {
     if (fread(points.data(), 4, points.size(), stdin) != points.size()) return 1;
     for (int i = 0; i < sizes[0]; i++) params[i] += (u64)tables.data();
     for (int i = 0; i < sizes[3]; i++) {
-      Failure failure;
-      int told[3] = {0, 0, 0};
+      int4 told = {0, 0, 0, 0};
+      const Failure failure{&told};
       answers.push_back((int)call(params.data(), failure, &points[6 * i], true));
-      failure.tell(told);
-      answers.push_back(told[1]);
-      answers.push_back(told[2]);
+      answers.push_back(told.y);
+      answers.push_back(told.z);
       nudge = ${nudge};
       answers.push_back((int)call(params.data(), failure, &points[6 * i], true));
       nudge = 1.f;
@@ -119,7 +119,7 @@ function sourceOf(programs: readonly Program[]): string {
 ${new Struct(captureFields(slots)).text}
 ${emitFunction("mod", e, slots, print(e).replaceAll("\n", " "))}
 ${inRange ?? ""}
-u32 call(const void* params, Failure& failure, const int* at, bool guarded) {
+u32 call(const void* params, const Failure& failure, const int* at, bool guarded) {
   const Params& p = *(const Params*)params;
   const float score = __int_as_float(at[4]);
   ${inRange ? `if (!guarded && (at[0] | at[1] | at[2] | at[3]) >= 0 && plainInRange(p, at[0], at[1], at[2], at[3])) return bitsOf(mod<false>(p, failure, at[5], score, at[0], at[1], at[2], at[3]));` : ""}

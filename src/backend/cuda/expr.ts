@@ -46,7 +46,7 @@ export function emitFunction(name: string, e: Expr, captures: readonly CaptureSl
   const result = body.value(e, "live");
   return [
     `/// ${title}`,
-    `template <bool guarded> __device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
+    `template <bool guarded> __device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, const Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
     ...body.statements.map((line) => `  ${line}`),
     `  return ${result};`,
     "}",
@@ -68,11 +68,12 @@ function plainLoads(mods: readonly Expr[], captures: readonly CaptureSlot[]): re
 
 /**
  * `bool plainInRange(p, b, h, q, kv)`: whether tables reach beyond these, the largest of their kind, wherever a mod indexes them by b, h, q or kv itself.
- * Undefined where none does.
+ * Undefined where none does by q or kv.
  */
 export function emitPlainInRange(mods: readonly Expr[], captures: readonly CaptureSlot[]): string | undefined {
   const loads = plainLoads(mods, captures);
-  if (loads.length === 0) return undefined;
+  // By b and h alone they are the same for a whole block: looking after them costs nothing.
+  if (!loads.some(({ index }) => index === "q" || index === "kv")) return undefined;
   return [
     "/// Whether every table that a mod indexes by b, h, q or kv itself reaches beyond these.",
     "__device__ __forceinline__ bool plainInRange(const Params& p, int b, int h, int q, int kv) {",

@@ -121,19 +121,14 @@ __device__ __forceinline__ float tangent(float x) {
   return x == 0.f ? x : k & 1 ? -c / s : s / c;
 }
 
-/// The first load out of range that a thread met where its value mattered; told once, when the kernel ends.
+/// Where loads out of range are told: [1, place, index, -] of one of them, place being 1 + 8 * capture + dimension.
 struct Failure {
-  int where = 0; // 1 + 8 * capture + dimension
-  int index = 0;
-  /// `i` where it is in range, else 0; notes an index out of range that is `live`.
-  template <bool guarded> __device__ __forceinline__ int guard(int i, int extent, bool live, int place) {
+  int4* to;
+  /// `i` where it is in range, else 0; tells of an index out of range that is `live`.
+  template <bool guarded> __device__ __forceinline__ int guard(int i, int extent, bool live, int place) const {
     if (!guarded) return i; // in range, as was asked before
     const bool outside = (u32)i >= (u32)extent;
-    if (outside & live) { where = place; index = i; }
+    if (outside & live) *to = make_int4(1, place, i, 0);
     return outside ? 0 : i;
-  }
-  /// to: [taken, where, index]
-  __device__ __forceinline__ void tell(int* to) const {
-    if (where != 0 && atomicCAS(to, 0, 1) == 0) { to[1] = where; to[2] = index; }
   }
 };

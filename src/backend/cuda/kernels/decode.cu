@@ -199,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
   letNextKernelStart();
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quarter = lane & 3;
-  Failure failure;
+  const Failure failure{(int4*)p.failure};
   Piece loading;
   loading.first(p);
   if (loading.left < 0) return;
@@ -447,5 +447,4 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
     __syncthreads(); // the sums may be written again
   }
   copyWait<0>();
-  failure.tell(p.failure);
 }
