@@ -2,7 +2,8 @@
  * Launches of attention calls: which of a plan's kernels run for a step, with which grids, and the memory that decode works in.
  *
  * The memory of partial results and counters is one for all calls, as they run one behind another; it grows, and what recorded programs were
- * given stays theirs. The plan of pieces is made once for each work list and program. Knows no mods and no pages.
+ * given stays theirs. The plan of pieces is made once for each work list and program, by the first call that has it. The calls behind may begin to read
+ * before the kernel in front of them has ended: that first call let nothing start before all that stood before it was done. Knows no mods and no pages.
  */
 import type { AttentionCall, StepSize } from "../backend.ts";
 import { type AttentionSource, attentionParams, maxItems, workspaceBytes } from "./attention.ts";
@@ -56,7 +57,7 @@ export class Launcher {
     }
     const workspace = { plan: planAddress, partial: decode ? this.#grown("partial", bytes.partial) : 0, counters: decode ? this.#grown("counters", bytes.counters) : 0 };
     const mayFail = [plan.scoreMod, plan.maskMod, plan.weightMod, plan.outputMod].some((e) => e && holdsLoad(e));
-    const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0);
+    const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0, recorded && !plansWork);
     const items = maxItems(call), blocksOfItem = plan.numQueryHeads * source.subTiles;
     const launch = (f: KernelFunction, blocks: number, threads: number, sharedBytes: number): void =>
       device.launch(f, { grid: [blocks, 1, 1], block: threads, sharedBytes, dependent: true }, params);

@@ -147,7 +147,7 @@ const callFields: readonly Field[] = [
   pointer("partial", "float"), pointer("counters", "int"), pointer("failure", "int"),
   ...["query", "out", "key", "value", "keyScale", "valueScale"].flatMap(strides),
   { name: "lseSequenceStride", type: "i64" }, { name: "maxScoreSequenceStride", type: "i64" },
-  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows"].map((name): Field => ({ name, type: "i32" })),
+  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early"].map((name): Field => ({ name, type: "i32" })),
 ];
 
 /** n / divisor = (umulhi(n, multiplier) + n) >> shift for every n below 2^31. */
@@ -184,8 +184,8 @@ export function workspaceBytes({ plan, decodeRows, deterministic }: AttentionSou
   return { plan: planBytes, partial: rows * maxSegments * rowBytes, counters: 4 * items * plan.numKvHeads };
 }
 
-/** The parameter block of a call. */
-export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number): Uint8Array {
+/** The parameter block of a call. `early`: the work's plan, and the keys and values of earlier steps, are there before the kernel in front has ended. */
+export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number, early: boolean): Uint8Array {
   const { plan, params } = source;
   const address = (data: Layout["data"] | undefined): number => (data ? own(data).address : 0);
   const strideValues = (of: string, layout: Layout | undefined): Record<string, number> =>
@@ -204,7 +204,7 @@ export function attentionParams(source: AttentionSource, call: AttentionCall, wo
     ...strideValues("keyScale", call.keyScale), ...strideValues("valueScale", call.valueScale),
     lseSequenceStride: call.lse?.sequenceStride ?? 0, maxScoreSequenceStride: call.maxScore?.sequenceStride ?? 0,
     maxPagesPerSequence: call.maxPagesPerSequence, pageSize: call.pageSize, pageMultiplier: division.multiplier, pageShift: division.shift,
-    aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows,
+    aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows, early: Number(early),
   };
   plan.captures.forEach((slot, i) => {
     const given = call.captures[i];

@@ -195,14 +195,19 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
 #if QUERIES_IN_SHARED
   u8* const queries = (u8*)(isLast + 4); // the tile of queries, where registers are too few for it
 #endif
-  waitForEarlierKernels();
-  letNextKernelStart();
+  // Where `early` says so, all that this kernel reads is there already but the step's own queries, keys and values: it may begin before those are.
+  bool waited = !p.early;
+  if (waited) waitForEarlierKernels();
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quarter = lane & 3;
   const Failure failure{(int4*)p.failure};
   Piece loading;
   loading.first(p);
-  if (loading.left < 0) return;
+  if (loading.left < 0) {
+    if (!waited) waitForEarlierKernels();
+    letNextKernelStart();
+    return;
+  }
   Piece piece = loading;
   int stage = 0;
   KeySource keys = keySource(p, loading.sequence, loading.kvHead, loading.kvLength), values = valueSource(p, loading.sequence, loading.kvHead, loading.kvLength);
@@ -224,7 +229,15 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
     copyCommit();
   };
 #pragma unroll 1
-  for (int s = 0; s < DECODE_STAGES - 1; s++) loadNext(s);
+  for (int s = 0; s < DECODE_STAGES - 1; s++) {
+    if (!waited && (loading.left == 0 || (loading.blocks.block + 1) * BN > loading.firstPosition)) {
+      waitForEarlierKernels();
+      waited = true;
+    }
+    loadNext(s);
+  }
+  if (!waited) waitForEarlierKernels();
+  letNextKernelStart(); // not before the wait: what stands before this kernel's predecessor is done when its successor begins
 
   for (; piece.left >= 0; piece.following(p)) {
     const int rows = piece.numRows * GROUP;
