@@ -1,5 +1,5 @@
 /**
- * Matrix products by cuBLASLt: out[M, N] = x[M, K] weight[N, K]^T (+ bias) (+ residual), row-major, sums in f32.
+ * Matrix products by cuBLASLt: out[M, N] = x[M, K] weight[N, K]^T (+ residual), row-major, sums in f32.
  *
  * cuBLASLt thinks in columns: a row-major matrix is its transpose there. So it is asked for out^T = weight x^T, where `weight` is A, transposed,
  * and `x` is B as it is. Which of its kernels runs is its own choice, made once for each shape; so the order of sums may differ from one M to
@@ -31,14 +31,11 @@ export interface Matmul {
   readonly K: number;
   /** f32 [M, N] with the stride of `out`, which is f32 then; may be `out`. */
   readonly residual?: number;
-  /** [N] of outType */
-  readonly bias?: number;
 }
 
 const dataTypes: Readonly<Record<MatrixType, number>> = { f32: 0, f16: 2, bf16: 14 };
 const compute32F = 68;
-const describe = { transposeA: 3, epilogue: 7, bias: 8 } as const;
-const transposed = 1, epilogueBias = 4;
+const transposeA = 3, transposed = 1;
 const prefer = { workspace: 1, reductions: 3, alignments: [5, 6, 7, 8] } as const;
 /** A sum that is split along K may be put together in f32 alone; left to itself, cuBLASLt also takes algorithms that round each part to the type of `out`. */
 const reductionInF32 = 2;
@@ -46,10 +43,10 @@ const reductionInF32 = 2;
 const result = { state: 18, words: 24 } as const;
 const workspaceBytes = 64 * 2 ** 20;
 
-/** The largest power of two that divides all addresses, at most 256: what cuBLASLt takes for granted if nobody tells it. */
-function alignmentOf(...addresses: readonly (number | undefined)[]): number {
+/** The largest power of two that divides an address, at most 256: what cuBLASLt takes for granted if nobody tells it. */
+function alignmentOf(address: number | undefined): number {
   let alignment = 256;
-  for (const address of addresses) while (address !== undefined && address % alignment !== 0) alignment /= 2;
+  while (address !== undefined && address % alignment !== 0) alignment /= 2;
   return alignment;
 }
 
@@ -99,7 +96,6 @@ export class Blas {
     invariant(m.residual === undefined || m.outType === "f32", "a residual is added to f32");
     if (m.rows === 0) return;
     const { description, layouts, algorithm } = this.#prepare(m), lt = this.#lt, one = this.#factors.address, zero = one + 4;
-    if (m.bias !== undefined) this.#describe(description, describe.bias, m.bias, 8);
     lt.cublasLtMatmul(
       this.#handle, description, one, m.weight, layouts.weight, m.x, layouts.x, m.residual === undefined ? zero : one, m.residual ?? m.out, layouts.out, m.out, layouts.out,
       algorithm.address, this.#workspace, workspaceBytes, this.#device.stream,
@@ -118,8 +114,8 @@ export class Blas {
   }
 
   #prepare(m: Matmul): Prepared {
-    const alignments = [alignmentOf(m.weight), alignmentOf(m.x), alignmentOf(m.residual), alignmentOf(m.out, m.bias)];
-    const key = `${m.rows} ${m.N} ${m.K} ${m.xType} ${m.xStride} ${m.outType} ${m.outStride} ${m.bias !== undefined} ${alignments.join(" ")}`;
+    const alignments = [alignmentOf(m.weight), alignmentOf(m.x), alignmentOf(m.residual), alignmentOf(m.out)];
+    const key = `${m.rows} ${m.N} ${m.K} ${m.xType} ${m.xStride} ${m.outType} ${m.outStride} ${alignments.join(" ")}`;
     let prepared = this.#prepared.get(key);
     if (!prepared) this.#prepared.set(key, (prepared = this.#choose(m, alignments)));
     return prepared;
@@ -134,11 +130,7 @@ export class Blas {
     const layouts = { weight: layout(m.xType, m.K, m.N, m.K), x: layout(m.xType, m.K, m.rows, m.xStride), out: layout(m.outType, m.N, m.rows, m.outStride) };
     lt.cublasLtMatmulDescCreate(out.words, compute32F, dataTypes.f32);
     const description = out.u64;
-    this.#describe(description, describe.transposeA, transposed, 4);
-    if (m.bias !== undefined) {
-      this.#describe(description, describe.epilogue, epilogueBias, 4);
-      this.#describe(description, describe.bias, m.bias, 8);
-    }
+    lt.cublasLtMatmulDescSetAttribute(description, transposeA, out.set(transposed), 4);
     lt.cublasLtMatmulPreferenceCreate(out.words);
     const preference = out.u64;
     try {
@@ -152,9 +144,5 @@ export class Blas {
     } finally {
       lt.cublasLtMatmulPreferenceDestroy(preference);
     }
-  }
-
-  #describe(description: number, attribute: number, value: number, bytes: 4 | 8): void {
-    this.#lt.cublasLtMatmulDescSetAttribute(description, attribute, this.#out.set(value), bytes);
   }
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { KernelFunction } from "./device.ts";
-import { launchLinear, type LinearCall, type LinearMachine, type LinearPlan, linearWorkspace, planLinear } from "./linear.ts";
+import { launchLinear, libraryTakes, type LinearCall, type LinearMachine, type LinearPlan, linearWorkspace, planLinear } from "./linear.ts";
 
 const h100: LinearMachine = { numSms: 132, maxSharedBytes: 232448, library: true, deterministic: false };
 const own: LinearMachine = { ...h100, library: false };
@@ -26,6 +26,21 @@ test("families follow the table of rules, and a machine without a library or muc
   assert.equal(plan(8, 4096, 4096, small).family, "skinny");
 });
 
+test("the skinny kernel's ring is as deep as there is room beside x", () => {
+  const depths = (k: number, machine: LinearMachine): string => [1, 2, 4, 5, 6, 7, 8, 16].map((rows) => planLinear({ rows, n: 4096, k }, machine, { family: "skinny", splits: 1 })?.depth ?? "-").join("");
+  assert.deepEqual([4096, 14336].map((k) => depths(k, own)), ["66666664", "66643---"]);
+  assert.equal(depths(4096, small), "5433----");
+  assert.equal(planLinear({ rows: 1, n: 4096, k: 4096 }, own, { family: "skinny", depth: 3 })!.depth, 3);
+});
+
+test("a bias is never the library's, as it would round the sum before adding it", () => {
+  const call: Omit<LinearCall, "rows"> = { n: 64, k: 64, element: "bf16", header: 0, rowsWord: 0, out: 1024, outType: "bf16", outStride: 64, x: 512, xStride: 64, weight: 256, bias: 0, residual: 0, residualStride: 0 };
+  assert.equal(libraryTakes(call), true);
+  assert.equal(libraryTakes({ ...call, bias: 2048 }), false);
+  assert.equal(libraryTakes({ ...call, outType: "f32", residual: 2048, residualStride: 64 }), true);
+  assert.equal(libraryTakes({ ...call, outType: "f32", residual: 2048, residualStride: 72 }), false);
+});
+
 test("every tile and column of k is somebody's, no chunk is empty, and all fits the machine", () => {
   for (const machine of machines) for (const rows of rowCounts) for (const [n, k] of [...llama, ...odd]) {
     const { family, kernel, tiles, splits, chunk, shape, partialBytes, rowsAtOnce } = plan(rows, n, k, machine), what = `${rows} x ${n} x ${k}: ${kernel}`;
@@ -36,6 +51,7 @@ test("every tile and column of k is somebody's, no chunk is empty, and all fits 
     assert.ok(chunk % 64 === 0 && splits * chunk >= k && (splits - 1) * chunk < k, what);
     assert.ok(shape.sharedBytes! <= machine.maxSharedBytes && shape.dependent, what);
     assert.equal(shape.grid[1], splits, what);
+    assert.ok(family !== "skinny" || 2 * shape.sharedBytes! > machine.maxSharedBytes, `two blocks of ${what} on an SM`);
     assert.ok(family === "skinny" ? shape.grid[0] * splits <= machine.numSms && shape.grid[0] <= tiles[1] : shape.grid[0] === tiles[0] * tiles[1], what);
     assert.ok(splits === 1 ? partialBytes === 0 : partialBytes <= linearWorkspace.partialBytes && tiles[0] * tiles[1] <= linearWorkspace.maxTiles, what);
   }

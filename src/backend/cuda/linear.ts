@@ -48,6 +48,8 @@ export interface LinearPlan {
   readonly tiles: readonly [rows: number, columns: number];
   readonly splits: number;
   readonly chunk: number;
+  /** Of the skinny kernel's ring: pieces of the weight on their way to a warp. */
+  readonly depth?: number;
   readonly shape: LaunchShape;
   /** What the splits of all tiles hand each other. */
   readonly partialBytes: number;
@@ -58,15 +60,23 @@ export interface LinearPlan {
 /** Memory that the splits of a launch share: sums, and a counter for each tile. One launch at a time uses it. */
 export const linearWorkspace = { partialBytes: 32 * 2 ** 20, maxTiles: 16384, get bytes(): number { return this.partialBytes + 4 * this.maxTiles; } } as const;
 
+/** What a plan may be told instead of choosing it. */
+interface Only {
+  readonly splits?: number;
+  readonly depth?: number;
+}
+
 const ceilDiv = (a: number, b: number): number => Math.ceil(a / b);
 const mostSplits = 16;
 
-/** Numbers of kernels/linear-skinny.cu. `ringBytes` and `sumBytes` (for 8 rows) are its shared memory beside x. */
-const skinny = { warps: 8, tileRows: 16, ringBytes: 8 * 4 * 2048, sumBytes: 2 * 8 * 160 * 4, flagBytes: 128, xPadding: 32 } as const;
+/** Numbers of kernels/linear-skinny.cu. `pieceBytes` (of all warps, a step of the ring's depth) and `sumBytes` (for 8 rows) are its shared memory beside x. */
+const skinny = { warps: 8, tileRows: 16, pieceBytes: 8 * 2048, sumBytes: 2 * 8 * 160 * 4, flagBytes: 128, xPadding: 32 } as const;
+/** Depths of the ring, best first, and what a product takes longer with fewer pieces on their way, in columns of k; measured on an H100 at 8 rows. */
+const skinnyDepths = [{ depth: 6, cost: 0 }, { depth: 5, cost: 70 }, { depth: 4, cost: 350 }, { depth: 3, cost: 700 }] as const;
 /** Rows that the kernels take, and their names. */
 const skinnyKernels = [{ rows: 8, kernel: "linear8" }, { rows: 16, kernel: "linear16" }] as const;
 /** The most rows of a product that does its neighbours' work too. A norm is computed anew by every block, so it soon costs more than a kernel of its own. */
-export const mostRowsFused = { norm: 4, gate: 8 } as const;
+export const mostRowsFused = { norm: 2, gate: 8 } as const;
 /** The kernels of kernels/linear-tiled.cu: rows and columns of a tile, pieces in shared memory. A block has 128 threads, two fit an SM. */
 const tiledKernels = [
   { rows: 64, kernel: "linearTile64", tileRows: 64, tileColumns: 128, stages: 4 },
@@ -91,18 +101,20 @@ function cheapest(k: number, only: number | undefined, plan: (splits: number, ch
 const fitsWorkspace = ({ tiles, partialBytes }: LinearPlan): boolean => partialBytes <= linearWorkspace.partialBytes && tiles[0] * tiles[1] <= linearWorkspace.maxTiles;
 
 /** One block an SM, which walks tiles. `gated`: a tile has 8 rows of the gate and 8 of the up half, so there are as many tiles as without. */
-function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, splits?: number): LinearPlan | undefined {
+function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, only: Only = {}): LinearPlan | undefined {
   const kernel = skinnyKernels.find((kernel) => rows <= kernel.rows);
   if (!kernel) return undefined;
   const tiles = ceilDiv(n, skinny.tileRows);
-  return cheapest(k, splits, (splits, chunk) => {
-    const sharedBytes = skinny.ringBytes + (kernel.rows / 8) * skinny.sumBytes + skinny.flagBytes + 2 * rows * (chunk + skinny.xPadding);
-    if (sharedBytes > maxSharedBytes || splits > numSms) return undefined;
+  return cheapest(k, only.splits, (splits, chunk) => {
+    const beside = (kernel.rows / 8) * skinny.sumBytes + skinny.flagBytes + 2 * rows * (chunk + skinny.xPadding);
+    const ring = skinnyDepths.find(({ depth }) => (only.depth === undefined || only.depth === depth) && depth * skinny.pieceBytes + beside <= maxSharedBytes);
+    if (!ring || splits > numSms) return undefined;
+    const sharedBytes = Math.max(ring.depth * skinny.pieceBytes + beside, 16 + 16 * ceilDiv(maxSharedBytes, 32)); // two blocks never share an SM
     const columns = Math.min(tiles, Math.floor(numSms / splits));
-    // Tiles one after the other, whose sums are handed over; x on its way in; and a next kernel that finds no room to start early.
-    const cost = ceilDiv(tiles, columns) * (chunk + (splits > 1 ? 850 : 32)) + (rows * chunk) / 64 + (splits > 1 ? 500 : 0) + (2 * sharedBytes > maxSharedBytes ? 400 : 0);
+    // Tiles one after the other, whose sums are handed over; x on its way in; and a ring that is less deep.
+    const cost = ceilDiv(tiles, columns) * (chunk + (splits > 1 ? 850 : 32)) + (rows * chunk) / 64 + (splits > 1 ? 500 : 0) + ring.cost;
     const plan: LinearPlan = {
-      family: "skinny", kernel: kernel.kernel, tiles: [1, tiles], splits, chunk, rowsAtOnce: kernel.rows, partialBytes: splits > 1 ? splits * tiles * kernel.rows * skinny.tileRows * 4 : 0,
+      family: "skinny", kernel: kernel.kernel, tiles: [1, tiles], splits, chunk, depth: ring.depth, rowsAtOnce: kernel.rows, partialBytes: splits > 1 ? splits * tiles * kernel.rows * skinny.tileRows * 4 : 0,
       shape: { grid: [columns, splits, 1], block: 32 * skinny.warps, sharedBytes, dependent: true },
     };
     return { plan, cost };
@@ -121,9 +133,9 @@ function tiledPlan({ kernel, tileRows, tileColumns, stages }: TiledKernel, rows:
   };
 }
 
-function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, splits?: number): LinearPlan | undefined {
+function planTiled({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, only: Only = {}): LinearPlan | undefined {
   const kernel = tiledKernelOf(rows);
-  return cheapest(k, splits, (splits, chunk) => {
+  return cheapest(k, only.splits, (splits, chunk) => {
     const plan = tiledPlan(kernel, rows, n, splits, chunk), { sharedBytes } = plan.shape;
     invariant(sharedBytes! <= maxSharedBytes, `a block of ${plan.kernel} takes ${sharedBytes} bytes of shared memory, the GPU has ${maxSharedBytes}`);
     return { plan, cost: ceilDiv(plan.tiles[0] * plan.tiles[1] * splits, 2 * numSms) * (chunk + 192) + (splits > 1 ? 256 + 220 * splits : 0) };
@@ -147,26 +159,26 @@ function planDeterministic({ rows, n, k }: LinearSize, machine: LinearMachine): 
   return plan;
 }
 
-const families: Readonly<Record<LinearFamily, (size: LinearSize, machine: LinearMachine, splits?: number) => LinearPlan | undefined>> = {
+const families: Readonly<Record<LinearFamily, (size: LinearSize, machine: LinearMachine, only?: Only) => LinearPlan | undefined>> = {
   skinny: planSkinny,
   tiled: planTiled,
   library: ({ rows, k }, { library }) => (library ? { family: "library", kernel: "cublasLt", tiles: [1, 1], splits: 1, chunk: k, shape: { grid: [1, 1, 1], block: 1 }, partialBytes: 0, rowsAtOnce: rows } : undefined),
 };
 
-/** How a product is computed. `only`: by that family and that many splits instead, for measurements; undefined where they can not. */
-export function planLinear(size: LinearSize, machine: LinearMachine, only?: { readonly family: LinearFamily; readonly splits?: number }): LinearPlan | undefined {
-  if (only) return families[only.family](size, machine, only.splits);
+/** How a product is computed. `only`: by that family, that many splits and that depth instead, for measurements; undefined where they can not. */
+export function planLinear(size: LinearSize, machine: LinearMachine, only?: { readonly family: LinearFamily } & Only): LinearPlan | undefined {
+  if (only) return families[only.family](size, machine, only);
   if (machine.deterministic) return planDeterministic(size, machine);
   for (const { rows, family, wholeX } of linearRules) {
-    if (size.rows > rows || (wholeX && !families[family](size, machine, 1))) continue;
+    if (size.rows > rows || (wholeX && !families[family](size, machine, { splits: 1 }))) continue;
     const plan = families[family](size, machine);
     if (plan) return plan;
   }
   return undefined;
 }
 
-/** The module that has a plan's kernel; the library's rounds a bias with one of the tiled ones. */
-export const moduleOfFamily: Readonly<Record<LinearFamily, ModuleKind>> = { skinny: "skinny", tiled: "tiled", library: "tiled" };
+/** The modules that have a plan's kernel. */
+export const modulesOfFamily: Readonly<Record<LinearFamily, readonly ModuleKind[]>> = { skinny: ["skinny"], tiled: ["tiled"], library: [] };
 
 /** A product on the GPU. Addresses; strides in elements from a row to the next. */
 export interface LinearCall extends LinearSize {
@@ -194,9 +206,9 @@ export interface LinearCall extends LinearSize {
 /** Numbers of the nonlinearities in kernels/common.cu. */
 export const activationNumber: Readonly<Record<ActivationFunction, number>> = { silu: 0, geluTanh: 1, gelu: 2, relu: 3 };
 
-/** Whether cuBLASLt can compute it: it takes a bias of the type of out, and a residual that lies as out does. */
+/** Whether cuBLASLt can compute it: a residual lies as out does. A bias it would round to 16 bits, and the sum before that is added. */
 export const libraryTakes = (call: Omit<LinearCall, "rows">): boolean =>
-  !call.norm && !call.gate && (call.residual === 0 || (call.outType === "f32" && call.residualStride === call.outStride && call.bias === 0)) && (call.bias === 0 || call.outType !== "f32");
+  !call.norm && !call.gate && call.bias === 0 && (call.residual === 0 || (call.outType === "f32" && call.residualStride === call.outStride));
 
 /** What launches need: of the device, the library if there is one, and `linearWorkspace.bytes` of zeroed memory. */
 export interface LinearLauncher {
@@ -209,14 +221,14 @@ export interface LinearLauncher {
 type Launch = (call: LinearCall, plan: LinearPlan, launcher: LinearLauncher) => void;
 
 const launches: Readonly<Record<LinearFamily, Launch>> = {
-  skinny(call, { kernel, tiles, chunk, shape }, { device, workspace, kernel: find }) {
+  skinny(call, { kernel, tiles, chunk, depth, shape }, { device, workspace, kernel: find }) {
     const name = `${kernel}${call.norm ? "Norm" : ""}${call.gate ? "Gated" : ""}_${call.element}`;
     const { norm, gate } = call, last = gate ?? call, product = gate ? call : undefined;
     const params = new Params()
       .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(last.out).ptr(call.bias).ptr(call.residual).ptr(norm?.weight ?? 0).ptr(norm?.out ?? 0).ptr(product?.out ?? 0)
       .ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
       .i32(call.rowsWord).i32(call.xStride).i32(last.outStride).i32(call.residualStride).i32(norm?.outStride ?? 0).i32(product?.outStride ?? 0).i32(call.n).i32(call.k).i32(chunk).i32(tiles[1])
-      .i32(call.rows).i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).f32(norm?.epsilon ?? 0);
+      .i32(call.rows).i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).i32(depth!).f32(norm?.epsilon ?? 0);
     device.launch(find(name, shape.sharedBytes), shape, params.bytes());
   },
   tiled(call, { kernel, tiles, chunk, shape, rowsAtOnce }, { device, workspace, kernel: find }) {
@@ -227,14 +239,8 @@ const launches: Readonly<Record<LinearFamily, Launch>> = {
       device.launch(find(`${kernel}_${call.element}`, shape.sharedBytes), shape, tiledParams(part, workspace, chunk, tiles, pairs, first));
     }
   },
-  library(call, _plan, { device, blas, workspace, kernel: find }) {
-    const { rows, n: N, k: K, out, outType, outStride, x, xStride, weight, element } = call;
-    // The bias is rounded to where splits of other launches hand over their sums: nothing else uses that meanwhile.
-    if (call.bias !== 0) device.launch(find(`roundBias_${element}`), { grid: [ceilDiv(N, 256), 1, 1], block: 256, dependent: true }, tiledParams({ ...call, out: workspace }, 0, K, [1, 1], false, 0));
-    blas!.matmul({
-      out, outType, outStride, x, xType: element, xStride, weight, rows, N, K,
-      ...(call.bias === 0 ? {} : { bias: workspace }), ...(call.residual === 0 ? {} : { residual: call.residual }),
-    });
+  library({ rows, n: N, k: K, out, outType, outStride, x, xStride, weight, element, residual }, _plan, { blas }) {
+    blas!.matmul({ out, outType, outStride, x, xType: element, xStride, weight, rows, N, K, ...(residual === 0 ? {} : { residual }) });
   },
 };
 

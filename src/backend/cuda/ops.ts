@@ -9,7 +9,7 @@ import { type Activation, type BatchInputs, type Buffer, headerWord, type KvCach
 import type { Matmul } from "./blas.ts";
 import type { KernelFunction, LaunchShape } from "./device.ts";
 import type { GatedPart, LinearPart, NormPart, Part } from "./fuse.ts";
-import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, moduleOfFamily, mostRowsFused, planLinear } from "./linear.ts";
+import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, modulesOfFamily, mostRowsFused, planLinear } from "./linear.ts";
 import { addressOf, own } from "./memory.ts";
 import type { Element, FindKernel, ModuleKind, ModuleName } from "./modules.ts";
 import { Params } from "./params.ts";
@@ -119,7 +119,7 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       const here: LinearMachine = { ...machine, library: blas !== undefined && libraryTakes(call) };
       const plan = (rows: number) => planLinear({ rows, n, k }, here)!;
       const kinds = new Set<ModuleKind>(), most = Math.min(capacity(out), capacity(x)), rowsOf = (step: StepSize): number => Math.min(stepRows(out, step), most);
-      for (let rows = 1; rows < 2 * most; rows *= 2) kinds.add(moduleOfFamily[plan(Math.min(rows, most)).family]);
+      for (let rows = 1; rows < 2 * most; rows *= 2) for (const kind of modulesOfFamily[plan(Math.min(rows, most)).family]) kinds.add(kind);
       element = of;
       const launch = (step: StepSize, kernel: FindKernel, joined: { readonly norm?: NormPart | undefined; readonly gated?: GatedPart | undefined } = {}): void => {
         const { norm, gated } = joined, rows = Math.min(rowsOf(step), norm ? capacity(norm.x) : Infinity);

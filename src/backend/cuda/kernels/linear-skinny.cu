@@ -4,14 +4,14 @@
  * The weight is the 16-row operand of mma.sync and the rows of x are its 8 columns, MT times. A tile is 16 rows of the weight; its K is shared
  * by 8 warps, 64 columns at a time in turn, and by gridDim.y blocks ("splits") of `chunk` columns. Blocks walk tiles blockIdx.x, + gridDim.x, ...
  *
- *   weight --cp.async--> ring of STAGES pieces of 16 x 64 of each warp --> registers      a lane reads back what it wrote itself: no barriers
+ *   weight --cp.async--> ring of `depth` pieces of 16 x 64 of each warp --> registers      a lane reads back what it wrote itself: no barriers
  *   x      --cp.async--> rows of chunk + 32 columns, which all warps share
  *
  * A lane's 16 bytes of weight row g at k + 8t are taken as the columns 2t and 2t + 8 of two mma in turn, and those of x too, so the sum runs
  * over a permuted k and nothing is shuffled. The ring is filled across tiles, and before the kernel waits for its inputs: the weight is nobody's output.
  *
- * The next kernel may start once a block has asked for its last piece: what that one fills its own ring with keeps the memory busy while this
- * one ends and that one waits for its inputs.
+ * The next kernel may start once a block has asked for its last piece: what that one fills its own ring with keeps the memory busy while other
+ * blocks of this one end. A block takes over half of the shared memory, so one of the next starts on each SM, and not two on the first to be free.
  *
  * The order of a sum: mma by mma in a warp, warps 0 to 7, splits 0 to the last; then + bias, + residual. It depends on k and the number of splits.
  *
@@ -32,10 +32,19 @@ struct Params {
   float* partial;           // [splits, tiles, 8 MT, 16] where there is more than one split
   u32* arrived;             // [tiles] zeros; the last split leaves zeros
   int rowsWord, xStride, outStride, residualStride, normedStride, productStride, n, k, chunk, tiles, launched, wide, activation; // launched: rows that x has; what is in those beyond the step's is not used
+  int depth;                // of the ring: 3 to 6
   float epsilon;
 };
 
-constexpr int WARPS = 8, THREADS = 32 * WARPS, STAGES = 4, PIECE = 2048, SUM_STRIDE = 20, SUMS = 8 * SUM_STRIDE;
+constexpr int WARPS = 8, THREADS = 32 * WARPS, PIECE = 2048, SUM_STRIDE = 20, SUMS = 8 * SUM_STRIDE;
+
+/** Returns when the oldest piece of a full ring has arrived: all but the depth - 2 after it, as the newest is still to be asked for. */
+__device__ __forceinline__ void waitForPiece(int depth) {
+  if (depth == 6) waitForCopies<4>();
+  else if (depth == 5) waitForCopies<3>();
+  else if (depth == 4) waitForCopies<2>();
+  else waitForCopies<1>();
+}
 
 /** A thread's first vectors of the norm's weight: read ahead of the inputs. */
 constexpr int KEPT = 4;
@@ -99,13 +108,13 @@ __device__ __forceinline__ void stageNormed(const Params& p, const NormWeights& 
 template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(const Params& p) {
   static_assert(8 * MT * 16 <= THREADS, "a thread has at most one element of a tile");
   extern __shared__ __align__(128) u8 shared[];
-  float* sums = (float*)(shared + WARPS * STAGES * PIECE);              // [2][WARPS][MT][8][SUM_STRIDE]
+  float* sums = (float*)(shared + WARPS * p.depth * PIECE);             // [2][WARPS][MT][8][SUM_STRIDE]
   int* isLast = (int*)(sums + 2 * WARPS * MT * SUMS);
-  u16* xs = (u16*)(shared + WARPS * STAGES * PIECE + 2 * WARPS * MT * SUMS * 4 + 128);
+  u16* xs = (u16*)(shared + WARPS * p.depth * PIECE + 2 * WARPS * MT * SUMS * 4 + 128);
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
   const int kBegin = blockIdx.y * p.chunk, width = min(p.chunk, p.k - kBegin), padded = (width + 63) & ~63, rounds = (width + 64 * WARPS - 1) / (64 * WARPS);
   const int xsStride = p.chunk + 32;
-  const u32 ring = sharedAddress(shared) + warp * STAGES * PIECE + lane * 16;
+  const u32 ring = sharedAddress(shared) + warp * p.depth * PIECE + lane * 16;
 
   // The stream of this lane's pieces: which tile and round the next one is of, and where its two rows begin.
   const int half = p.n >> 1, rowsOfTile = GATED ? 8 : 16, lastRow = GATED ? half : p.n;
@@ -138,8 +147,7 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
     }
     commitCopies();
   };
-#pragma unroll
-  for (int stage = 0; stage < STAGES - 1; stage++) fetch(stage);
+  for (int stage = 0; stage < p.depth - 1; stage++) fetch(stage);
 
   NormWeights normWeights;
   if (NORM) {
@@ -175,8 +183,8 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
 #pragma unroll
     for (int m = 0; m < MT; m++) acc[m][0] = acc[m][1] = acc[m][2] = acc[m][3] = 0.0f;
     for (int round = 0; round < rounds; round++) {
-      waitForCopies<STAGES - 2>();
-      fetch(stage == 0 ? STAGES - 1 : stage - 1); // the piece there was used in the round before
+      waitForPiece(p.depth);
+      fetch(stage == 0 ? p.depth - 1 : stage - 1); // the piece there was used in the round before
       const int k = (round * WARPS + warp) * 64;
       if (k < width) {
         const u32 from = ring + stage * PIECE;
@@ -197,7 +205,7 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
           }
         }
       }
-      if (++stage == STAGES) stage = 0;
+      if (++stage == p.depth) stage = 0;
     }
 
     // The warps' sums as [row of x][row of the tile]; two buffers take turns, so one barrier a tile is enough.

@@ -176,11 +176,3 @@ template<int BM, int BN, int WM, int WN, int STAGES> __device__ __forceinline__ 
 
 extern "C" __global__ void __launch_bounds__(128, 2) NAME(linearTile64)(const __grid_constant__ Params p) { tiled<64, 128, 32, 64, 4>(p); }
 extern "C" __global__ void __launch_bounds__(128, 2) NAME(linearTile128)(const __grid_constant__ Params p) { tiled<128, 128, 64, 64, 3>(p); }
-
-/** `out`[n] = bias[n], 16-bit: what a library's product takes. */
-extern "C" __global__ void __launch_bounds__(256) NAME(roundBias)(const __grid_constant__ Params p) {
-  releaseDependents();
-  waitForInputs();
-  const int n = blockIdx.x * blockDim.x + threadIdx.x;
-  if (n < p.n) ((u16*)p.out)[n] = packOne(p.bias[n]);
-}
