@@ -4,10 +4,10 @@ import { type Device, devices, openBackend } from "../../src/backend/registry.ts
 import { run, type Verdict } from "./run.ts";
 
 const { values } = parseArgs({ options: {
-  backend: { type: "string", default: "wasm" }, only: { type: "string" }, quick: { type: "boolean", default: false }, verbose: { type: "boolean", default: false }, compute: { type: "string" }, help: { type: "boolean", default: false },
+  backend: { type: "string", default: "wasm" }, only: { type: "string" }, quick: { type: "boolean", default: false }, verbose: { type: "boolean", default: false }, compute: { type: "string" }, deterministic: { type: "boolean", default: false }, help: { type: "boolean", default: false },
 } });
 if (values.help) {
-  console.log("npm run conform -- [--backend wasm|reference|...] [--only M12,S8] [--compute bf16|f16: the tensors' type, on a backend of 16 bits] [--quick: one shape of each kind] [--verbose: a line for each trial]");
+  console.log("npm run conform -- [--backend wasm|reference|...] [--only M12,S8] [--compute bf16|f16: the tensors' type, on a backend of 16 bits] [--deterministic] [--quick: one shape of each kind] [--verbose: a line for each trial]");
   process.exit(0);
 }
 /** Backends go by their own names here; `--device` calls wasm "cpu". */
@@ -16,7 +16,7 @@ if (!(devices as readonly string[]).includes(device)) {
   console.error(`backend ${JSON.stringify(values.backend)} is unknown; use one of ${devices.map((d) => (d === "cpu" ? "wasm" : d)).join(", ")}`);
   process.exit(2);
 }
-const backend = await openBackend(device as Device);
+const backend = await openBackend(device as Device, { deterministic: values.deterministic });
 const { compute = backend.caps.activationBits === 16 ? "bf16" : undefined } = values;
 if (compute !== undefined && compute !== "bf16" && compute !== "f16") throw new Error(`--compute is ${compute}; use bf16 or f16`);
 const counts = { passed: 0, failed: 0, skipped: 0 };

@@ -20,7 +20,8 @@ const decodeTileRows = 16;
 const segmentUnits = 4;
 const maxSegments = 32;
 /** Else each thread block has an equal part of the step's units, but no fewer than this. */
-const leastUnits = 2;
+const leastUnits = 4;
+const pieceWords = 16;
 /** Shared memory of a multiprocessor that blocks share, and what each takes besides its own. */
 const sharedBytesOfSm = 228 * 1024;
 const reservedBytes = 1024;
@@ -106,7 +107,7 @@ export function attentionSource(plan: AttentionPlan, deterministic: boolean, hol
     ["NUM_QUERY_HEADS", numQueryHeads], ["NUM_KV_HEADS", numKvHeads], ["GROUP", group],
     ["QUERY_TILE", queryTile], ["KV_TILE", kvTile], ["BN", blockKeys],
     ["ROW_TILES", rowTiles], ["NUM_WARPS", warps], ["MIN_BLOCKS", 2 * (generalBytes + reservedBytes) <= sharedBytesOfSm && rowTiles === 2 ? 2 : 1],
-    ["DECODE_STAGES", stages], ["QUERIES_IN_SHARED", Number(queriesInShared)], ["DETERMINISTIC", Number(deterministic)], ["MIN_UNITS", leastUnits], ["SEGMENT_UNITS", segmentUnits], ["MAX_SEGMENTS", maxSegments],
+    ["DECODE_STAGES", stages], ["QUERIES_IN_SHARED", Number(queriesInShared)], ["DETERMINISTIC", Number(deterministic)], ["LEAST_UNITS", leastUnits], ["SEGMENT_UNITS", segmentUnits], ["MAX_SEGMENTS", maxSegments],
     ["KEY_FORMAT", kvFormatNames[keyFormat]!], ["VALUE_FORMAT", kvFormatNames[valueFormat]!], ["KEY_BYTES", bytesPerKvElement[keyFormat]], ["VALUE_BYTES", bytesPerKvElement[valueFormat]],
     ["HAS_MASK", Number(plan.maskMod !== undefined)], ["HAS_WEIGHT", Number(plan.weightMod !== undefined)], ["HAS_OUTPUT", Number(plan.outputMod !== undefined)],
     ["DENOMINATOR", plan.denominator === "one" ? 1 : plan.denominator === "sink" ? 2 : 0],
@@ -147,7 +148,7 @@ const callFields: readonly Field[] = [
   pointer("partial", "float"), pointer("counters", "int"), pointer("failure", "int"),
   ...["query", "out", "key", "value", "keyScale", "valueScale"].flatMap(strides),
   { name: "lseSequenceStride", type: "i64" }, { name: "maxScoreSequenceStride", type: "i64" },
-  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early"].map((name): Field => ({ name, type: "i32" })),
+  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early", "decodeBlocks", "pieces"].map((name): Field => ({ name, type: "i32" })),
 ];
 
 /** n / divisor = (umulhi(n, multiplier) + n) >> shift for every n below 2^31. */
@@ -174,18 +175,22 @@ export interface WorkspaceBytes {
 /** Items that a work list of this size can have at most. */
 export const maxItems = (call: AttentionCall): number => Math.floor((call.work.bytes / 4 - workHeaderWords) / workItem.words);
 
+/** Where pieces begin in a plan, in words: behind an entry for each item and one more, at a multiple of 16 bytes. */
+const piecesAt = (items: number): number => workHeaderWords + 4 * (items + 1);
+
 /** `decodeBlocks`: thread blocks of the decode kernel. */
 export function workspaceBytes({ plan, decodeRows, deterministic }: AttentionSource, call: AttentionCall, decodeBlocks: number): WorkspaceBytes {
-  const items = maxItems(call), rowBytes = 4 * (round16(plan.headDimV) + 2), planBytes = 4 * (workHeaderWords + 4 * (items + 1));
-  if (!deterministic) return { plan: planBytes, partial: 2 * decodeBlocks * decodeTileRows * rowBytes, counters: 4 * decodeBlocks };
+  const items = maxItems(call), rowBytes = 4 * (round16(plan.headDimV) + 2);
+  const planBytes = (pieces: number): number => 4 * (piecesAt(items) + pieceWords * pieces);
+  if (!deterministic) return { plan: planBytes(decodeBlocks + items * plan.numKvHeads), partial: 2 * decodeBlocks * decodeTileRows * rowBytes, counters: 4 * decodeBlocks };
   // Of a sequence's items only the last has few rows, where tiles have more.
   const entries = plan.queryTile > decodeRows ? Math.min(items, call.blockTable.bytes / 4 / call.maxPagesPerSequence) : items;
   const rows = entries * Math.min(decodeRows, plan.queryTile) * plan.numQueryHeads;
-  return { plan: planBytes, partial: rows * maxSegments * rowBytes, counters: 4 * items * plan.numKvHeads };
+  return { plan: planBytes(items * plan.numKvHeads * maxSegments), partial: rows * maxSegments * rowBytes, counters: 4 * items * plan.numKvHeads };
 }
 
 /** The parameter block of a call. `early`: the work's plan, and the keys and values of earlier steps, are there before the kernel in front has ended. */
-export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number, early: boolean): Uint8Array {
+export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number, early: boolean, decodeBlocks: number): Uint8Array {
   const { plan, params } = source;
   const address = (data: Layout["data"] | undefined): number => (data ? own(data).address : 0);
   const strideValues = (of: string, layout: Layout | undefined): Record<string, number> =>
@@ -205,6 +210,7 @@ export function attentionParams(source: AttentionSource, call: AttentionCall, wo
     lseSequenceStride: call.lse?.sequenceStride ?? 0, maxScoreSequenceStride: call.maxScore?.sequenceStride ?? 0,
     maxPagesPerSequence: call.maxPagesPerSequence, pageSize: call.pageSize, pageMultiplier: division.multiplier, pageShift: division.shift,
     aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows, early: Number(early),
+    decodeBlocks, pieces: piecesAt(maxItems(call)),
   };
   plan.captures.forEach((slot, i) => {
     const given = call.captures[i];

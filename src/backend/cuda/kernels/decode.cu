@@ -1,21 +1,24 @@
 // Attention of few rows: one tile of 16 holds all query heads that share a kv head (rows * GROUP <= 16), so K and V are read once for them.
 //
-// Work is spread in pieces: some units of BN keys, one behind another, of one work item and kv head. `planDecode` counts units once a step, for all layers
-// that share the work list. Every warp takes 16 keys of each unit; warps join in order at a piece's end, pieces of a pair when the last of them has ended.
+// Work is spread in pieces: some units of BN keys, one behind another, of one work item and kv head. `planDecode` writes them down once a step, for all
+// layers that share the work list, so that a block finds all it must know in one place. Every warp takes 16 keys of each unit; warps join in order at a
+// piece's end, pieces of a pair when the last of them has ended.
 //
 //   even (the default)   all units of all pairs stand in one line, of which each thread block takes an equal stretch: a piece is what of the stretch is one
 //                        pair's. At most two pieces of a block are parts of pairs, so memory for partial results does not grow with the batch.
 //   DETERMINISTIC        a piece's length depends on its item's own keys alone: SEGMENT_UNITS units, doubled until there are at most MAX_SEGMENTS; block c
 //                        takes pieces c, c + grid, ... So a row's bits depend on the row alone, and neither on the batch nor on the machine.
 //
-//   plan   word 0: entries   1: units, or pieces, in all   from word 8, for each entry and one behind the last:
+//   plan   word 0: entries   1: units, or pieces, in all   2: blocks that have work   from word 8, for each item of few rows and one behind the last:
 //          even (item, units before, units of a pair, -)          DETERMINISTIC (item, pieces before, units of a segment, rows of partial results before)
+//          from word p.pieces: PIECE_WORDS words for each piece; block c begins with piece c, and a piece names the one behind it
 
 constexpr int DECODE_THREADS = 2 * BN;
 constexpr int DECODE_WARPS = BN / 16;
 constexpr int STAGE_BYTES = BN * (STRIDE_QK + STRIDE_V);
 constexpr int PARTIAL_WORDS = PADDED_V + 2; // of a row: its sums, m, l
 constexpr int OUT_TILES = PADDED_V / 8;
+constexpr int PIECE_WORDS = 16;
 
 __device__ __forceinline__ int unitsOf(const Params& p, const int* item) {
   const int* run = p.work + p.work[1] + 2 * item[4];
@@ -30,8 +33,37 @@ __device__ __forceinline__ int unitsPerSegment(int units) {
   return segment;
 }
 
+/// The entry whose pieces, or units, `n` is among.
+__device__ __forceinline__ int findEntry(const Params& p, int entries, int n) {
+  int low = 0, high = entries;
+  while (high - low > 1) {
+    const int middle = (low + high) >> 1;
+    if (p.plan[8 + 4 * middle + 1] <= n) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+/// Piece `n`: `units` of an item's blocks from the one behind `skip` others on.
+__device__ __forceinline__ void writePiece(const Params& p, int n, int index, int kvHead, int skip, int units, int segment, int segments, int counter, int partialRow, int next) {
+  const int* const item = p.work + 8 + 8 * index;
+  Blocks blocks(p.work + p.work[1] + 2 * item[4], item[5], item[6]);
+  while (blocks.more() && skip > 0) {
+    const int step = min(skip, blocks.end - blocks.block);
+    skip -= step;
+    blocks.block += step;
+    if (blocks.block >= blocks.end) blocks.open();
+  }
+  int4* const words = (int4*)(p.plan + p.pieces + PIECE_WORDS * n);
+  words[0] = make_int4(item[0], item[1], item[2], item[3]);
+  words[1] = make_int4(item[6], kvHead, segment, segments);
+  words[2] = make_int4(counter, partialRow, blocks.more() ? units : 0, next);
+  words[3] = make_int4(blocks.block, blocks.end, 2 * blocks.left + (blocks.partial ? 1 : 0), (int)(blocks.run - p.work));
+}
+
 extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_constant__ Params p) {
   __shared__ int warpTotals[3][32];
+  __shared__ int overflow; // even: pieces that are not a block's first
   waitForEarlierKernels();
   letNextKernelStart();
   const int numItems = p.work[0], lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -81,87 +113,68 @@ extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_co
     for (int k = 0; k < 3; k++) before[k] += total[k];
     __syncthreads();
   }
+  const int entries = before[0], total = before[1];
+#if DETERMINISTIC
+  const int blocks = min(p.decodeBlocks, total);
+#else
+  // No fewer units than LEAST_UNITS a block, as joining costs what reading some of them does; but pairs that are short need not be joined at all.
+  const int blocks = min(p.decodeBlocks, max(entries * NUM_KV_HEADS, (total + LEAST_UNITS - 1) / LEAST_UNITS));
+#endif
   if (threadIdx.x == 0) {
-    p.plan[0] = before[0];
-    p.plan[1] = before[1];
-    p.plan[8 + 4 * before[0] + 1] = before[1];
+    p.plan[0] = entries;
+    p.plan[1] = total;
+    p.plan[2] = blocks;
+    p.plan[8 + 4 * entries + 1] = total;
+    overflow = p.decodeBlocks;
   }
+  __syncthreads();
+#if DETERMINISTIC
+  for (int n = threadIdx.x; n < total; n += 1024) {
+    const int entry = findEntry(p, entries, n);
+    const int4 words = *((const int4*)(p.plan + 8) + entry);
+    const int segments = (p.plan[8 + 4 * entry + 5] - words.y) / NUM_KV_HEADS, kvHead = (n - words.y) / segments, segment = (n - words.y) % segments;
+    const int rows = p.work[8 + 8 * words.x + 2] * GROUP;
+    writePiece(p, n, words.x, kvHead, segment * words.z, words.z, segment, segments, entry * NUM_KV_HEADS + kvHead, words.w + kvHead * segments * rows, n + blocks < total ? n + blocks : -1);
+  }
+#else
+  for (int c = threadIdx.x; c < blocks; c += 1024) {
+    const int end = (int)((i64)(c + 1) * total / blocks);
+    for (int unit = (int)((i64)c * total / blocks), piece = c; unit < end;) {
+      const int4 words = *((const int4*)(p.plan + 8) + findEntry(p, entries, unit));
+      const int kvHead = (unit - words.y) / words.z, at = unit - words.y - kvHead * words.z, begin = unit - at, units = min(words.z - at, end - unit);
+      // Block c holds unit u where c total / blocks <= u: the blocks that share the pair follow from where it begins and ends.
+      const int firstBlock = (int)(((i64)(begin + 1) * blocks - 1) / total), lastBlock = (int)(((i64)(begin + words.z) * blocks - 1) / total);
+      unit += units;
+      const int next = unit < end ? atomicAdd(&overflow, 1) : -1;
+      writePiece(p, piece, words.x, kvHead, at, units, c - firstBlock, lastBlock - firstBlock + 1, firstBlock, 0, next);
+      piece = next;
+    }
+  }
+#endif
 }
 
 /// One piece: which rows, and which of the keys. left: units to come, 0 where it has no keys (any more), -1 where there is no piece.
 struct Piece {
-  int number; // of the piece; even: its first unit
-  int kvHead, segment, segments, partialRow, counter;
-  int sequence, firstRow, numRows, firstPosition, kvLength, left, units;
+  int behind, kvHead, segment, segments, partialRow, counter; // behind: the piece that follows in the same block
+  int sequence, firstRow, numRows, firstPosition, kvLength, left;
   Blocks blocks;
 
-  /// The entry whose pieces, or units, `n` is among.
-  __device__ __forceinline__ static int find(const Params& p, int n) {
-    int low = 0, high = __ldcg(p.plan);
-    while (high - low > 1) {
-      const int middle = (low + high) >> 1;
-      if (__ldcg(p.plan + 8 + 4 * middle + 1) <= n) low = middle;
-      else high = middle;
-    }
-    return low;
-  }
-  /// Reads the item; its runs from unit `skip` on.
-  __device__ __forceinline__ void openItem(const Params& p, int index, int skip) {
-    const int* const item = p.work + 8 + 8 * index;
-    sequence = __ldg(item); firstRow = __ldg(item + 1); numRows = __ldg(item + 2); firstPosition = __ldg(item + 3);
-    kvLength = __ldg(item + 6);
-    blocks = Blocks(p.work + __ldg(p.work + 1) + 2 * __ldg(item + 4), __ldg(item + 5), kvLength);
-    while (blocks.more() && skip > 0) {
-      const int step = min(skip, blocks.end - blocks.block);
-      skip -= step;
-      blocks.block += step;
-      if (blocks.block >= blocks.end) blocks.open();
-    }
-  }
-#if DETERMINISTIC
-  __device__ __forceinline__ void first(const Params& p) { open(p, blockIdx.x); }
-  __device__ __forceinline__ void following(const Params& p) { open(p, number + gridDim.x); }
   __device__ __forceinline__ void open(const Params& p, int n) {
-    number = n;
     left = -1;
-    if (n >= __ldcg(p.plan + 1)) return;
-    const int entry = find(p, n);
-    const int4 words = __ldcg((const int4*)(p.plan + 8) + entry);
-    segments = (__ldcg(p.plan + 8 + 4 * entry + 5) - words.y) / NUM_KV_HEADS;
-    kvHead = (n - words.y) / segments;
-    segment = (n - words.y) % segments;
-    openItem(p, words.x, segment * words.z);
-    partialRow = words.w + kvHead * segments * numRows * GROUP;
-    counter = entry * NUM_KV_HEADS + kvHead;
-    left = blocks.more() ? words.z : 0;
+    if (n < 0) return;
+    const int4* const words = (const int4*)(p.plan + p.pieces + PIECE_WORDS * n);
+    const int4 a = __ldcg(words), b = __ldcg(words + 1), c = __ldcg(words + 2), d = __ldcg(words + 3);
+    sequence = a.x; firstRow = a.y; numRows = a.z; firstPosition = a.w;
+    kvLength = b.x; kvHead = b.y; segment = b.z; segments = b.w;
+    counter = c.x; partialRow = c.y; left = c.z; behind = c.w;
+    blocks.last = (kvLength + BN - 1) / BN;
+    blocks.block = d.x; blocks.end = d.y; blocks.left = d.z >> 1; blocks.partial = d.z & 1; blocks.run = p.work + d.w;
   }
+  __device__ __forceinline__ void following(const Params& p) { open(p, behind); }
+#if DETERMINISTIC
   /// Where the partial results of the pair's segment g begin, in rows.
   __device__ __forceinline__ int partialRowOf(int g) const { return partialRow + g * numRows * GROUP; }
 #else
-  __device__ __forceinline__ static int blocksOf(int total) { return min((int)gridDim.x, (total + MIN_UNITS - 1) / MIN_UNITS); }
-  __device__ __forceinline__ void first(const Params& p) {
-    const int total = __ldcg(p.plan + 1), blocks = blocksOf(total);
-    left = -1;
-    if ((int)blockIdx.x < blocks) open(p, (int)((i64)blockIdx.x * total / blocks));
-  }
-  __device__ __forceinline__ void following(const Params& p) { open(p, number + units); }
-  __device__ __forceinline__ void open(const Params& p, int unit) {
-    number = unit;
-    left = -1;
-    const int total = __ldcg(p.plan + 1), grid = blocksOf(total), end = (int)((i64)(blockIdx.x + 1) * total / grid);
-    if (unit >= end) return;
-    const int4 words = __ldcg((const int4*)(p.plan + 8) + find(p, unit));
-    kvHead = (unit - words.y) / words.z;
-    const int at = unit - words.y - kvHead * words.z, begin = unit - at;
-    units = min(words.z - at, end - unit);
-    openItem(p, words.x, at);
-    // Block c holds unit u where c total / grid <= u: the blocks that share the pair follow from where it begins and ends.
-    const int firstBlock = (int)(((i64)(begin + 1) * grid - 1) / total);
-    segments = (int)(((i64)(begin + words.z) * grid - 1) / total) - firstBlock + 1;
-    segment = blockIdx.x - firstBlock;
-    counter = firstBlock;
-    left = blocks.more() ? units : 0;
-  }
   /// A block has room for two pieces: one that goes on from the block before, and one that begins a pair.
   __device__ __forceinline__ int partialRowOf(int g) const { return 16 * (2 * (counter + g) + (g == 0 ? 1 : 0)); }
 #endif
@@ -202,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quarter = lane & 3;
   const Failure failure{(int4*)p.failure};
   Piece loading;
-  loading.first(p);
+  loading.open(p, (int)blockIdx.x < __ldcg(p.plan + 2) ? (int)blockIdx.x : -1);
   if (loading.left < 0) {
     if (!waited) waitForEarlierKernels();
     letNextKernelStart();
