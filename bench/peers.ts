@@ -21,7 +21,7 @@ import { benchmarkShape, bytesPerStep, cachedGguf, type GgufType, ggufTypes } fr
 import { writePart } from "./page.ts";
 import { openTessera, type Runs } from "./peers/contender.ts";
 import { install, openLlama } from "./peers/llama-cpp.ts";
-import { drawPairs, type Pair } from "./plot.ts";
+import { type Bars, drawBars } from "./plot.ts";
 import { Quiet } from "./quiet.ts";
 import { median, report, setting, short } from "./row.ts";
 
@@ -181,10 +181,10 @@ function table(): string[] {
 
 /** The table with its picture, in docs/performance.md. */
 function writeDocs(description: string): void {
-  const pairs = results.map(({ name, unit, ours, theirs, smallerIsBetter }): Pair => ({ label: name, unit, values: [median(ours), median(theirs)], smallerIsBetter: smallerIsBetter ?? false }));
+  const bars = results.map(({ name, unit, ours, theirs, smallerIsBetter }): Bars => ({ label: name, unit, values: [median(ours), median(theirs)], smallerIsBetter: smallerIsBetter ?? false }));
   const folder = new URL("../docs/performance/", import.meta.url);
   mkdirSync(folder, { recursive: true });
-  writeFileSync(new URL("peers.svg", folder), drawPairs("Tessera and llama.cpp on a CPU", `${threads} threads, random Llama of 0.4B parameters; longer is better`, ["Tessera", "llama.cpp"], pairs));
+  writeFileSync(new URL("peers.svg", folder), drawBars("Tessera and llama.cpp on a CPU", `${threads} threads, random Llama of 0.4B parameters; longer is better`, ["Tessera", "llama.cpp"], bars));
   writePart("peers", ["![Bars of each case](performance/peers.svg)", "", ...table(), "", description]);
 }
 
