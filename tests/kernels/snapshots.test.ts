@@ -5,42 +5,44 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { alibi, alibiSlopes, and, causal, document, type MaskMod, maskMod, planAttention, prefixLm, type ScoreMod, scoreMod, slidingWindow, softCap } from "../../src/attention/index.ts";
+import { planAttention } from "../../src/attention/index.ts";
+import { attentionSource } from "../../src/backend/cuda/attention.ts";
+import { kernelText } from "../../src/backend/cuda/sources.node.ts";
 import { attentionModule } from "../../src/backend/wasm/attention.ts";
 import { print } from "../../src/ir/print.ts";
+import { snapshotMods } from "./snapshot-mods.ts";
 
 const folder = new URL("snapshots/", import.meta.url);
-const documents = Int32Array.from({ length: 64 }, (_, i) => Math.floor(i / 10));
+const shape = { numQueryHeads: 4, numKvHeads: 2, headDimQk: 64, headDimV: 64 } as const;
 
-const mods: Readonly<Record<string, { readonly scoreMod?: ScoreMod; readonly maskMod?: MaskMod }>> = {
-  none: {},
-  causal: { maskMod: causal },
-  "sliding-window": { maskMod: and(causal, slidingWindow(64)) },
-  "soft-cap": { maskMod: causal, scoreMod: softCap(50) },
-  alibi: { maskMod: causal, scoreMod: alibi(alibiSlopes(4)) },
-  "prefix-lm": { maskMod: prefixLm(Int32Array.of(16)) },
-  document: { maskMod: and(causal, document(documents)) },
-  "chunked-local": { maskMod: maskMod(({ chunk }) => (_b, _h, q, kv) => q >= kv && Math.floor(q / chunk) === Math.floor(kv / chunk), { chunk: 32 }) },
-  "relative-table": { scoreMod: scoreMod(({ bias }) => (score, _b, _h, q, kv) => score + bias[Math.min(Math.max(q - kv, -8), 8) + 8]!, { bias: new Float32Array(17) }) },
-  "branches": { scoreMod: scoreMod((score, _b, h, q, kv) => { if (h === 0) return score; const d = Math.abs(q - kv); return d <= 8 ? 2 * score : score - Math.log1p(d); }) },
-  "bits": { maskMod: maskMod((_b, _h, q, kv) => ((q ^ kv) & 3) !== 1) },
-  "per-head-window": { maskMod: maskMod(({ widths }) => (_b, h, q, kv) => q >= kv && q - kv < widths[h]!, { widths: new Int32Array([4, 8, 16, 32]) }) },
+const machines: Readonly<Record<string, (name: string) => string>> = {
+  wasm: (name) => {
+    const { plan } = planAttention({ ...snapshotMods[name]!, ...shape }), text = attentionModule(plan).text();
+    // Causal's is whole. Of the others what the mods are written into: the function for one row, as those for two and four are its like.
+    const head = [`;; ${name}`, `;; score  ${print(plan.scoreMod)}`, `;; mask   ${plan.maskMod ? print(plan.maskMod) : "every key"}`].join("\n");
+    return `${head}\n${name === "causal" ? text : `${/^func tile1[\s\S]*?^}$/m.exec(text)![0]}\n`}`;
+  },
+  cuda: (name) => {
+    const { plan } = planAttention({ ...snapshotMods[name]!, ...shape, queryTile: 128, kvTile: 64, queryFormat: "bf16", keyFormat: "bf16", valueFormat: "bf16" });
+    const { general, decode } = attentionSource(plan, false);
+    // What is written for the plan, which its key describes. What it stands between are the texts of kernels/, the same for every plan.
+    const generated = (text: string, kernel: string): string => ["arithmetic", "tensor", "paged", kernel].reduce((rest, part) => {
+      assert.equal(rest.split(kernelText(part)).length, 2, `kernels/${part}.cu stands in the text once, as it is`);
+      return rest.replace(kernelText(part), () => `// ... kernels/${part}.cu\n`);
+    }, text);
+    const shapes = [general, decode!].map(({ name, threads, sharedBytes }) => `// ${name}: ${threads} threads, ${sharedBytes} bytes of shared memory`);
+    const [of, ofDecode] = [generated(general.text, "attention"), generated(decode!.text, "decode")];
+    assert.equal(of.replace("attention.cu", "decode.cu"), ofDecode, "both kernels stand behind the same text");
+    return `${[`// ${name}`, ...shapes].join("\n")}\n${of.replace("attention.cu", "attention.cu, or kernels/decode.cu")}`;
+  },
 };
 
-function emitted(name: string): string {
-  const { plan } = planAttention({ ...mods[name]!, numQueryHeads: 4, numKvHeads: 2, headDimQk: 64, headDimV: 64 });
-  const head = [`;; ${name}`, `;; score  ${print(plan.scoreMod)}`, `;; mask   ${plan.maskMod ? print(plan.maskMod) : "every key"}`].join("\n");
-  const text = attentionModule(plan).text();
-  // Causal's is whole. Of the others what the mods are written into: the function for one row, as those for two and four are its like.
-  return `${head}\n${name === "causal" ? text : `${/^func tile1[\s\S]*?^}$/m.exec(text)![0]}\n`}`;
-}
-
-for (const name of Object.keys(mods)) {
-  test(`the kernel of ${name} is the one checked in`, () => {
-    const file = new URL(`${name}.wasm.txt`, folder);
+for (const [machine, emitted] of Object.entries(machines)) for (const name of Object.keys(snapshotMods)) {
+  test(`the ${machine} kernel of ${name} is the one checked in`, () => {
+    const file = new URL(`${name}.${machine}.txt`, folder);
     const text = emitted(name);
     assert.equal(emitted(name), text, "the same plan gives the same text");
-    if (process.env.TESSERA_WRITE_KERNELS) {
+    if (process.env["TESSERA_WRITE_KERNELS"]) {
       mkdirSync(folder, { recursive: true });
       writeFileSync(file, text);
     }
@@ -49,6 +51,7 @@ for (const name of Object.keys(mods)) {
   });
 }
 
-test("no snapshot is left of a mod that is gone", () => {
-  assert.deepEqual(readdirSync(folder).sort(), Object.keys(mods).map((name) => `${name}.wasm.txt`).sort());
+test("no snapshot is left of a mod or a machine that is gone", () => {
+  const wanted = Object.keys(machines).flatMap((machine) => Object.keys(snapshotMods).map((name) => `${name}.${machine}.txt`));
+  assert.deepEqual(readdirSync(folder).sort(), wanted.sort());
 });
