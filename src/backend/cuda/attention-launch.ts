@@ -57,7 +57,7 @@ export class Launcher {
     }
     const workspace = { plan: planAddress, partial: decode ? this.#grown("partial", bytes.partial) : 0, counters: decode ? this.#grown("counters", bytes.counters) : 0 };
     const mayFail = [plan.scoreMod, plan.maskMod, plan.weightMod, plan.outputMod].some((e) => e && holdsLoad(e));
-    const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0, recorded && !plansWork, decodeBlocks);
+    const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0, { early: recorded && !plansWork, decodeBlocks, numSms: device.numSms });
     const items = maxItems(call), blocksOfItem = plan.numQueryHeads * source.subTiles;
     const launch = (f: KernelFunction, blocks: number, threads: number, sharedBytes: number): void =>
       device.launch(f, { grid: [blocks, 1, 1], block: threads, sharedBytes, dependent: true }, params);

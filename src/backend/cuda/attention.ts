@@ -20,7 +20,7 @@ const decodeTileRows = 16;
 const segmentUnits = 4;
 const maxSegments = 32;
 /** Else each thread block has an equal part of the step's units, but no fewer than this. */
-const leastUnits = 4;
+const leastUnits = 2;
 const pieceWords = 16;
 /** Shared memory of a multiprocessor that blocks share, and what each takes besides its own. */
 const sharedBytesOfSm = 228 * 1024;
@@ -148,7 +148,7 @@ const callFields: readonly Field[] = [
   pointer("partial", "float"), pointer("counters", "int"), pointer("failure", "int"),
   ...["query", "out", "key", "value", "keyScale", "valueScale"].flatMap(strides),
   { name: "lseSequenceStride", type: "i64" }, { name: "maxScoreSequenceStride", type: "i64" },
-  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early", "decodeBlocks", "pieces"].map((name): Field => ({ name, type: "i32" })),
+  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early", "decodeBlocks", "numSms", "pieces"].map((name): Field => ({ name, type: "i32" })),
 ];
 
 /** n / divisor = (umulhi(n, multiplier) + n) >> shift for every n below 2^31. */
@@ -189,8 +189,16 @@ export function workspaceBytes({ plan, decodeRows, deterministic }: AttentionSou
   return { plan: planBytes(items * plan.numKvHeads * maxSegments), partial: rows * maxSegments * rowBytes, counters: 4 * items * plan.numKvHeads };
 }
 
-/** The parameter block of a call. `early`: the work's plan, and the keys and values of earlier steps, are there before the kernel in front has ended. */
-export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number, early: boolean, decodeBlocks: number): Uint8Array {
+export interface DecodeLaunch {
+  /** The work's plan, and the keys and values of earlier steps, are there before the kernel in front has ended. */
+  readonly early: boolean;
+  /** Thread blocks, as many as multiprocessors or a multiple. */
+  readonly decodeBlocks: number;
+  readonly numSms: number;
+}
+
+/** The parameter block of a call. */
+export function attentionParams(source: AttentionSource, call: AttentionCall, workspace: Workspace, failure: number, { early, decodeBlocks, numSms }: DecodeLaunch): Uint8Array {
   const { plan, params } = source;
   const address = (data: Layout["data"] | undefined): number => (data ? own(data).address : 0);
   const strideValues = (of: string, layout: Layout | undefined): Record<string, number> =>
@@ -210,7 +218,7 @@ export function attentionParams(source: AttentionSource, call: AttentionCall, wo
     lseSequenceStride: call.lse?.sequenceStride ?? 0, maxScoreSequenceStride: call.maxScore?.sequenceStride ?? 0,
     maxPagesPerSequence: call.maxPagesPerSequence, pageSize: call.pageSize, pageMultiplier: division.multiplier, pageShift: division.shift,
     aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows, early: Number(early),
-    decodeBlocks, pieces: piecesAt(maxItems(call)),
+    decodeBlocks, numSms, pieces: piecesAt(maxItems(call)),
   };
   plan.captures.forEach((slot, i) => {
     const given = call.captures[i];

@@ -77,7 +77,7 @@ const approximate: ReadonlySet<string> = new Set(["div", "sqrt"]);
 const frame = `
 u32 bitsOf(float x) { return __float_as_uint(x); }
 u32 bitsOf(int x) { return (u32)x; }
-typedef u32 (*Call)(const void* params, const Failure& failure, const int* point, bool guarded);
+typedef u32 (*Call)(const void* params, Failure& failure, const int* point, bool guarded);
 `;
 /** Reads, for each program: [pointers, parameter bytes, table bytes, points], all of those; writes 5 words for each point. Pointers count from the tables' first byte. */
 const main = `
@@ -93,8 +93,9 @@ int main() {
     for (int i = 0; i < sizes[0]; i++) params[i] += (u64)tables.data();
     for (int i = 0; i < sizes[3]; i++) {
       int4 told = {0, 0, 0, 0};
-      const Failure failure{&told};
+      Failure failure(&told);
       answers.push_back((int)call(params.data(), failure, &points[6 * i], true));
+      failure.finish();
       answers.push_back(told.y);
       answers.push_back(told.z);
       nudge = ${nudge};
@@ -119,10 +120,10 @@ function sourceOf(programs: readonly Program[]): string {
 ${new Struct(captureFields(slots)).text}
 ${emitFunction("mod", e, slots, print(e).replaceAll("\n", " "))}
 ${inRange ?? ""}
-u32 call(const void* params, const Failure& failure, const int* at, bool guarded) {
+u32 call(const void* params, Failure& failure, const int* at, bool guarded) {
   const Params& p = *(const Params*)params;
   const float score = __int_as_float(at[4]);
-  ${inRange ? `if (!guarded && (at[0] | at[1] | at[2] | at[3]) >= 0 && plainInRange(p, at[0], at[1], at[2], at[3])) return bitsOf(mod<false>(p, failure, at[5], score, at[0], at[1], at[2], at[3]));` : ""}
+  ${inRange ? `if (!guarded && (at[2] | at[3]) >= 0 && plainInRange(p, at[2], at[3])) return bitsOf(mod<false>(p, failure, at[5], score, at[0], at[1], at[2], at[3]));` : ""}
   return bitsOf(mod<true>(p, failure, at[5], score, at[0], at[1], at[2], at[3]));
 }
 }`;

@@ -38,7 +38,7 @@ export function holdsLoad(e: Expr): boolean {
 
 /**
  * `type name<guarded>(p, failure, live, score, b, h, q, kv)`, the expression as a device function. `title` is a comment above it. Where `guarded` is
- * false, loads by b, h, q or kv themselves are not looked after: the caller has asked `emitPlainInRange`'s function.
+ * false, loads by q or kv themselves are not looked after: the caller has asked `emitPlainInRange`'s function.
  * The text is a function of the expression and of the captures' places alone.
  */
 export function emitFunction(name: string, e: Expr, captures: readonly CaptureSlot[], title: string): string {
@@ -46,37 +46,41 @@ export function emitFunction(name: string, e: Expr, captures: readonly CaptureSl
   const result = body.value(e, "live");
   return [
     `/// ${title}`,
-    `template <bool guarded> __device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, const Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
+    `template <bool guarded> __device__ __forceinline__ ${cType[e.type]} ${name}(const Params& p, Failure& failure, bool live, float score, int b, int h, int q, int kv) {`,
     ...body.statements.map((line) => `  ${line}`),
     `  return ${result};`,
     "}",
   ].join("\n");
 }
 
-/** Loads whose indices are b, h, q and kv themselves, by table and dimension. */
+/** Loads by q or kv themselves that are worth asking for once a block; of more, NVRTC would write more code than it saves. */
+const mostPlain = 4;
+const isPlain = (index: Expr): boolean => index.kind === "index" && (index.name === "q" || index.name === "kv");
+const fewPlain = (e: Expr): boolean => postOrder(e).reduce((sum, node) => sum + (node.kind === "load" ? node.indices.filter(isPlain).length : 0), 0) <= mostPlain;
+
+/** Loads of mods that have few whose indices are q and kv themselves, by table and dimension. */
 function plainLoads(mods: readonly Expr[], captures: readonly CaptureSlot[]): readonly { readonly slot: number; readonly dim: number; readonly index: IndexName }[] {
   const found = new Map<string, { slot: number; dim: number; index: IndexName }>();
-  for (const e of mods) for (const node of postOrder(e)) {
+  for (const e of mods) for (const node of fewPlain(e) ? postOrder(e) : []) {
     if (node.kind !== "load") continue;
     const slot = captures.findIndex((c) => c.name === node.table && c.kind === "table");
     node.indices.forEach((index, dim) => {
-      if (index.kind === "index") found.set(`${slot} ${dim} ${index.name}`, { slot, dim, index: index.name });
+      if (index.kind === "index" && isPlain(index)) found.set(`${slot} ${dim} ${index.name}`, { slot, dim, index: index.name });
     });
   }
   return [...found.values()];
 }
 
 /**
- * `bool plainInRange(p, b, h, q, kv)`: whether tables reach beyond these, the largest of their kind, wherever a mod indexes them by b, h, q or kv itself.
- * Undefined where none does by q or kv.
+ * `bool plainInRange(p, q, kv)`: whether tables reach beyond these, the largest of their kind, wherever a mod indexes them by q or kv itself.
+ * Undefined where none does, or one too often.
  */
 export function emitPlainInRange(mods: readonly Expr[], captures: readonly CaptureSlot[]): string | undefined {
   const loads = plainLoads(mods, captures);
-  // By b and h alone they are the same for a whole block: looking after them costs nothing.
-  if (!loads.some(({ index }) => index === "q" || index === "kv")) return undefined;
+  if (loads.length === 0) return undefined;
   return [
-    "/// Whether every table that a mod indexes by b, h, q or kv itself reaches beyond these.",
-    "__device__ __forceinline__ bool plainInRange(const Params& p, int b, int h, int q, int kv) {",
+    "/// Whether every table that a mod indexes by q or kv itself reaches beyond these.",
+    "__device__ __forceinline__ bool plainInRange(const Params& p, int q, int kv) {",
     `  return ${loads.map(({ slot, dim, index }) => `${index} < p.${extentField(slot, dim)}`).join(" & ")};`,
     "}",
   ].join("\n");
@@ -92,12 +96,14 @@ class FunctionBody {
   readonly #wider = new Map<string, string>();
   readonly #loads = new Loads();
   readonly #exact: ReadonlySet<Expr>;
+  readonly #fewPlain: boolean;
   #count = 0;
 
   constructor(root: Expr, captures: readonly CaptureSlot[]) {
     this.#captures = captures;
     this.#uses = countUses(root);
     this.#exact = exactNodes(root);
+    this.#fewPlain = fewPlain(root);
   }
 
   /** Text of e's value where `live` (the name of a bool) holds. */
@@ -168,7 +174,7 @@ class FunctionBody {
     const slot = this.#slot(e.table, "table");
     let flat = "";
     e.indices.forEach((index, dim) => {
-      const guarded = `failure.guard${index.kind === "index" ? "<guarded>" : "<true>"}(${this.value(index, live)}, p.${extentField(slot, dim)}, ${live}, ${placeWord(slot, dim)})`;
+      const guarded = `failure.${this.#fewPlain && isPlain(index) ? "guard<guarded>" : "note"}(${this.value(index, live)}, p.${extentField(slot, dim)}, ${live}, ${placeWord(slot, dim)})`;
       flat = dim === 0 ? guarded : `(${flat} * p.${extentField(slot, dim)} + ${guarded})`;
     });
     return `__ldg(p.${captureField(slot)} + ${flat})`;

@@ -124,11 +124,23 @@ __device__ __forceinline__ float tangent(float x) {
 /// Where loads out of range are told: [1, place, index, -] of one of them, place being 1 + 8 * capture + dimension.
 struct Failure {
   int4* to;
-  /// `i` where it is in range, else 0; tells of an index out of range that is `live`.
+  int where, index;
+  __device__ __forceinline__ explicit Failure(int4* to) : to(to), where(0), index(0) {}
+  /// `i` where it is in range, else 0. An index out of range that is `live` is noted, and told when the kernel ends: nothing stands in the way of taking
+  /// the load out of a loop.
+  __device__ __forceinline__ int note(int i, int extent, bool live, int place) {
+    const bool outside = (u32)i >= (u32)extent;
+    if (outside & live) { where = place; index = i; }
+    return outside ? 0 : i;
+  }
+  /// The same of an index that was asked for before, where not `guarded`; and told at once, as what is never taken should take no registers.
   template <bool guarded> __device__ __forceinline__ int guard(int i, int extent, bool live, int place) const {
-    if (!guarded) return i; // in range, as was asked before
+    if (!guarded) return i;
     const bool outside = (u32)i >= (u32)extent;
     if (outside & live) *to = make_int4(1, place, i, 0);
     return outside ? 0 : i;
+  }
+  __device__ __forceinline__ void finish() const {
+    if (where != 0) *to = make_int4(1, where, index, 0);
   }
 };

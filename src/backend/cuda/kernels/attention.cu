@@ -59,7 +59,7 @@ __device__ __forceinline__ void multiplyKeys(float (&s)[ROW_TILES][COLUMNS][4], 
 /// Scores after mods and mask, then p in their place, the state following. CHECKED: keys may lie beyond the length, or the mask decides.
 /// GUARDED: an index of a mod's table may be out of range. Columns come first and rows inside, so that what depends on a key alone is needed for a moment only.
 template <bool CHECKED, bool GUARDED>
-__device__ __forceinline__ void softmaxStep(const Params& p, const Failure& failure, float (&s)[ROW_TILES][COLUMNS][4], State& state, const Place& at, int kv0, bool partial) {
+__device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, float (&s)[ROW_TILES][COLUMNS][4], State& state, const Place& at, int kv0, bool partial) {
   float highest[ROW_TILES][2];
 #pragma unroll
   for (int t = 0; t < ROW_TILES; t++) highest[t][0] = state.m[t][0], highest[t][1] = state.m[t][1];
@@ -151,7 +151,7 @@ __device__ __forceinline__ void multiplyValues(float (&s)[ROW_TILES][COLUMNS][4]
   }
 }
 
-__device__ __forceinline__ void finish(const Params& p, const Failure& failure, State& state, const Place& at) {
+__device__ __forceinline__ void finish(const Params& p, Failure& failure, State& state, const Place& at) {
 #pragma unroll
   for (int t = 0; t < ROW_TILES; t++) {
 #pragma unroll
@@ -226,7 +226,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
       for (int d = 0; d < OUT_TILES; d++) state.out[t][d][0] = state.out[t][d][1] = state.out[t][d][2] = state.out[t][d][3] = 0.f;
     }
   }
-  const Failure failure{(int4*)p.failure};
+  Failure failure((int4*)p.failure);
   int current = common.upcoming;
   if (current >= 0) loadKeys<THREADS>(p, sharedK, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (current >> 1) * BN);
   copyCommit();
@@ -253,10 +253,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
       const bool partial = current & 1;
       const bool checked = partial || kv0 + BN > at.kvLength;
 #if PLAIN_LOADS
-      if (plainInRange(p, at.sequence, at.head, at.firstPosition + BM - 1, kv0 + BN - 1)) {
-        if (checked) softmaxStep<true, false>(p, failure, s, state, at, kv0, partial);
-        else softmaxStep<false, false>(p, failure, s, state, at, kv0, false);
-      } else
+      if (checked && plainInRange(p, at.firstPosition + BM - 1, kv0 + BN - 1)) softmaxStep<true, false>(p, failure, s, state, at, kv0, partial);
+      else
 #endif
       if (checked) softmaxStep<true, true>(p, failure, s, state, at, kv0, partial);
       else softmaxStep<false, true>(p, failure, s, state, at, kv0, false);
@@ -267,4 +265,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
   copyWait<0>();
   const Place at = placeOf(common.item, subTile);
   if (at.warpRow < at.numRows) finish(p, failure, state, at);
+  failure.finish();
 }

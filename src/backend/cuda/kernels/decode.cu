@@ -117,8 +117,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_co
 #if DETERMINISTIC
   const int blocks = min(p.decodeBlocks, total);
 #else
-  // No fewer units than LEAST_UNITS a block, as joining costs what reading some of them does; but pairs that are short need not be joined at all.
-  const int blocks = min(p.decodeBlocks, max(entries * NUM_KV_HEADS, (total + LEAST_UNITS - 1) / LEAST_UNITS));
+  // Few units: one block an SM, of LEAST_UNITS at least, as joining costs what reading some of them does; but pairs that are short need not be joined at all.
+  const int most = total >= 4 * p.decodeBlocks ? p.decodeBlocks : min(p.decodeBlocks, p.numSms);
+  const int blocks = min(most, max(entries * NUM_KV_HEADS, (total + LEAST_UNITS - 1) / LEAST_UNITS));
 #endif
   if (threadIdx.x == 0) {
     p.plan[0] = entries;
@@ -213,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
   if (waited) waitForEarlierKernels();
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 2, quarter = lane & 3;
-  const Failure failure{(int4*)p.failure};
+  Failure failure((int4*)p.failure);
   Piece loading;
   loading.open(p, (int)blockIdx.x < __ldcg(p.plan + 2) ? (int)blockIdx.x : -1);
   if (loading.left < 0) {
@@ -473,4 +474,5 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
     __syncthreads(); // the sums may be written again
   }
   copyWait<0>();
+  failure.finish();
 }

@@ -162,7 +162,7 @@ __device__ __forceinline__ float startSum() { return DENOMINATOR ? 1.f : 0.f; }
 
 /// The end of a row: out[d][e] is element 8 d + 2 quarter + e, not yet divided; m as the kernel keeps it, l its whole sum. Four lanes share a row.
 template <int TILES>
-__device__ __forceinline__ void writeRow(const Params& p, const Failure& failure, float (&out)[TILES][2], float m, float l, int sequence, int head, int row, int position, int quarter) {
+__device__ __forceinline__ void writeRow(const Params& p, Failure& failure, float (&out)[TILES][2], float m, float l, int sequence, int head, int row, int position, int quarter) {
 #if HAS_WEIGHT
   const float factor = 1.f;
 #else
