@@ -69,6 +69,16 @@ __device__ __forceinline__ u32 sharedAddress(const void* at) { return (u32)__cvt
 __device__ __forceinline__ void copyAsync(u32 to, const void* from, bool there) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
+/** How L2 is told of what is read once a step: it goes first, and small things that are wanted again stay, code among them. */
+__device__ __forceinline__ u64 readOnce() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/** `copyAsync` under a policy. */
+__device__ __forceinline__ void copyAsync(u32 to, const void* from, bool there, u64 policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" :: "r"(to), "l"(from), "r"(there ? 16 : 0), "l"(policy) : "memory");
+}
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /** Returns when all but the `PENDING` last committed groups of this thread have arrived. */
 template<int PENDING> __device__ __forceinline__ void waitForCopies() { asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory"); }

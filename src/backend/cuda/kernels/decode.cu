@@ -236,8 +236,8 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
     }
     if (loading.left > 0) {
       u8* const at = shared + to * STAGE_BYTES;
-      loadRows<KEY_FORMAT, HEAD_DIM_QK, PADDED_QK, STRIDE_QK, DECODE_THREADS>(at, keys, loading.blocks.block * BN);
-      loadRows<VALUE_FORMAT, HEAD_DIM_V, PADDED_V, STRIDE_V, DECODE_THREADS>(at + BN * STRIDE_QK, values, loading.blocks.block * BN);
+      loadRows<KEY_FORMAT, HEAD_DIM_QK, PADDED_QK, STRIDE_QK, DECODE_THREADS, true>(at, keys, loading.blocks.block * BN);
+      loadRows<VALUE_FORMAT, HEAD_DIM_V, PADDED_V, STRIDE_V, DECODE_THREADS, true>(at + BN * STRIDE_QK, values, loading.blocks.block * BN);
       loading.next();
     }
     copyCommit();

@@ -129,15 +129,16 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
     high = p.weight + (i64)b * p.k + kBegin + 8 * t;
   };
   locate();
+  const u64 policy = readOnce();
   auto fetch = [&](int stage) {
     if (nextTile < p.tiles) {
       const int k = (nextRound * WARPS + warp) * 64;
       const bool first = k + 8 * t < width, second = k + 32 + 8 * t < width;
       const u32 to = ring + stage * PIECE;
-      copyAsync(to, low + k, first && lowThere);
-      copyAsync(to + 512, high + k, first && highThere);
-      copyAsync(to + 1024, low + k + 32, second && lowThere);
-      copyAsync(to + 1536, high + k + 32, second && highThere);
+      copyAsync(to, low + k, first && lowThere, policy);
+      copyAsync(to + 512, high + k, first && highThere, policy);
+      copyAsync(to + 1024, low + k + 32, second && lowThere, policy);
+      copyAsync(to + 1536, high + k + 32, second && highThere, policy);
       if (++nextRound == rounds) {
         nextRound = 0;
         nextTile += gridDim.x;

@@ -34,7 +34,8 @@ __device__ __forceinline__ KeySource valueSource(const Params& p, int sequence, 
 enum Format { SAME, INT8, FP8 };
 
 /// BN rows from kv0 on into shared memory, widened to elements. 16-bit rows that are aligned are copied asynchronously, the others at once.
-template <int FORMAT, int DIM, int PADDED, int STRIDE, int NUM_THREADS>
+/// ONCE: no other block reads them in this step.
+template <int FORMAT, int DIM, int PADDED, int STRIDE, int NUM_THREADS, bool ONCE>
 __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int kv0) {
   constexpr int CHUNK = FORMAT == SAME ? 8 : 16; // elements of 16 bytes
   constexpr int CHUNKS = PADDED / CHUNK;
@@ -49,7 +50,7 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
     const int left = chunk * CHUNK < DIM ? from.kvLength - kv0 - row : 0; // rows that are there, from this one on
 #pragma unroll
     for (int r = 0; r < (BN + STEP - 1) / STEP; r++, source += STEP * from.rowStride) {
-      if (BN % STEP == 0 || row + r * STEP < BN) copyAsync16(to + r * STEP * STRIDE, r * STEP < left ? source : from.data, r * STEP < left);
+      if (BN % STEP == 0 || row + r * STEP < BN) (ONCE ? copyAsync16Once : copyAsync16)(to + r * STEP * STRIDE, r * STEP < left ? source : from.data, r * STEP < left);
     }
   } else if (from.aligned) {
 #pragma unroll 1
@@ -99,10 +100,10 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
 }
 /// `item`: the words of the work item, in shared memory.
 template <int NUM_THREADS> __device__ __forceinline__ void loadKeys(const Params& p, u8* shared, const volatile int* item, int kvHead, int kv0) {
-  loadRows<KEY_FORMAT, HEAD_DIM_QK, PADDED_QK, STRIDE_QK, NUM_THREADS>(shared, keySource(p, item[0], kvHead, item[6]), kv0);
+  loadRows<KEY_FORMAT, HEAD_DIM_QK, PADDED_QK, STRIDE_QK, NUM_THREADS, false>(shared, keySource(p, item[0], kvHead, item[6]), kv0);
 }
 template <int NUM_THREADS> __device__ __forceinline__ void loadValues(const Params& p, u8* shared, const volatile int* item, int kvHead, int kv0) {
-  loadRows<VALUE_FORMAT, HEAD_DIM_V, PADDED_V, STRIDE_V, NUM_THREADS>(shared, valueSource(p, item[0], kvHead, item[6]), kv0);
+  loadRows<VALUE_FORMAT, HEAD_DIM_V, PADDED_V, STRIDE_V, NUM_THREADS, false>(shared, valueSource(p, item[0], kvHead, item[6]), kv0);
 }
 
 /// `numRows` query rows of a head into shared memory, zeros behind them up to ROWS.

@@ -57,6 +57,12 @@ __device__ __forceinline__ void multiplyAdd(float (&d)[4], const u32 (&a)[4], u3
 __device__ __forceinline__ void copyAsync16(u32 shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0) : "memory");
 }
+/// The same of what is read once a step, by one block: it leaves L2 first, and small things that are wanted again stay, code among them.
+__device__ __forceinline__ void copyAsync16Once(u32 shared, const void* global, bool valid) {
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0), "l"(policy) : "memory");
+}
 __device__ __forceinline__ void copyCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most N groups of this thread are still on their way.
 template <int N> __device__ __forceinline__ void copyWait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
