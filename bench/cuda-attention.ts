@@ -9,11 +9,10 @@
  *   npm run bench -- cuda-attention [--only TEXT] [--runs N] [--out FOLDER] [--python PROGRAM] [--peers cudnn,fa2,flex | none] [--seconds N] [--first-result-rounds N]
  */
 import { parseArgs } from "node:util";
-import { Compiler } from "../src/backend/cuda/compiler.ts";
-import { CudaDevice } from "../src/backend/cuda/device.ts";
 import { Calls } from "./cuda/calls.ts";
 import { type Case, cases, nameOf, type Peer, peerNamesOf, peers, rateOf, unitOf } from "./cuda/cases.ts";
 import { firstResults } from "./cuda/first-result.ts";
+import { openGpu } from "./cuda/open.ts";
 import { type PeerRow, runPeers } from "./cuda/python.ts";
 import { readRate } from "./cuda/read.ts";
 import { Rows, through, timesAsFast } from "./cuda/rows.ts";
@@ -38,9 +37,8 @@ if (flags.help || wrong) {
 const ours = new Map<Case, Spread>();
 
 async function measureOurs(): Promise<Rows> {
-  const device = await CudaDevice.open(), rows = new Rows(device.name, flags.out);
+  const { device, compiler } = await openGpu(), rows = new Rows(device.name, flags.out);
   try {
-    const compiler = await Compiler.open(device.arch, device.cudaMajor);
     rows.put(`card: ${device.name}, NVRTC ${compiler.version}`, [device.numSms], "multiprocessors");
     const read = await rows.try("memory, read by the GPU", () => readRate(device, compiler));
     if (read) rows.put("memory, read by the GPU", through(read, (rate) => rate / 1e9), "GB/s");

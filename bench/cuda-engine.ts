@@ -12,11 +12,10 @@ import { readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { Compiler } from "../src/backend/cuda/compiler.ts";
-import { CudaDevice } from "../src/backend/cuda/device.ts";
 import { stream } from "../src/core/random.ts";
 import { openEngine } from "../src/engine/open.ts";
 import { defaultSampling } from "../src/sampling/params.ts";
+import { openGpu } from "./cuda/open.ts";
 import { runPeers } from "./cuda/python.ts";
 import { readRate } from "./cuda/read.ts";
 import { Rows, through } from "./cuda/rows.ts";
@@ -45,9 +44,8 @@ const seconds = (): number => performance.now() / 1000;
 
 /** What reading is worth, before the engine takes the memory. */
 async function openRows(): Promise<{ readonly rows: Rows; readonly read: Spread | undefined }> {
-  const device = await CudaDevice.open(), rows = new Rows(device.name, flags.out);
+  const { device, compiler } = await openGpu(), rows = new Rows(device.name, flags.out);
   try {
-    const compiler = await Compiler.open(device.arch, device.cudaMajor);
     rows.put(`card: ${device.name}, NVRTC ${compiler.version}`, [device.numSms], "multiprocessors");
     const read = await rows.try("memory, read by the GPU", () => readRate(device, compiler));
     if (read) rows.put("memory, read by the GPU", through(read, (rate) => rate / 1e9), "GB/s");
