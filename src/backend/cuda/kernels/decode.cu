@@ -117,9 +117,10 @@ extern "C" __global__ void __launch_bounds__(1024, 1) planDecode(const __grid_co
 #if DETERMINISTIC
   const int blocks = min(p.decodeBlocks, total);
 #else
-  // Few units: one block an SM, of LEAST_UNITS at least, as joining costs what reading some of them does; but pairs that are short need not be joined at all.
-  const int most = total >= 4 * p.decodeBlocks ? p.decodeBlocks : min(p.decodeBlocks, p.numSms);
-  const int blocks = min(most, max(entries * NUM_KV_HEADS, (total + LEAST_UNITS - 1) / LEAST_UNITS));
+  // Many units: all blocks. Few: as many blocks for each pair, none with fewer than LEAST_UNITS units of pairs that are alike, as joining costs what
+  // reading some of them does; at least one, so that what is short needs no joining at all.
+  const int pairs = entries * NUM_KV_HEADS, most = min(p.decodeBlocks, total >= 4 * p.decodeBlocks ? p.decodeBlocks : min(p.numSms, total / LEAST_UNITS));
+  const int blocks = total >= 4 * p.decodeBlocks || pairs >= most ? min(p.decodeBlocks, max(pairs, most)) : pairs * (most / pairs);
 #endif
   if (threadIdx.x == 0) {
     p.plan[0] = entries;
@@ -386,16 +387,19 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
       for (int w = 0; w < DECODE_WARPS; w++) total[half] += totals[16 * w + group + 8 * half] * exp2Approx(fmaf(tops[16 * w + group + 8 * half], EXPONENT_SCALE, -origin));
       factor[half] = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(m[half], EXPONENT_SCALE, -origin));
     }
-    for (int w = 0; w < DECODE_WARPS; w++) {
-      if (warp == w) {
+    // In round r warp w adds the columns of part (w + r) % DECODE_WARPS: each part in an order of its own, but always the same.
+#pragma unroll 1
+    for (int round = 0; round < DECODE_WARPS; round++) {
+      const int part = (warp + round) % DECODE_WARPS;
 #pragma unroll
-        for (int d = 0; d < OUT_TILES; d++)
+      for (int d = 0; d < OUT_TILES; d++) {
+        if (d % DECODE_WARPS != part) continue;
 #pragma unroll
-          for (int half = 0; half < 2; half++) {
-            float2* const to = (float2*)(sums + (group + 8 * half) * PADDED_V + 8 * d + 2 * quarter);
-            const float2 had = w ? *to : make_float2(0.f, 0.f);
-            *to = make_float2(fmaf(out[d][2 * half], factor[half], had.x), fmaf(out[d][2 * half + 1], factor[half], had.y));
-          }
+        for (int half = 0; half < 2; half++) {
+          float2* const to = (float2*)(sums + (group + 8 * half) * PADDED_V + 8 * d + 2 * quarter);
+          const float2 had = round ? *to : make_float2(0.f, 0.f);
+          *to = make_float2(fmaf(out[d][2 * half], factor[half], had.x), fmaf(out[d][2 * half + 1], factor[half], had.y));
+        }
       }
       __syncthreads();
     }
@@ -413,42 +417,32 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS, 1) decode(const __g
         __stcg((float2*)(mine + r * PARTIAL_WORDS + d), *(const float2*)(sums + r * PADDED_V + d));
       }
       if (threadIdx.x < rows) __stcg((float2*)(mine + threadIdx.x * PARTIAL_WORDS + PADDED_V), make_float2(tops[threadIdx.x], totals[threadIdx.x]));
-      __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
+        __threadfence(); // of the whole block's stores, which the barrier has put before it
         *isLast = atomicAdd(p.counters + piece.counter, 1) == segments - 1;
         if (*isLast) p.counters[piece.counter] = 0;
       }
       __syncthreads();
       if (!*isLast) continue;
       __threadfence();
-      // The highest score of each row and the sum under it; then the sums of values, each thread with four elements of a row.
-      if (threadIdx.x < rows) {
-        float highest = -infinity(), sum = 0.f;
-#pragma unroll 8
-        for (int g = 0; g < segments; g++) highest = fmaxf(highest, __ldcg(p.partial + (i64)(piece.partialRowOf(g) + threadIdx.x) * PARTIAL_WORDS + PADDED_V));
-        const float origin = highest == -infinity() ? 0.f : highest * EXPONENT_SCALE;
-#pragma unroll 8
-        for (int g = 0; g < segments; g++) {
-          const float2 state = __ldcg((const float2*)(p.partial + (i64)(piece.partialRowOf(g) + threadIdx.x) * PARTIAL_WORDS + PADDED_V));
-          sum = fmaf(state.y, HAS_WEIGHT ? 1.f : exp2Approx(fmaf(state.x, EXPONENT_SCALE, -origin)), sum);
-        }
-        tops[threadIdx.x] = highest;
-        totals[threadIdx.x] = sum;
-      }
-      __syncthreads();
+      // Each thread with four elements of a row: all pieces in one pass, under the highest score so far.
       for (int i = threadIdx.x; i < rows * (PADDED_V / 4); i += DECODE_THREADS) {
         const int r = i / (PADDED_V / 4), d = i % (PADDED_V / 4) * 4;
+        float highest = -infinity(), total = 0.f;
         float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-        const float origin = tops[r] == -infinity() ? 0.f : tops[r] * EXPONENT_SCALE;
 #pragma unroll 4
         for (int g = 0; g < segments; g++) {
           const float* const from = p.partial + (i64)(piece.partialRowOf(g) + r) * PARTIAL_WORDS;
-          const float2 x = __ldcg((const float2*)(from + d)), y = __ldcg((const float2*)(from + d + 2));
-          const float f = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(__ldcg(from + PADDED_V), EXPONENT_SCALE, -origin));
-          sum.x = fmaf(x.x, f, sum.x); sum.y = fmaf(x.y, f, sum.y); sum.z = fmaf(y.x, f, sum.z); sum.w = fmaf(y.y, f, sum.w);
+          const float2 state = __ldcg((const float2*)(from + PADDED_V)), x = __ldcg((const float2*)(from + d)), y = __ldcg((const float2*)(from + d + 2));
+          const float above = fmaxf(highest, state.x), origin = above == -infinity() ? 0.f : above * EXPONENT_SCALE;
+          const float keep = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(highest, EXPONENT_SCALE, -origin)), f = HAS_WEIGHT ? 1.f : exp2Approx(fmaf(state.x, EXPONENT_SCALE, -origin));
+          highest = above;
+          total = fmaf(state.y, f, total * keep);
+          sum.x = fmaf(x.x, f, sum.x * keep); sum.y = fmaf(x.y, f, sum.y * keep); sum.z = fmaf(y.x, f, sum.z * keep); sum.w = fmaf(y.y, f, sum.w * keep);
         }
         *(float4*)(sums + r * PADDED_V + d) = sum;
+        if (d == 0) { tops[r] = highest; totals[r] = total; }
       }
       __syncthreads();
     }
