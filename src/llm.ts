@@ -56,7 +56,7 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
-  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true,
+  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, deterministic: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true,
   attention: true, skipTokenizerInit: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({
@@ -111,15 +111,15 @@ export class LLM implements AsyncDisposable {
     if (skipTokenizerInit && chatTemplate !== undefined) {
       throw new UsageError("chatTemplate (--chat-template) needs a tokenizer, and skipTokenizerInit (--skip-tokenizer-init) loads none; leave one of them out");
     }
-    const machine = { device: engineOptions.device ?? "cpu", ...(engineOptions.threads !== undefined && { threads: engineOptions.threads }) };
-    const thread = prepareEngine(machine);
+    const device = engineOptions.device ?? "cpu";
+    const thread = prepareEngine({ ...engineOptions, device });
     let text: TextService | undefined;
     try {
       const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
       const override = attention && (await resolveAttention(attention, found.path));
       text = skipTokenizerInit ? undefined : await startText(withChatTemplate(found.text, chatTemplate));
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const engine = await startEngine({ ...engineOptions, ...machine, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] }, onProgress, thread);
+      const engine = await startEngine({ ...engineOptions, device, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] }, onProgress, thread);
       const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};
       return new LLM({ name: found.name, engine, text, defaults, seed });
     } catch (error) {

@@ -86,6 +86,7 @@ export function addEngineFlags(command: Command): Command {
     .addOption(new Option("--device <device>", "what computes: this machine's cpu, its NVIDIA GPU (cuda), or reference, slowly and plainly").choices(devices).default("cpu"))
     .option("--gpu-memory-utilization <share>", "part of a GPU's free memory that the model may take (default: 0.9)", parseNumber)
     .option("--threads <n>", "threads to compute on (default: all cores)", parseInteger)
+    .option("--deterministic", "on a GPU: an answer does not depend on what else is computed with it; slower (on the cpu this is always so)")
     .option("--max-model-len <tokens>", "most tokens of a prompt and its answer together (default: the model's)", parseInteger)
     .option("--max-num-seqs <n>", "most sequences in one step", parseInteger)
     .option("--max-num-batched-tokens <n>", "most tokens in one step", parseInteger)
@@ -102,11 +103,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
+  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
   const { skipTokenizerInit, chatTemplate, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
+    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
     skipTokenizerInit, chatTemplate, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

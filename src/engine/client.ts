@@ -194,16 +194,21 @@ export function clientOf(engine: Engine, info: EngineInfo, now: () => number, re
 /** Engines of this process that have begun and not ended. */
 let livingEngines = 0;
 
+/** What an engine's thread must know before its model is found, of options that say more. */
+export function machineOf({ device, threads, deterministic }: Machine): Machine {
+  return { device, ...(threads !== undefined && { threads }), ...(deterministic !== undefined && { deterministic }) };
+}
+
 /**
  * A thread for `startEngine`, or a process, which opens `machine` meanwhile. Started before the model is found, it is ready when the model is.
  * @throws UsageError when there is no such device
  */
-export function prepareEngine({ device, threads }: Machine): Thread {
-  const { ownProcess } = capsOf(device);
+export function prepareEngine(options: Machine): Thread {
+  const { ownProcess } = capsOf(options.device);
   // The sources run as they are and as compiled: the worker's file ends as this one does.
   const url = new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url);
   // Wide code is compiled under flags of the whole process, which must not meet another engine's kernels on their way through V8's compiler.
-  const machine: Machine = { device, wideVectors: livingEngines === 0, ...(threads !== undefined && { threads }) };
+  const machine: Machine = { ...machineOf(options), wideVectors: livingEngines === 0 };
   if (ownProcess) return spawnProcess(url, machine);
   const thread = spawn(url, machine);
   livingEngines++;

@@ -36,6 +36,11 @@ export interface EngineOptions extends LimitOptions {
   readonly gpuMemoryUtilization?: number;
   /** Threads of the cpu device; all cores by default. */
   readonly threads?: number;
+  /**
+   * On cuda: a request's bits do not depend on what else is in its steps, nor on how many rows they have; on how its prompt was cut into chunks they still may
+   * (docs/backends.md). Slower. On cpu and reference that, and more, is so anyway. Default false.
+   */
+  readonly deterministic?: boolean;
   /** Where the seeds of requests without one come from. Default 0. */
   readonly seed?: number;
   /** End tokens besides those that the model's config names: its tokenizer's. */
@@ -60,10 +65,11 @@ export interface OpenEngine {
 const dtypeNames: Readonly<Record<WeightDType, string>> = { f32: "float32", bf16: "bfloat16", f16: "float16", int8: "int8", uint8: "int8", int4: "int4", uint4: "int4" };
 
 /** What a backend is opened by. It needs no model, so it can be opened while somebody still looks for one. */
-export type Machine = Pick<EngineOptions, "device" | "threads"> & Pick<BackendOptions, "wideVectors">;
+export type Machine = Pick<EngineOptions, "device" | "threads" | "deterministic"> & Pick<BackendOptions, "wideVectors">;
 
-export async function openMachine({ device, threads, wideVectors }: Machine): Promise<Backend> {
-  return openBackend(device, { memoryBytes: availableBytes(device), ...(threads !== undefined && { threads }), ...(wideVectors !== undefined && { wideVectors }) });
+export async function openMachine({ device, threads, deterministic, wideVectors }: Machine): Promise<Backend> {
+  const given = Object.entries({ threads, deterministic, wideVectors }).filter(([, value]) => value !== undefined);
+  return openBackend(device, { memoryBytes: availableBytes(device), ...Object.fromEntries(given) });
 }
 
 /** `now` is in seconds; `opening` is the backend, which is closed where the model cannot be loaded. @throws UsageError */
@@ -75,8 +81,8 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
   try {
     const { model: path, device, dtype = "auto", quantization = "auto", kvCacheDtype = "auto", seed = 0 } = options;
     if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
-    if (!["boolean", "undefined"].includes(typeof options.enablePrefixCaching)) {
-      throw new UsageError(`enablePrefixCaching (--enable-prefix-caching) is ${JSON.stringify(options.enablePrefixCaching)}; it must be true or false`);
+    for (const [name, flag] of [["enablePrefixCaching", "--enable-prefix-caching"], ["deterministic", "--deterministic"]] as const) {
+      if (!["boolean", "undefined"].includes(typeof options[name])) throw new UsageError(`${name} (${flag}) is ${JSON.stringify(options[name])}; it must be true or false`);
     }
     const caps = capsOf(device);
     const checkpoint = openCheckpoint(path, { caps, dtype, quantization, kvCacheDtype, ...(options.loadFormat !== undefined && { loadFormat: options.loadFormat }) });

@@ -81,7 +81,7 @@ class CudaBackend implements Backend {
     this.#blas = "blas" in blas ? blas.blas : undefined;
     this.#failures = new Failures(device);
     this.#launcher = new Launcher(device, this.#failures);
-    const products = "blas" in blas ? "cuBLASLt for large matrix products" : `own matrix products alone (${blas.missing})`;
+    const products = deterministic ? "own matrix products alone, in one order of sums (deterministic)" : "blas" in blas ? "cuBLASLt for large matrix products" : `own matrix products alone (${blas.missing})`;
     const kept = compiler.cacheFailure ? `; compiled kernels are not kept: ${compiler.cacheFailure}` : "";
     this.description = `cuda, ${device.name}, ${device.numSms} multiprocessors, NVRTC ${compiler.version}, ${products}${kept}`;
     const context = {
