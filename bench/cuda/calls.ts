@@ -101,7 +101,7 @@ export class Calls {
       ...problems[problem].mods(heads, length), numQueryHeads: heads, numKvHeads: kvHeads, headDimQk: dim, headDimV: dim, ...capsOf("cuda").tiles,
       queryFormat: "bf16", keyFormat: "bf16", valueFormat: "bf16",
     });
-    const { source, general, decode } = await fitAttention(this.#compiler, plan, false);
+    const { source, general, decode } = await fitAttention(this.#compiler, plan, { maxSharedBytes: this.#device.maxSharedBytes, deterministic: false });
     const load = (cubin: Uint8Array): Module => {
       const module = this.#device.load(cubin);
       this.#modules.push(module);

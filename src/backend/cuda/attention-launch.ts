@@ -6,7 +6,7 @@
  * before the kernel in front of them has ended: that first call let nothing start before all that stood before it was done. Knows no mods and no pages.
  */
 import type { AttentionCall, StepSize } from "../backend.ts";
-import { type AttentionSource, attentionParams, maxItems, workspaceBytes } from "./attention.ts";
+import { type AttentionSource, attentionParams, maxItems, reservedBytes, workspaceBytes } from "./attention.ts";
 import type { CudaDevice, KernelFunction } from "./device.ts";
 import { holdsLoad } from "./expr.ts";
 import type { Failures } from "./failures.ts";
@@ -41,7 +41,7 @@ export class Launcher {
   prepare(compiled: CompiledAttention, call: AttentionCall, recorded: boolean): (step: StepSize) => void {
     const { source } = compiled, { plan } = source, device = this.#device;
     const { decode, planDecode } = compiled;
-    const decodeBlocks = device.numSms * (source.decode ? Math.max(1, Math.min(2, Math.floor((228 * 1024) / (source.decode.sharedBytes + 1024)))) : 0);
+    const decodeBlocks = device.numSms * (source.decode ? Math.max(1, Math.min(2, Math.floor((device.maxSharedBytes + reservedBytes) / (source.decode.sharedBytes + reservedBytes)))) : 0);
     const bytes = workspaceBytes(source, call, decodeBlocks);
     let planAddress = 0, plansWork = false;
     if (decode) {

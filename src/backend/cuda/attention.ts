@@ -20,11 +20,21 @@ const decodeTileRows = 16;
 const segmentUnits = 4;
 const maxSegments = 32;
 /** Else each thread block has an equal part of the step's units, but no fewer than this. */
-const leastUnits = 2;
+const leastUnits = 4;
 const pieceWords = 16;
-/** Shared memory of a multiprocessor that blocks share, and what each takes besides its own. */
-const sharedBytesOfSm = 228 * 1024;
-const reservedBytes = 1024;
+/** What each block takes of a multiprocessor's shared memory besides its own; so a multiprocessor has this much more than one block may have. */
+export const reservedBytes = 1024;
+/** More than the general kernel takes besides what its launch asks for. */
+const staticBytes = 128;
+
+/** What a plan's kernels are made for, besides the plan. */
+export interface AttentionMachine {
+  /** The most that one block may have. */
+  readonly maxSharedBytes: number;
+  /** Whether a row's bits depend on the row alone, in decode too. */
+  readonly deterministic: boolean;
+}
+
 
 /** How a kernel is launched: everything but the grid. */
 export interface KernelShape {
@@ -75,11 +85,14 @@ export function rule({ plan: { numQueryHeads, numKvHeads }, decodeRows, holding 
   const group = numQueryHeads / numKvHeads;
   const general = `${holding.rowsOfWarp} rows a warp and ${holding.keysOfBlock} keys a block at most, the most that the compiler keeps in registers under these mods`;
   if (decodeRows > 0) return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${group} heads that share a kv head); attention: all others, ${general}`;
-  return `attention: every item, ${general}; no decode: ${group > decodeTileRows ? `${group} query heads share a kv head, more than the ${decodeTileRows} rows of its tile` : "under these mods it does not fit registers"}`;
+  return `attention: every item, ${general}; no decode: ${group > decodeTileRows ? `${group} query heads share a kv head, more than the ${decodeTileRows} rows of its tile` : "under these mods it does not fit registers, or its stages do not fit shared memory"}`;
 }
 
+/** Whether a block may have as much shared memory as the general kernel wants. */
+export const fitsShared = ({ general }: AttentionSource, { maxSharedBytes }: AttentionMachine): boolean => general.sharedBytes + staticBytes <= maxSharedBytes;
+
 /** @throws UsageError for what these kernels do not do: f32 queries, keys of another 16-bit type, head dims over 256, blocks that are no multiples of 16 keys */
-export function attentionSource(plan: AttentionPlan, deterministic: boolean, holding: Holding = holdingsFor(plan)[0]!): AttentionSource {
+export function attentionSource(plan: AttentionPlan, { maxSharedBytes, deterministic }: AttentionMachine, holding: Holding = holdingsFor(plan)[0]!): AttentionSource {
   const { headDimQk, headDimV, numQueryHeads, numKvHeads, kvTile, queryTile, queryFormat, keyFormat = "f32", valueFormat = "f32" } = plan;
   if (!queryFormat) throw new UsageError("device cuda computes attention in bf16 or f16, and these queries are f32; give queries, keys and values as bf16 or f16 tensors");
   for (const [what, format] of [["keys", keyFormat], ["values", valueFormat]] as const) {
@@ -88,8 +101,9 @@ export function attentionSource(plan: AttentionPlan, deterministic: boolean, hol
   for (const [what, dim] of [["queries and keys", headDimQk], ["values", headDimV]] as const) {
     if (dim > 256) throw new UsageError(`the head dim of ${what} is ${dim}; device cuda has kernels for 1 to 256`);
   }
-  const blockKeys = Math.min(kvTile, holding.keysOfBlock);
   if (kvTile % 16 !== 0 || kvTile % Math.min(kvTile, 64) !== 0) throw new UsageError(`kvTile is ${kvTile}; device cuda needs a multiple of 16 up to 64, or of 64`);
+  // A block is a whole part of a tile: of 48 keys, where 32 are the most, 16.
+  const blockKeys = [holding.keysOfBlock, kvTile, 16].find((keys) => keys <= holding.keysOfBlock && kvTile % keys === 0)!;
   const group = numQueryHeads / numKvHeads, decodeRows = Math.floor(decodeTileRows / group);
   const paddedQk = round16(headDimQk), paddedV = round16(headDimV), strideQk = strideOf(paddedQk), strideV = strideOf(paddedV);
   // 32 rows a warp share each fragment of keys and values.
@@ -97,6 +111,7 @@ export function attentionSource(plan: AttentionPlan, deterministic: boolean, hol
   const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV);
   const stageBytes = blockKeys * (strideQk + strideV), queriesInShared = paddedQk > 128;
   const decodeExtra = 4 * decodeTileRows * (paddedV + 2 * (blockKeys / 16)) + 16 + (queriesInShared ? decodeTileRows * strideQk : 0);
+  const sharedBytesOfSm = maxSharedBytes + reservedBytes;
   const stagesFor = (blocks: number): number => Math.min(4, Math.floor((sharedBytesOfSm / blocks - reservedBytes - decodeExtra) / stageBytes));
   const stages = stagesFor(2) >= 3 ? stagesFor(2) : stagesFor(1);
 
@@ -125,10 +140,11 @@ export function attentionSource(plan: AttentionPlan, deterministic: boolean, hol
     kernelText("arithmetic"), kernelText("tensor"), params.text, "", ...mods, ...(plain === undefined ? [] : [plain]), "", kernelText("paged"),
   ].join("\n");
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
+  const decodes = group <= decodeTileRows && stages >= 2;
   return {
-    plan, decodeRows: group <= decodeTileRows ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), holding, deterministic, params,
+    plan, decodeRows: decodes ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), holding, deterministic, params,
     general: { name: "attention", threads, sharedBytes: generalBytes, text: `${head}\n${kernelText("attention")}` },
-    decode: group <= decodeTileRows ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
+    decode: decodes ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
   };
 }
 

@@ -228,7 +228,7 @@ class CudaBackend implements Backend {
   }
 
   async compile(plan: AttentionPlan): Promise<AttentionKernel> {
-    const { source, general, decode } = await fitAttention(this.#compiler, plan, this.#deterministic);
+    const { source, general, decode } = await fitAttention(this.#compiler, plan, { maxSharedBytes: this.#device.maxSharedBytes, deterministic: this.#deterministic });
     const module = this.#device.load(general.cubin), decodeModule = decode && this.#device.load(decode.cubin);
     const compiled: CompiledAttention = {
       source,
