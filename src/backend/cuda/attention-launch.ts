@@ -3,7 +3,8 @@
  *
  * The memory of partial results and counters is one for all calls, as they run one behind another; it grows, and what recorded programs were
  * given stays theirs. The plan of pieces is made once for each work list and program, by the first call that has it. The calls behind may begin to read
- * before the kernel in front of them has ended: that first call let nothing start before all that stood before it was done. Knows no mods and no pages.
+ * before the kernel in front of them has ended: that first call let nothing start before all that stood before it was done. But only where each sequence
+ * has one row: of more, a tile's keys in front of its first row may be the step's own, which that kernel writes. Knows no mods and no pages.
  */
 import type { AttentionCall, StepSize } from "../backend.ts";
 import { type AttentionSource, attentionParams, maxItems, reservedBytes, workspaceBytes } from "./attention.ts";
@@ -25,7 +26,7 @@ export class Launcher {
   readonly #device: CudaDevice;
   readonly #failures: Failures;
   readonly #scratch: Record<"plan" | "partial" | "counters", { address: number; bytes: number }> = { plan: none(), partial: none(), counters: none() };
-  /** Plans of the program that is being recorded, by work list and by what items the decode kernel takes. */
+  /** Plans of the program that is being recorded, by work list and by all that a plan depends on besides: which items are the decode kernel's, and its grid. */
   #plans = new Map<string, number>();
 
   constructor(device: CudaDevice, failures: Failures) {
@@ -46,7 +47,7 @@ export class Launcher {
     let planAddress = 0, plansWork = false;
     if (decode) {
       if (recorded) {
-        const key = [own(call.work).address, source.decodeRows, plan.numKvHeads, plan.kvTile].join();
+        const key = [own(call.work).address, own(call.work).bytes, source.decodeRows, decodeBlocks, plan.numKvHeads, plan.kvTile].join();
         plansWork = !this.#plans.has(key);
         planAddress = this.#plans.get(key) ?? device.alloc(bytes.plan);
         this.#plans.set(key, planAddress);
@@ -57,15 +58,17 @@ export class Launcher {
     }
     const workspace = { plan: planAddress, partial: decode ? this.#grown("partial", bytes.partial) : 0, counters: decode ? this.#grown("counters", bytes.counters) : 0 };
     const mayFail = [plan.scoreMod, plan.maskMod, plan.weightMod, plan.outputMod].some((e) => e && holdsLoad(e));
-    const params = attentionParams(source, call, workspace, mayFail ? this.#failures.place(call) : 0, { early: recorded && !plansWork, decodeBlocks, numSms: device.numSms });
+    const failure = mayFail ? this.#failures.place(call) : 0;
+    const paramsOf = (early: boolean): Uint8Array => attentionParams(source, call, workspace, failure, { early, decodeBlocks, numSms: device.numSms });
+    const params = paramsOf(false), early = recorded && !plansWork ? paramsOf(true) : params;
     const items = maxItems(call), blocksOfItem = plan.numQueryHeads * source.subTiles;
-    const launch = (f: KernelFunction, blocks: number, threads: number, sharedBytes: number): void =>
-      device.launch(f, { grid: [blocks, 1, 1], block: threads, sharedBytes, dependent: true }, params);
+    const launch = (f: KernelFunction, blocks: number, threads: number, sharedBytes: number, given = params): void =>
+      device.launch(f, { grid: [blocks, 1, 1], block: threads, sharedBytes, dependent: true }, given);
     return ({ numTokens, numSequences }) => {
       const few = numTokens === numSequences && Number.isFinite(numTokens);
       if (decode && planDecode) {
         if (plansWork) launch(planDecode, 1, planThreads, 0);
-        launch(decode, decodeBlocks, source.decode!.threads, source.decode!.sharedBytes);
+        launch(decode, decodeBlocks, source.decode!.threads, source.decode!.sharedBytes, few ? early : params);
       }
       if (decode && few) return; // every item has one row
       const most = Math.min(items, Number.isFinite(numTokens) ? numSequences + Math.floor(numTokens / plan.queryTile) : Infinity);

@@ -206,7 +206,7 @@ export function workspaceBytes({ plan, decodeRows, deterministic }: AttentionSou
 }
 
 export interface DecodeLaunch {
-  /** The work's plan, and the keys and values of earlier steps, are there before the kernel in front has ended. */
+  /** The work's plan, and all keys and values in front of an item's first row, are there before the kernel in front has ended. */
   readonly early: boolean;
   /** Thread blocks, as many as multiprocessors or a multiple. */
   readonly decodeBlocks: number;
