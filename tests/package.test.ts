@@ -1,7 +1,7 @@
 /** The tarball as a user gets it: packed from a copy of the checkout, installed in an empty project, the README's examples run as printed, in Node and in a browser. */
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
@@ -54,6 +54,48 @@ test("the package is small and carries neither tests nor sources", (t) => {
   const bytes = files.reduce((n, f) => n + statSync(join(inside, f)).size, 0);
   assert.ok(bytes < 40 * 2 ** 20, `${bytes} bytes`);
   assert.ok(!readFileSync(join(inside, "dist/package.json"), "utf8").includes("src/"), "imports point to what is published");
+});
+
+test("without koffi a GPU is refused with what to install, by attention and by an engine; the texts of its kernels are there", (t) => {
+  if (unavailable) return t.skip(unavailable);
+  assert.ok(!existsSync(join(project, "node_modules/koffi")), "koffi is optional");
+  writeFileSync(join(project, "cuda.ts"), `
+import { readFileSync, readdirSync } from "node:fs";
+import { LLM } from "tessera-llm";
+import { flexAttention, tensor } from "tessera-llm/attention";
+const told = async (what: () => Promise<unknown>): Promise<void> => {
+  try {
+    await what();
+    console.log("no error");
+  } catch (error) {
+    console.log((error as Error).name, (error as Error).message);
+  }
+};
+const noise = tensor(new Uint16Array(64), [1, 1, 4, 16], "bf16");
+await told(() => flexAttention(noise, noise, noise, { device: "cuda" }));
+await told(() => LLM.load(undefined, { device: "cuda" }));
+const dist = new URL("./node_modules/tessera-llm/dist/backend/cuda/", import.meta.url);
+const { kernelText } = await import(new URL("sources.node.js", dist).href);
+for (const file of readdirSync(new URL("kernels/", dist))) console.log("kernel", file, kernelText(file.replace(".cu", "")).length);
+`);
+  const printed = run("cuda.ts").trim().split("\n");
+  for (const line of printed.slice(0, 2)) assert.match(line, /^UsageError .*koffi.* could not be loaded: `npm install koffi`/);
+  const kernels = new URL("../src/backend/cuda/kernels/", import.meta.url);
+  assert.deepEqual(printed.slice(2).toSorted(), readdirSync(kernels).map((file) => `kernel ${file} ${readFileSync(new URL(file, kernels), "utf8").length}`).toSorted());
+});
+
+test("packages are never installed through a link, which would empty another checkout's", () => {
+  const other = join(folder, "other"), elsewhere = join(folder, "elsewhere");
+  for (const path of [join(other, "scripts"), elsewhere]) mkdirSync(path, { recursive: true });
+  cpSync(`${root}scripts/install.js`, join(other, "scripts/install.js"));
+  writeFileSync(join(other, "package.json"), '{ "name": "other", "private": true, "type": "module" }');
+  writeFileSync(join(other, "package-lock.json"), '{ "name": "other", "lockfileVersion": 3, "packages": {} }');
+  writeFileSync(join(elsewhere, "kept"), "");
+  symlinkSync(elsewhere, join(other, "node_modules"));
+  const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", 'import { install } from "./scripts/install.js"; install();'], { cwd: other, encoding: "utf8" });
+  assert.equal(status, 1);
+  assert.match(stderr, /node_modules is a link to .*elsewhere, which another package-lock.json was installed to/);
+  assert.ok(existsSync(join(elsewhere, "kept")));
 });
 
 test("the README's library example runs as printed", (t) => {
