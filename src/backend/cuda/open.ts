@@ -71,6 +71,8 @@ class CudaBackend implements Backend {
   #recording: Recorded[] | undefined;
   /** What waits for modules, in order. */
   readonly #queue: (() => boolean)[] = [];
+  /** Reads under way, each with its outcome: what they wait for is freed when all have ended. */
+  readonly #reads = new Set<Promise<unknown>>();
   #failure: unknown;
   #closed = false;
 
@@ -215,7 +217,9 @@ class CudaBackend implements Backend {
       this.#failure = undefined;
       throw failure;
     }
-    const data = this.#device.read(address, bytes), failures = this.#failures.read();
+    const data = this.#device.read(address, bytes), failures = this.#failures.read(), both = Promise.allSettled([data, failures]);
+    this.#reads.add(both);
+    void both.then(() => this.#reads.delete(both));
     const [found] = await Promise.all([data, failures]);
     const failed = await failures;
     if (failed) {
@@ -252,8 +256,9 @@ class CudaBackend implements Backend {
   }
 
   async close(): Promise<void> {
-    if (this.#closed) return;
     await this.#drain();
+    await Promise.all(this.#reads);
+    if (this.#closed) return;
     this.#closed = true;
     this.#blas?.close();
     this.#device.close();
