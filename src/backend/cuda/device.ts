@@ -17,7 +17,7 @@ export interface LaunchShape {
   readonly block: number;
   /** Dynamic shared memory of a block, at most what the function was got with. */
   readonly sharedBytes?: number;
-  /** Whether it may start before the kernel in front has ended: it waits by griddepcontrol.wait. */
+  /** Whether it may start before the kernel in front has ended, where the GPU can do so: it waits by griddepcontrol.wait. */
   readonly dependent?: boolean;
 }
 
@@ -212,6 +212,8 @@ export class CudaDevice {
   readonly #params = alignedBytes(maxParamBytes, hostAlignment);
   /** The array of pointers to parameters: there is one. */
   readonly #pointers = alignedBytes(8, 8);
+  /** Whether kernels can wait for others by themselves: from compute capability 9.0 on. */
+  readonly #programmatic: boolean;
   #capturing = false;
   #closed = false;
 
@@ -246,6 +248,7 @@ export class CudaDevice {
     };
     const [major, minor] = [ask(attribute.major), ask(attribute.minor)];
     this.arch = `sm_${major}${minor}${major === 9 ? "a" : ""}`;
+    this.#programmatic = major >= 9;
     this.numSms = ask(attribute.numSms);
     this.l2Bytes = ask(attribute.l2Bytes);
     this.maxSharedBytes = ask(attribute.maxSharedBytes);
@@ -338,7 +341,7 @@ export class CudaDevice {
     words[config.grid + 2] = grid[2];
     words[config.block] = block;
     words[config.sharedBytes] = sharedBytes;
-    words[config.numAttributes] = dependent ? 1 : 0;
+    words[config.numAttributes] = dependent && this.#programmatic ? 1 : 0;
     this.#cu.cuLaunchKernelEx(this.#config.address, f.handle, this.#pointers.address, 0);
   }
 

@@ -36,11 +36,12 @@ export interface CudaOptions {
 
 /**
  * Opens the first GPU (CUDA_VISIBLE_DEVICES chooses another).
- * @throws UsageError where the driver, NVRTC or koffi is not installed, or there is no GPU, naming every place that was looked in
+ * @throws UsageError where the driver, NVRTC or koffi is not installed, naming every place that was looked in, or there is no GPU, or one too old
  */
 export async function open({ deterministic = false }: CudaOptions = {}): Promise<Backend> {
   const device = await CudaDevice.open();
   try {
+    if (Number(/\d+/.exec(device.arch)![0]) < 80) throw new UsageError(`${device.name} is of architecture ${device.arch}; device cuda needs sm_80 (Ampere) or newer, for bf16 and asynchronous copies: choose another GPU by CUDA_VISIBLE_DEVICES, or --device cpu`);
     const compiler = await Compiler.open(device.arch, device.cudaMajor);
     const blas = await Blas.open(device);
     return new CudaBackend(device, compiler, blas, deterministic);
