@@ -58,7 +58,7 @@ export class Launcher {
     }
     const workspace = { plan: planAddress, partial: decode ? this.#grown("partial", bytes.partial) : 0, counters: decode ? this.#grown("counters", bytes.counters) : 0 };
     const mayFail = [plan.scoreMod, plan.maskMod, plan.weightMod, plan.outputMod].some((e) => e && holdsLoad(e));
-    const failure = mayFail ? this.#failures.place(call) : 0;
+    const failure = mayFail ? this.#failures.place(call, recorded) : 0;
     const paramsOf = (early: boolean): Uint8Array => attentionParams(source, call, workspace, failure, { early, decodeBlocks, numSms: device.numSms });
     const params = paramsOf(false), early = recorded && !plansWork ? paramsOf(true) : params;
     const items = maxItems(call), blocksOfItem = plan.numQueryHeads * source.subTiles;

@@ -65,7 +65,7 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
       } else {
         uint4 word = make_uint4(0, 0, 0, 0);
         float scale = 0.f;
-        if (valid) { word = __ldg((const uint4*)source); scale = from.scale ? __ldg(from.scale + scaleAt) : 1.f; }
+        if (valid) { word = __ldcg((const uint4*)source); scale = from.scale ? __ldcg(from.scale + scaleAt) : 1.f; }
         const u32 words[4] = {word.x, word.y, word.z, word.w};
         u32 wide[8];
 #pragma unroll
@@ -88,10 +88,10 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
         i64 at, scaleAt;
         from.find(kv0 + row, at, scaleAt);
         if (FORMAT == SAME) {
-          element = __ldg((const u16*)(from.data + at) + d);
+          element = __ldcg((const u16*)(from.data + at) + d);
         } else {
-          const u8 code = __ldg(from.data + at + d);
-          element = pack1((FORMAT == INT8 ? int8ToFloat(code) : fp8ToFloat(code)) * (from.scale ? __ldg(from.scale + scaleAt) : 1.f));
+          const u8 code = __ldcg(from.data + at + d);
+          element = pack1((FORMAT == INT8 ? int8ToFloat(code) : fp8ToFloat(code)) * (from.scale ? __ldcg(from.scale + scaleAt) : 1.f));
         }
       }
       *(u16*)(shared + row * STRIDE + 2 * d) = element;
