@@ -54,7 +54,8 @@ const minModelLen = 2;
 const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: number, max: number]>> = {
   maxModelLen: ["--max-model-len", minModelLen, 2 ** 30],
   maxNumSeqs: ["--max-num-seqs", 1, 65_536],
-  maxNumBatchedTokens: ["--max-num-batched-tokens", 1, 2 ** 20],
+  // A launch on a GPU counts rows in 16 bits.
+  maxNumBatchedTokens: ["--max-num-batched-tokens", 1, 65535],
   blockSize: ["--block-size", 1, 256],
   kvCacheBytes: ["--kv-cache-memory-bytes", 1, Number.MAX_SAFE_INTEGER],
 };
