@@ -76,7 +76,13 @@ const skinnyDepths = [{ depth: 6, cost: 0 }, { depth: 5, cost: 70 }, { depth: 4,
 /** Rows that the kernels take, and their names. */
 const skinnyKernels = [{ rows: 8, kernel: "linear8" }, { rows: 16, kernel: "linear16" }] as const;
 /** The most rows of a product that does its neighbours' work too. A norm is computed anew by every block, so it soon costs more than a kernel of its own. */
-export const mostRowsFused = { norm: 2, gate: 8 } as const;
+export interface MostRowsFused {
+  readonly norm: number;
+  readonly gate: number;
+  readonly rope: number;
+}
+/** As measured on an H100; 0 joins none. */
+export const mostRowsFused: MostRowsFused = { norm: 2, gate: 8, rope: 0 };
 /** The kernels of kernels/linear-tiled.cu: rows and columns of a tile, pieces in shared memory. A block has 128 threads, two fit an SM. */
 const tiledKernels = [
   { rows: 64, kernel: "linearTile64", tileRows: 64, tileColumns: 128, stages: 4 },
@@ -100,7 +106,7 @@ function cheapest(k: number, only: number | undefined, plan: (splits: number, ch
 }
 const fitsWorkspace = ({ tiles, partialBytes }: LinearPlan): boolean => partialBytes <= linearWorkspace.partialBytes && tiles[0] * tiles[1] <= linearWorkspace.maxTiles;
 
-/** One block an SM, which walks tiles. `gated`: a tile has 8 rows of the gate and 8 of the up half, so there are as many tiles as without. */
+/** One block an SM, which walks tiles. A tile that pairs columns has 8 low and 8 high ones, so there are as many tiles as without. */
 function planSkinny({ rows, n, k }: LinearSize, { numSms, maxSharedBytes }: LinearMachine, only: Only = {}): LinearPlan | undefined {
   const kernel = skinnyKernels.find((kernel) => rows <= kernel.rows);
   if (!kernel) return undefined;
@@ -198,9 +204,26 @@ export interface LinearCall extends LinearSize {
   /** f32, 0 for none. */
   readonly residual: number;
   readonly residualStride: number;
-  /** Only of the skinny kernels for 8 rows. `norm`: x is normalised first, and `out` gets what is multiplied. `gate`: the first half of the product is the gate of the second, and `out` gets f(gate) times the second. */
+  /**
+   * Only of the skinny kernels for 8 rows. `norm`: x is normalised first, and `out` gets what is multiplied. `gate`: the first half of the product is the gate of
+   * the second, and `out` gets f(gate) times the second. `rope`: the product is heads of q, k and v; those of q and k are turned, k and v kept in the cache too.
+   */
   readonly norm?: { readonly weight: number; readonly epsilon: number; readonly out: number; readonly outStride: number };
   readonly gate?: { readonly activation: ActivationFunction; readonly out: number; readonly outStride: number };
+  readonly rope?: RopeCall;
+}
+
+/** ropeAndCache of whole heads without norms, to caches of the element. Addresses as the op has them: positions and slots are there for all rows of the launch. */
+export interface RopeCall {
+  readonly positions: number;
+  readonly slots: number;
+  readonly rotary: number;
+  readonly key: number;
+  readonly value: number;
+  readonly numQueryHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly pageSize: number;
 }
 
 /** Numbers of the nonlinearities in kernels/common.cu. */
@@ -208,7 +231,7 @@ export const activationNumber: Readonly<Record<ActivationFunction, number>> = { 
 
 /** Whether cuBLASLt can compute it: a residual lies as out does. A bias it would round to 16 bits, and the sum before that is added. */
 export const libraryTakes = (call: Omit<LinearCall, "rows">): boolean =>
-  !call.norm && !call.gate && call.bias === 0 && (call.residual === 0 || (call.outType === "f32" && call.residualStride === call.outStride));
+  !call.norm && !call.gate && !call.rope && call.bias === 0 && (call.residual === 0 || (call.outType === "f32" && call.residualStride === call.outStride));
 
 /** What launches need: of the device, the library if there is one, and `linearWorkspace.bytes` of zeroed memory. */
 export interface LinearLauncher {
@@ -222,13 +245,15 @@ type Launch = (call: LinearCall, plan: LinearPlan, launcher: LinearLauncher) => 
 
 const launches: Readonly<Record<LinearFamily, Launch>> = {
   skinny(call, { kernel, tiles, chunk, depth, shape }, { device, workspace, kernel: find }) {
-    const name = `${kernel}${call.norm ? "Norm" : ""}${call.gate ? "Gated" : ""}_${call.element}`;
-    const { norm, gate } = call, last = gate ?? call, product = gate ? call : undefined;
+    const { norm, gate, rope } = call, last = gate ?? call, product = gate || rope ? call : undefined;
+    const name = `${kernel}${norm ? "Norm" : ""}${gate ? "Gated" : ""}${rope ? "Rope" : ""}_${call.element}`;
     const params = new Params()
       .ptr(call.header).ptr(call.x).ptr(call.weight).ptr(last.out).ptr(call.bias).ptr(call.residual).ptr(norm?.weight ?? 0).ptr(norm?.out ?? 0).ptr(product?.out ?? 0)
       .ptr(workspace).ptr(workspace + linearWorkspace.partialBytes)
       .i32(call.rowsWord).i32(call.xStride).i32(last.outStride).i32(call.residualStride).i32(norm?.outStride ?? 0).i32(product?.outStride ?? 0).i32(call.n).i32(call.k).i32(chunk).i32(tiles[1])
-      .i32(call.rows).i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).i32(depth!).f32(norm?.epsilon ?? 0);
+      .i32(call.rows).i32(call.outType === "f32" ? 1 : 0).i32(gate ? activationNumber[gate.activation] : 0).i32(depth!).f32(norm?.epsilon ?? 0)
+      .ptr(rope?.positions ?? 0).ptr(rope?.slots ?? 0).ptr(rope?.rotary ?? 0).ptr(rope?.key ?? 0).ptr(rope?.value ?? 0)
+      .i32(rope?.numQueryHeads ?? 0).i32(rope?.numKvHeads ?? 0).i32(rope?.headDim ?? 0).i32(rope?.pageSize ?? 0);
     device.launch(find(name, shape.sharedBytes), shape, params.bytes());
   },
   tiled(call, { kernel, tiles, chunk, shape, rowsAtOnce }, { device, workspace, kernel: find }) {
@@ -253,7 +278,9 @@ const tiledParams = (call: LinearCall, workspace: number, chunk: number, tiles: 
 
 /** Queues a product as its plan says. */
 export function launchLinear(call: LinearCall, plan: LinearPlan, launcher: LinearLauncher): void {
-  invariant((!call.norm && !call.gate) || plan.kernel === "linear8", `norms and gates are fused into products of 8 rows, not ${plan.kernel}`);
-  invariant(!call.gate || (call.n % 2 === 0 && call.residual === 0 && call.outType !== "f32"), "a gated product has two halves, 16 bits and no residual");
+  const { norm, gate, rope } = call, pairs = gate ?? rope;
+  invariant((!norm && !pairs) || plan.kernel === "linear8", `norms, gates and rope are fused into products of 8 rows, not ${plan.kernel}`);
+  invariant(!pairs || (call.n % 2 === 0 && call.residual === 0 && call.outType !== "f32"), "a product of pairs has two halves, 16 bits and no residual");
+  invariant(!rope || (!gate && rope.headDim % 16 === 0 && call.n === (rope.numQueryHeads + 2 * rope.numKvHeads) * rope.headDim), "a product that is turned is heads of q, k and v, of whole tiles");
   launches[plan.family](call, plan, launcher);
 }

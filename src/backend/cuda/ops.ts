@@ -8,8 +8,8 @@ import { invariant, UsageError } from "../../core/errors.ts";
 import { type Activation, type BatchInputs, type Buffer, headerWord, type KvCache, type KvCacheFormat, type Ops, type StepSize, type WeightDType } from "../backend.ts";
 import type { Matmul } from "./blas.ts";
 import type { KernelFunction, LaunchShape } from "./device.ts";
-import type { GatedPart, LinearPart, NormPart, Part } from "./fuse.ts";
-import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, modulesOfFamily, mostRowsFused, planLinear } from "./linear.ts";
+import type { BehindPart, Joined, LinearPart, NormPart, Part, RopePart } from "./fuse.ts";
+import { activationNumber, launchLinear, libraryTakes, type LinearCall, type LinearMachine, linearWorkspace, modulesOfFamily, type MostRowsFused, mostRowsFused, planLinear } from "./linear.ts";
 import { addressOf, own } from "./memory.ts";
 import type { Element, FindKernel, ModuleKind, ModuleName } from "./modules.ts";
 import { Params } from "./params.ts";
@@ -28,6 +28,8 @@ export interface OpsContext {
   readonly blas: { matmul(m: Matmul): void } | undefined;
   /** Whether a row's bits may not depend on how many rows a step has; false when left out. */
   readonly deterministic?: boolean;
+  /** Up to how many rows products do their neighbours' work; as measured when left out. */
+  readonly mostRowsFused?: MostRowsFused;
   /** Takes a command: to run in its turn, once these modules are loaded, or to be recorded; there `fuse` may join it with its neighbours by what `part` says of it. */
   submit(needs: readonly ModuleName[], command: Command, part?: Part): void;
 }
@@ -63,7 +65,7 @@ function wide(what: string, a: Activation): void {
 export function createOps(context: OpsContext): Omit<Ops, "attention"> {
   const { device, blas } = context;
   const machine: Omit<LinearMachine, "library"> = { numSms: device.numSms, maxSharedBytes: device.maxSharedBytes, deterministic: context.deterministic ?? false };
-  const workspace = device.alloc(linearWorkspace.bytes);
+  const mostFused = context.mostRowsFused ?? mostRowsFused, workspace = device.alloc(linearWorkspace.bytes);
   /** Kernels that know only f32 are in the modules of both elements: the one in use is taken. */
   let element: Element = "bf16";
 
@@ -121,18 +123,17 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       const kinds = new Set<ModuleKind>(), most = Math.min(capacity(out), capacity(x)), rowsOf = (step: StepSize): number => Math.min(stepRows(out, step), most);
       for (let rows = 1; rows < 2 * most; rows *= 2) for (const kind of modulesOfFamily[plan(Math.min(rows, most)).family]) kinds.add(kind);
       element = of;
-      const launch = (step: StepSize, kernel: FindKernel, joined: { readonly norm?: NormPart | undefined; readonly gated?: GatedPart | undefined } = {}): void => {
-        const { norm, gated } = joined, rows = Math.min(rowsOf(step), norm ? capacity(norm.x) : Infinity);
+      const launch = (step: StepSize, kernel: FindKernel, { norm, behind }: Joined = {}): void => {
+        const rows = Math.min(rowsOf(step), norm ? capacity(norm.x) : Infinity, behind?.kind === "rope" ? behind.mostRows : Infinity);
         if (rows === 0) return;
         const from = norm && { x: addressOf(norm.x.data), xStride: norm.x.stride, norm: { weight: norm.weight, epsilon: norm.epsilon, out: addressOf(norm.out.data), outStride: norm.out.stride } };
-        const to = gated && { gate: { activation: gated.activation, out: addressOf(gated.out.data), outStride: gated.out.stride } };
-        launchLinear({ ...call, rows, ...from, ...to }, plan(rows), { device, blas, workspace, kernel });
+        launchLinear({ ...call, rows, ...from, ...(behind && callOf(behind)) }, plan(rows), { device, blas, workspace, kernel });
       };
       const part: LinearPart = {
         kind: "linear", x, out, needs: [{ kind: "fused", element: of }], launch,
         takes(step) {
-          const rows = rowsOf(step), few = rows > 0 && plan(rows).kernel === "linear8";
-          return { norm: few && rows <= mostRowsFused.norm, gated: few && rows <= mostRowsFused.gate && !residual && !isWide(out) };
+          const rows = rowsOf(step), few = rows > 0 && plan(rows).kernel === "linear8", pairs = few && !residual && !isWide(out);
+          return { norm: few && rows <= mostFused.norm, gated: pairs && rows <= mostFused.gate, rope: pairs && rows <= mostFused.rope };
         },
       };
       context.submit([...kinds].map((kind) => ({ kind, element: of })), launch, plan(1).kernel === "linear8" ? part : undefined);
@@ -146,12 +147,16 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
       const vectors = [half, headDim, value.headDim, qkv.stride].every((size) => size % 8 === 0) && [qkv.data, key.data, value.data, rotary].every((buffer) => own(buffer).address % 16 === 0);
       const V = vectors ? 8 : 1, pieces = Math.max(half / V + (headDim - rotaryDim) / V, value.headDim / V / 2);
       const group = Math.min(32, 2 ** Math.ceil(Math.log2(pieces)));
-      const blocks = ceilDiv(numQueryHeads + 2 * numHeads, ropeThreads / group);
+      const blocks = ceilDiv(numQueryHeads + 2 * numHeads, ropeThreads / group), mostRows = Math.floor(Math.min(batch.slots.bytes, batch.positions.bytes) / 4);
+      // A product turns whole heads, 8 pairs at a time, and keeps what it writes as it writes it.
+      const joins = rotaryDim === headDim && value.headDim === headDim && headDim % 16 === 0 && !qNorm && !kNorm && key.format === of && value.format === of;
+      const part: RopePart | undefined = !joins ? undefined
+        : { kind: "rope", qkv, key, value, positions: addressOf(batch.positions), slots: addressOf(batch.slots), rotary: addressOf(rotary), numQueryHeads, mostRows };
       submit("rope", of, vectors ? "ropeAndCache" : "ropeAndCacheOdd", qkv, (rows) => ({ grid: [blocks, rows, 1], block: ropeThreads }),
         new Params().ptr(addressOf(batch.header)).ptr(addressOf(qkv.data)).ptr(addressOf(batch.positions)).ptr(addressOf(batch.slots)).ptr(addressOf(rotary))
           .ptr(addressOf(qNorm)).ptr(addressOf(kNorm)).ptr(addressOf(key.data)).ptr(addressOf(value.data))
           .i32(rowsWord(qkv)).i32(qkv.stride).i32(numQueryHeads).i32(numHeads).i32(headDim).i32(value.headDim).i32(half).i32(pageSize)
-          .i32(formatOf(key)).i32(formatOf(value)).i32(group).f32(epsilon), undefined, Math.min(batch.slots.bytes, batch.positions.bytes) / 4);
+          .i32(formatOf(key)).i32(formatOf(value)).i32(group).f32(epsilon), part, mostRows);
     },
 
     gatedActivation({ out, gateUp, activation, batch }) {
@@ -177,3 +182,10 @@ export function createOps(context: OpsContext): Omit<Ops, "attention"> {
 }
 
 const formatOf = (cache: KvCache): number => cacheFormatNumber[cache.format];
+
+/** What a product is told of the part behind it. */
+function callOf(part: BehindPart): Pick<LinearCall, "gate" | "rope"> {
+  if (part.kind === "gated") return { gate: { activation: part.activation, out: addressOf(part.out.data), outStride: part.out.stride } };
+  const { positions, slots, rotary, key, value, numQueryHeads } = part;
+  return { rope: { positions, slots, rotary, key: addressOf(key.data), value: addressOf(value.data), numQueryHeads, numKvHeads: key.numHeads, headDim: key.headDim, pageSize: key.pageSize } };
+}

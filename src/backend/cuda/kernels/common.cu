@@ -112,6 +112,13 @@ __device__ __forceinline__ float4 normed(float4 x, float factor, float4 w) {
   return make_float4(__fmul_rn(x.x * factor, w.x), __fmul_rn(x.y * factor, w.y), __fmul_rn(x.z * factor, w.z), __fmul_rn(x.w * factor, w.w));
 }
 
+/** A pair of a head turned by its token's angle, wherever it is computed: what to round and what to fuse is not the compiler's choice. */
+__device__ __forceinline__ void rotate(float& a, float& b, float cosine, float sine) {
+  const float first = a;
+  a = __fmaf_rn(first, cosine, -__fmul_rn(b, sine));
+  b = __fmaf_rn(first, sine, __fmul_rn(b, cosine));
+}
+
 /** The nonlinearities: `activation` is 0 silu, 1 geluTanh, 2 gelu, 3 relu. Errors of a few units of f32, far below a rounding to 16 bits. */
 __device__ __forceinline__ float sigmoidTimes(float x, float u) { return __fdividef(x, 1.0f + __expf(-u)); }
 __device__ __forceinline__ float activate(float x, int activation) {

@@ -16,8 +16,10 @@
  * The order of a sum: mma by mma in a warp, warps 0 to 7, splits 0 to the last; then + bias, + residual. It depends on k and the number of splits.
  *
  * With FUSED defined the text compiles to products that do their neighbours' work too, for up to 8 rows, and write what those would have written:
- * NORM: x is f32; rmsNorm of it is `normed` and is multiplied. GATED: a tile is 8 rows of the gate and the same 8 of the up half; `product` is
- * what would have been out, and out is activate(gate) * up of it. All bits are those of the kernels one after the other.
+ * NORM: x is f32; rmsNorm of it is `normed` and is multiplied. GATE and ROPE take pairs of columns, so a tile is 8 rows of the weight and the 8 that
+ * stand `half` behind them: of the up half behind the gate, of a head's second half behind its first. `product` is what would have been out.
+ * GATE: out is activate(gate) * up of it. ROPE: heads of q and k in it are turned in place, k and v kept in the cache, as ropeAndCache does.
+ * All bits are those of the kernels one after the other.
  */
 struct Params {
   const int* header;
@@ -28,13 +30,23 @@ struct Params {
   const float* residual;    // f32 rows or null; may be out
   const float* normWeight;  // [k] where NORM
   u16* normed;              // [rows, k] where NORM
-  u16* product;             // [rows, n] where GATED
+  u16* product;             // [rows, n] where GATE or ROPE
   float* partial;           // [splits, tiles, 8 MT, 16] where there is more than one split
   u32* arrived;             // [tiles] zeros; the last split leaves zeros
   int rowsWord, xStride, outStride, residualStride, normedStride, productStride, n, k, chunk, tiles, launched, wide, activation; // launched: rows that x has; what is in those beyond the step's is not used
   int depth;                // of the ring: 3 to 6
   float epsilon;
+  // Where ROPE, as rope.cu has them:
+  const int* positions;     // [launched]
+  const int* slots;         // [launched]
+  const float2* rotary;     // [positions, headDim / 2] of (cos, sin)
+  u16* key;                 // the caches, of heads of headDim
+  u16* value;
+  int numQueryHeads, numKvHeads, headDim, pageSize;
 };
+
+/** What is done with a product behind it, instead of writing it to out. */
+enum Behind { NOTHING, GATE, ROPE };
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, PIECE = 2048, SUM_STRIDE = 20, SUMS = 8 * SUM_STRIDE;
 
@@ -105,7 +117,7 @@ __device__ __forceinline__ void stageNormed(const Params& p, const NormWeights& 
   }
 }
 
-template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(const Params& p) {
+template<int MT, bool NORM, Behind BEHIND> __device__ __forceinline__ void skinny(const Params& p) {
   static_assert(8 * MT * 16 <= THREADS, "a thread has at most one element of a tile");
   extern __shared__ __align__(128) u8 shared[];
   float* sums = (float*)(shared + WARPS * p.depth * PIECE);             // [2][WARPS][MT][8][SUM_STRIDE]
@@ -117,14 +129,16 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
   const u32 ring = sharedAddress(shared) + warp * p.depth * PIECE + lane * 16;
 
   // The stream of this lane's pieces: which tile and round the next one is of, and where its two rows begin.
-  const int half = p.n >> 1, rowsOfTile = GATED ? 8 : 16, lastRow = GATED ? half : p.n;
+  constexpr bool PAIRS = BEHIND != NOTHING;
+  const int half = (BEHIND == ROPE ? p.headDim : p.n) >> 1, lastRow = BEHIND == GATE ? half : p.n;
+  auto firstRow = [&](int tile) { return BEHIND == NOTHING ? tile * 16 : BEHIND == GATE ? tile * 8 : tile * 8 + tile / (half >> 3) * half; };
   int nextTile = blockIdx.x, nextRound = 0;
   const u16 *low, *high;
   bool lowThere, highThere;
   auto locate = [&]() {
-    const int a = nextTile * rowsOfTile + g, b = GATED ? a + half : a + 8;
+    const int a = firstRow(nextTile) + g, b = PAIRS ? a + half : a + 8;
     lowThere = a < lastRow;
-    highThere = GATED ? lowThere : b < lastRow;
+    highThere = PAIRS ? lowThere : b < lastRow;
     low = p.weight + (i64)a * p.k + kBegin + 8 * t;
     high = p.weight + (i64)b * p.k + kBegin + 8 * t;
   };
@@ -168,6 +182,13 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
     }
   }
   commitCopies();
+  // Of pairs a thread has this row of x, and this column of a tile's low and high ones.
+  const int pairRow = threadIdx.x >> 3, pairColumn = threadIdx.x & 7;
+  int position = 0, slot = 0;
+  if (BEHIND == ROPE && pairRow < p.launched) {
+    position = p.positions[pairRow];
+    slot = p.slots[pairRow];
+  }
   waitForCopies<0>();
   __syncthreads();
 
@@ -176,9 +197,14 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
   for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x, buffer ^= 1) {
     // What is added to this thread's element of the result is read while the sum is computed.
     const int outRow = threadIdx.x >> 4, outColumn = tile * 16 + (threadIdx.x & 15);
-    const bool writes = !GATED && outRow < rows && outColumn < p.n;
+    const bool writes = !PAIRS && outRow < rows && outColumn < p.n;
     const float bias = writes && p.bias ? p.bias[outColumn] : 0.0f;
     const float residual = writes && p.residual ? p.residual[(i64)outRow * p.residualStride + outColumn] : 0.0f;
+    const int n = firstRow(tile) + pairColumn; // of a pair's low element
+    const bool writesPair = PAIRS && pairRow < rows && n < lastRow;
+    const int head = BEHIND == ROPE ? tile / (half >> 3) : 0, inHead = n - head * 2 * half;
+    const bool rotated = BEHIND == ROPE && writesPair && head < p.numQueryHeads + p.numKvHeads;
+    const float2 turn = rotated ? __ldg(p.rotary + (i64)position * half + inHead) : make_float2(1.0f, 0.0f);
 
     float acc[MT][4];
 #pragma unroll
@@ -248,16 +274,25 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
         for (int split = 0; split < gridDim.y; split++) sum += __ldcg(p.partial + split * splitStride + tileAt + row * 16 + i);
         return sum;
       };
-      if (GATED) {
-        const int row = threadIdx.x >> 3, column = threadIdx.x & 7, n = tile * 8 + column;
-        if (row < rows && n < half) {
-          float gate = value(row, column), up = value(row, column + 8);
-          if (p.bias) { gate += p.bias[n]; up += p.bias[half + n]; }
-          const u32 two = pack(gate, up); // what is gated is the product in 16 bits
-          u16* product = p.product + (i64)row * p.productStride + n;
-          product[0] = (u16)two;
-          product[half] = (u16)(two >> 16);
-          ((u16*)p.out)[(i64)row * p.outStride + n] = packOne(activate(lowOf(two), p.activation) * highOf(two));
+      if (writesPair) {
+        float low = value(pairRow, pairColumn), high = value(pairRow, pairColumn + 8);
+        if (p.bias) { low += p.bias[n]; high += p.bias[n + half]; }
+        u32 two = pack(low, high); // what is gated, or turned, is the product in 16 bits
+        if (rotated) {
+          low = lowOf(two);
+          high = highOf(two);
+          rotate(low, high, turn.x, turn.y);
+          two = pack(low, high);
+        }
+        auto putPair = [&](u16* to) {
+          to[0] = (u16)two;
+          to[half] = (u16)(two >> 16);
+        };
+        putPair(p.product + (i64)pairRow * p.productStride + n);
+        if (BEHIND == GATE) ((u16*)p.out)[(i64)pairRow * p.outStride + n] = packOne(activate(lowOf(two), p.activation) * highOf(two));
+        if (BEHIND == ROPE && head >= p.numQueryHeads) {
+          const int kvHead = head - p.numQueryHeads - (rotated ? 0 : p.numKvHeads), page = slot / p.pageSize;
+          putPair((rotated ? p.key : p.value) + (((i64)page * p.numKvHeads + kvHead) * p.pageSize + slot - page * p.pageSize) * p.headDim + inHead);
         }
       } else if (writes) {
         float sum = value(outRow, threadIdx.x & 15);
@@ -272,13 +307,15 @@ template<int MT, bool NORM, bool GATED> __device__ __forceinline__ void skinny(c
   waitForCopies<0>();
 }
 
-#define SKINNY(name, MT, NORM, GATED) \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) NAME(name)(const __grid_constant__ Params p) { skinny<MT, NORM, GATED>(p); }
+#define SKINNY(name, MT, NORM, BEHIND) \
+  extern "C" __global__ void __launch_bounds__(THREADS, 2) NAME(name)(const __grid_constant__ Params p) { skinny<MT, NORM, BEHIND>(p); }
 #if !defined(FUSED)
-SKINNY(linear8, 1, false, false)
-SKINNY(linear16, 2, false, false)
+SKINNY(linear8, 1, false, NOTHING)
+SKINNY(linear16, 2, false, NOTHING)
 #else
-SKINNY(linear8Norm, 1, true, false)
-SKINNY(linear8Gated, 1, false, true)
-SKINNY(linear8NormGated, 1, true, true)
+SKINNY(linear8Norm, 1, true, NOTHING)
+SKINNY(linear8Gated, 1, false, GATE)
+SKINNY(linear8NormGated, 1, true, GATE)
+SKINNY(linear8Rope, 1, false, ROPE)
+SKINNY(linear8NormRope, 1, true, ROPE)
 #endif

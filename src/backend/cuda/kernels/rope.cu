@@ -122,13 +122,11 @@ template<int V> __device__ __forceinline__ void ropeAndCache(const Params& p) {
       for (int e = 0; e < V; e += V > 1 ? 2 : 1) {
         if constexpr (V > 1) {
           float4 turn = __ldg((const float4*)(angles + 2 * (i + e))); // cos, sin, cos, sin
-          float a0 = a[e], a1 = a[e + 1], b0 = b[e], b1 = b[e + 1];
-          a[e] = a0 * turn.x - b0 * turn.y; b[e] = b0 * turn.x + a0 * turn.y;
-          a[e + 1] = a1 * turn.z - b1 * turn.w; b[e + 1] = b1 * turn.z + a1 * turn.w;
+          rotate(a[e], b[e], turn.x, turn.y);
+          rotate(a[e + 1], b[e + 1], turn.z, turn.w);
         } else {
           float2 turn = __ldg((const float2*)(angles + 2 * i));
-          float a0 = a[0], b0 = b[0];
-          a[0] = a0 * turn.x - b0 * turn.y; b[0] = b0 * turn.x + a0 * turn.y;
+          rotate(a[0], b[0], turn.x, turn.y);
         }
       }
       storeElements<V>(x + j, b);
