@@ -59,6 +59,7 @@ struct int4 { int x, y, z, w; };
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline float __expf(float x) { return expf(x) * nudge; }
 inline float __fdividef(float a, float b) { return a / b * nudge; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 template <class T> inline T __ldg(const T* p) { return *p; }
@@ -351,6 +352,16 @@ test("every operator has the interpreter's value for every pair of edge values, 
 test("constants are themselves, bit for bit", { skip: missing }, () => {
   assert.equal(compare(constants, outcomes.constants!).exact, constants.length);
   assert.deepEqual([literal("f32", 5), literal("f32", -0), literal("f32", 1e21), literal("i32", -(2 ** 31)), literal("bool", 1)], ["5.f", "(-0.f)", "1e+21f", "(-2147483647 - 1)", "true"]);
+});
+
+test("a product that something jumps by is rounded by itself; elsewhere the compiler may fuse it with a sum", () => {
+  const sum = binary("add", binary("mul", score, constant("f32", 0.1)), constant("f32", 3));
+  assert.match(emitFunction("mod", sum, [], ""), /return \(\(score \* 0\.1\S*f\) \+ 3\.f\)/);
+  for (const e of [unary("floor", sum), binary("lt", sum, constant("f32", 1)), select(binary("lt", sum, constant("f32", 1)), sum, score)]) {
+    const text = emitFunction("mod", e, [], "");
+    assert.ok(text.includes("__fmul_rn(score, 0.1") && !text.includes("score *"), text);
+  }
+  assert.match(emitFunction("mod", unary("floor", unary("toF32", binary("mul", index("q"), index("kv")))), [], ""), /wrapMul\(q, kv\)/);
 });
 
 test("sine, cosine and tangent are Math's to a few last places, for angles of every size", { skip: missing }, () => {

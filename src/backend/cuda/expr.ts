@@ -252,11 +252,12 @@ const between = (operator: string): WriteBinary => (a, b) => `(${a} ${operator} 
 const called = (name: string): WriteBinary => (a, b) => `${name}(${a}, ${b})`;
 /** i32 wraps, where C++ says nothing. */
 const wrapping = (operator: string, name: string): WriteBinary => (a, b, integer) => (integer ? called(name) : between(operator))(a, b, integer);
-const smoothBinary: Readonly<Partial<Record<BinaryOp, WriteBinary>>> = { div: called("quotientApprox") };
+const smoothBinary: Readonly<Partial<Record<BinaryOp, WriteBinary>>> = { mul: wrapping("*", "wrapMul"), div: called("quotientApprox") };
 const binary: Readonly<Record<BinaryOp, WriteBinary>> = {
   add: wrapping("+", "wrapAdd"),
   sub: wrapping("-", "wrapSub"),
-  mul: wrapping("*", "wrapMul"),
+  /** Not to be fused with an addition behind it, as `*` would be. */
+  mul: (a, b, integer) => called(integer ? "wrapMul" : "__fmul_rn")(a, b, integer),
   div: between("/"),
   rem: (a, b, integer) => called(integer ? "remainder" : "fmodf")(a, b, integer),
   floorDiv: called("floorDiv"),
