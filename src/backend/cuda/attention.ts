@@ -224,6 +224,8 @@ export function attentionParams(source: AttentionSource, call: AttentionCall, wo
     [address(layout.data), layout.sequenceStride * elementBytes, layout.rowStride * elementBytes, layout.headStride * elementBytes, dim * elementBytes].every((n) => n % bytes === 0);
   const keyBytes = bytesPerKvElement[plan.keyFormat!], valueBytes = bytesPerKvElement[plan.valueFormat!];
   const flags = [aligned(call.query, 2, plan.headDimQk, 16), aligned(call.key, keyBytes, plan.headDimQk, 16), aligned(call.value, valueBytes, plan.headDimV, 16), aligned(call.out, 2, plan.headDimV, 4)];
+  // Other rows are read through L1, where a line that was read early would stand without the keys that the kernel in front adds to it.
+  const pastL1 = keyBytes === 2 && valueBytes === 2 && flags[1]! && flags[2]!;
   const division = magicDivision(call.pageSize);
   const values: Record<string, number> = {
     query: address(call.query.data), out: address(call.out.data), key: address(call.key.data), value: address(call.value.data),
@@ -233,7 +235,7 @@ export function attentionParams(source: AttentionSource, call: AttentionCall, wo
     ...strideValues("keyScale", call.keyScale), ...strideValues("valueScale", call.valueScale),
     lseSequenceStride: call.lse?.sequenceStride ?? 0, maxScoreSequenceStride: call.maxScore?.sequenceStride ?? 0,
     maxPagesPerSequence: call.maxPagesPerSequence, pageSize: call.pageSize, pageMultiplier: division.multiplier, pageShift: division.shift,
-    aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows, early: Number(early),
+    aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows, early: Number(early && pastL1),
     decodeBlocks, numSms, pieces: piecesAt(maxItems(call)),
   };
   plan.captures.forEach((slot, i) => {

@@ -50,7 +50,9 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
     const int left = chunk * CHUNK < DIM ? from.kvLength - kv0 - row : 0; // rows that are there, from this one on
 #pragma unroll
     for (int r = 0; r < (BN + STEP - 1) / STEP; r++, source += STEP * from.rowStride) {
-      if (BN % STEP == 0 || row + r * STEP < BN) (ONCE ? copyAsync16Once : copyAsync16)(to + r * STEP * STRIDE, r * STEP < left ? source : from.data, r * STEP < left);
+      if (BN % STEP != 0 && row + r * STEP >= BN) continue;
+      if (ONCE) copyAsync16Once(to + r * STEP * STRIDE, r * STEP < left ? source : from.data, r * STEP < left);
+      else copyAsync16(to + r * STEP * STRIDE, r * STEP < left ? source : from.data, r * STEP < left);
     }
   } else if (from.aligned) {
 #pragma unroll 1
@@ -65,7 +67,7 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
       } else {
         uint4 word = make_uint4(0, 0, 0, 0);
         float scale = 0.f;
-        if (valid) { word = __ldcg((const uint4*)source); scale = from.scale ? __ldcg(from.scale + scaleAt) : 1.f; }
+        if (valid) { word = __ldg((const uint4*)source); scale = from.scale ? __ldg(from.scale + scaleAt) : 1.f; }
         const u32 words[4] = {word.x, word.y, word.z, word.w};
         u32 wide[8];
 #pragma unroll
@@ -88,10 +90,10 @@ __device__ __forceinline__ void loadRows(u8* shared, const KeySource& from, int 
         i64 at, scaleAt;
         from.find(kv0 + row, at, scaleAt);
         if (FORMAT == SAME) {
-          element = __ldcg((const u16*)(from.data + at) + d);
+          element = __ldg((const u16*)(from.data + at) + d);
         } else {
-          const u8 code = __ldcg(from.data + at + d);
-          element = pack1((FORMAT == INT8 ? int8ToFloat(code) : fp8ToFloat(code)) * (from.scale ? __ldcg(from.scale + scaleAt) : 1.f));
+          const u8 code = __ldg(from.data + at + d);
+          element = pack1((FORMAT == INT8 ? int8ToFloat(code) : fp8ToFloat(code)) * (from.scale ? __ldg(from.scale + scaleAt) : 1.f));
         }
       }
       *(u16*)(shared + row * STRIDE + 2 * d) = element;
