@@ -28,10 +28,13 @@ export interface FirstResults {
   readonly later: number[];
 }
 
+/** NVRTC and the driver keep what they compiled in the home folder: nobody may have been there. */
+const fresh = (folder: string): Readonly<Record<string, string>> => ({ HOME: folder, CUDA_CACHE_PATH: join(folder, "driver"), CUDA_CACHE_DISABLE: "1" });
+
 /** What one process printed. @throws with what it said on stderr */
 async function valuesOf(folder: string): Promise<number[]> {
   try {
-    const { stdout } = await promisify(execFile)(process.execPath, [fileURLToPath(import.meta.url)], { env: { ...process.env, TESSERA_CACHE_DIR: folder } });
+    const { stdout } = await promisify(execFile)(process.execPath, [fileURLToPath(import.meta.url)], { env: { ...process.env, TESSERA_CACHE_DIR: folder, ...fresh(folder) } });
     return JSON.parse(stdout) as number[];
   } catch (error) {
     const said = (error as { stderr?: string }).stderr ?? "";
