@@ -42,6 +42,8 @@ const reductionInF32 = 2;
 /** Words of a cublasLtMatmulHeuristicResult_t, 96 bytes: the algorithm (64 bytes), its workspace (8), a status (4), and more. */
 const result = { state: 18, words: 24 } as const;
 const workspaceBytes = 64 * 2 ** 20;
+/** Shapes that are remembered: steps of many tokens come in any number of rows. */
+const mostPrepared = 4096;
 
 /** The largest power of two that divides an address, at most 256: what cuBLASLt takes for granted if nobody tells it. */
 function alignmentOf(address: number | undefined): number {
@@ -104,10 +106,7 @@ export class Blas {
 
   /** The device's stream must have been waited for. */
   close(): void {
-    for (const { description, layouts } of this.#prepared.values()) {
-      this.#lt.cublasLtMatmulDescDestroy(description);
-      for (const layout of Object.values(layouts)) this.#lt.cublasLtMatrixLayoutDestroy(layout);
-    }
+    for (const prepared of this.#prepared.values()) this.#forget(prepared);
     this.#prepared.clear();
     this.#lt.cublasLtDestroy(this.#handle);
     this.#device.free(this.#workspace);
@@ -117,8 +116,22 @@ export class Blas {
     const alignments = [alignmentOf(m.weight), alignmentOf(m.x), alignmentOf(m.residual), alignmentOf(m.out)];
     const key = `${m.rows} ${m.N} ${m.K} ${m.xType} ${m.xStride} ${m.outType} ${m.outStride} ${alignments.join(" ")}`;
     let prepared = this.#prepared.get(key);
-    if (!prepared) this.#prepared.set(key, (prepared = this.#choose(m, alignments)));
+    if (prepared) this.#prepared.delete(key); // to the end of the line: what was asked for longest ago goes first
+    else {
+      prepared = this.#choose(m, alignments);
+      const oldest = this.#prepared.size < mostPrepared ? undefined : this.#prepared.entries().next().value;
+      if (oldest) {
+        this.#forget(oldest[1]);
+        this.#prepared.delete(oldest[0]);
+      }
+    }
+    this.#prepared.set(key, prepared);
     return prepared;
+  }
+
+  #forget({ description, layouts }: Prepared): void {
+    this.#lt.cublasLtMatmulDescDestroy(description);
+    for (const layout of Object.values(layouts)) this.#lt.cublasLtMatrixLayoutDestroy(layout);
   }
 
   #choose(m: Matmul, alignments: readonly number[]): Prepared {
