@@ -1,0 +1,112 @@
+// CUDA for a C++ compiler: what the attention kernels use of it, a thread of a block being a fiber (cuda-emulator.cpp). Stands before each kernel's text;
+// the assembly in these texts is replaced by calls of what is defined at the end (cuda-emulator.ts). Approximate instructions are exact here, a product of
+// matrices is summed in double precision and rounded once.
+#pragma once
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define __device__
+#define __global__ static
+#define __constant__ static const
+#define __shared__ static
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __CUDA_ARCH__ 900
+
+// ---- the machine ----
+
+struct Index { unsigned x, y, z; };
+extern Index threadIdx, blockIdx;
+extern unsigned char* dynamicShared;
+[[noreturn]] void fail(const char* why);
+void __syncthreads();
+/// Waits until all 32 lanes are here, each with its own operands; the last to come computes for all. Lanes must have come for the same.
+void together(void (*compute)(void* const* lanes), void* mine);
+/// 16 bytes to shared memory, zeros where `bytes` is 0: done when a wait demands it at the latest.
+void copyLater(unsigned shared, const void* from, int bytes);
+void commitCopies();
+void waitForCopies(int groups);
+
+// ---- types and plain functions ----
+
+struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+template <class To, class From> inline To bitsAs(From x) { static_assert(sizeof(To) == sizeof(From), ""); To y; memcpy(&y, &x, sizeof y); return y; }
+inline float __int_as_float(int x) { return bitsAs<float>(x); }
+inline int __float_as_int(float x) { return bitsAs<int>(x); }
+inline unsigned __float_as_uint(float x) { return bitsAs<unsigned>(x); }
+inline float __int2float_rn(int x) { return (float)x; }
+inline int __float2int_rz(float x) { return x != x ? 0 : x >= 2147483648.f ? 2147483647 : x <= -2147483648.f ? -2147483647 - 1 : (int)x; }
+inline unsigned __funnelshift_l(unsigned low, unsigned high, int by) { return by ? high << by | low >> (32 - by) : high; }
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+
+template <class T> inline T* alignedTo(T* p, size_t bytes) {
+  if ((uintptr_t)p % bytes != 0) fail("an address that is not aligned to what is read or written there");
+  return p;
+}
+template <class T> inline T __ldg(const T* p) { return *alignedTo(p, sizeof(T)); }
+template <class T> inline T __ldcg(const T* p) { return *alignedTo(p, sizeof(T)); }
+template <class T> inline void __stcg(T* p, T x) { *alignedTo(p, sizeof(T)) = x; }
+inline int atomicAdd(int* p, int x) { const int was = *p; *p += x; return was; }
+inline void __threadfence() {}
+inline size_t __cvta_generic_to_shared(const void* p) { return (size_t)((const unsigned char*)p - dynamicShared); }
+inline unsigned char* sharedAt(unsigned address) { return alignedTo(dynamicShared + address, 16); }
+
+// ---- between the lanes of a warp ----
+
+template <class T> struct Shuffle { T x, y; int by; };
+template <class T> inline T __shfl_xor_sync(unsigned, T x, int by) {
+  Shuffle<T> mine = {x, x, by};
+  together([](void* const* lanes) {
+    for (int l = 0; l < 32; l++) ((Shuffle<T>*)lanes[l])->y = ((Shuffle<T>*)lanes[l ^ ((Shuffle<T>*)lanes[l])->by])->x;
+  }, &mine);
+  return mine.y;
+}
+template <class T> inline T __shfl_up_sync(unsigned, T x, int by) {
+  Shuffle<T> mine = {x, x, by};
+  together([](void* const* lanes) {
+    for (int l = 31; l >= 0; l--) if (l >= ((Shuffle<T>*)lanes[l])->by) ((Shuffle<T>*)lanes[l])->y = ((Shuffle<T>*)lanes[l - ((Shuffle<T>*)lanes[l])->by])->x;
+  }, &mine);
+  return mine.y;
+}
+inline bool __any_sync(unsigned, bool x) {
+  bool mine = x;
+  together([](void* const* lanes) {
+    bool any = false;
+    for (int l = 0; l < 32; l++) any |= *(bool*)lanes[l];
+    for (int l = 0; l < 32; l++) *(bool*)lanes[l] = any;
+  }, &mine);
+  return mine;
+}
+
+// ---- what stands for assembly ----
+
+/// Four 8x8 matrices of shared memory, each lane giving the address of a row; transposed or not.
+void loadMatrices4(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address);
+void loadMatrices4Transposed(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address);
+/// d[16 x 8] += a[16 x 16] b[16 x 8], of bf16 or f16.
+void multiplyAddBf16(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1);
+void multiplyAddF16(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1);
+float widenF16(unsigned bits);
+/// Rounded to nearest, ties to even.
+unsigned narrowBf16(float x);
+unsigned narrowF16(float x);
+inline float minNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (signbit(a) ? a : b) : a < b ? a : b; }
+inline float maxNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (signbit(a) ? b : a) : a > b ? a : b; }
