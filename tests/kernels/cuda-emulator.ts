@@ -10,8 +10,10 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import type { CudaDevice, KernelFunction, LaunchShape } from "../../src/backend/cuda/device.ts";
 
+const { header } = process.report.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } };
+
 /** Why there is no emulation here, or false. */
-export const missing = process.platform !== "linux" ? "the emulation is written for Linux"
+export const missing = process.platform !== "linux" ? "the emulation is written for Linux" : header.glibcVersionRuntime === undefined ? "the emulation needs the C library of GNU (ucontext)"
   : spawnSync("g++", ["--version"]).status === 0 ? false : "no C++ compiler (g++) on this machine to compile the kernels; on Debian: apt-get install g++";
 
 /** What stands for an instruction, by all of its text: operands by their place in the statement. */
