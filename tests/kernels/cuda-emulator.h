@@ -2,16 +2,14 @@
 // the assembly in these texts is replaced by calls of what is defined at the end (cuda-emulator.ts). Approximate instructions are exact here, a product of
 // matrices is summed in double precision and rounded once.
 #pragma once
+#include "cuda-arithmetic.h"
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define __device__
 #define __global__ static
-#define __constant__ static const
 #define __shared__ static
-#define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __CUDA_ARCH__ 900
@@ -32,28 +30,13 @@ void waitForCopies(int groups);
 
 // ---- types and plain functions ----
 
-struct alignas(16) int4 { int x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
-template <class To, class From> inline To bitsAs(From x) { static_assert(sizeof(To) == sizeof(From), ""); To y; memcpy(&y, &x, sizeof y); return y; }
-inline float __int_as_float(int x) { return bitsAs<float>(x); }
-inline int __float_as_int(float x) { return bitsAs<int>(x); }
-inline unsigned __float_as_uint(float x) { return bitsAs<unsigned>(x); }
-inline float __int2float_rn(int x) { return (float)x; }
-inline int __float2int_rz(float x) { return x != x ? 0 : x >= 2147483648.f ? 2147483647 : x <= -2147483648.f ? -2147483647 - 1 : (int)x; }
-inline unsigned __funnelshift_l(unsigned low, unsigned high, int by) { return by ? high << by | low >> (32 - by) : high; }
-inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
-inline float __expf(float x) { return expf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
@@ -108,5 +91,3 @@ float widenF16(unsigned bits);
 /// Rounded to nearest, ties to even.
 unsigned narrowBf16(float x);
 unsigned narrowF16(float x);
-inline float minNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (signbit(a) ? a : b) : a < b ? a : b; }
-inline float maxNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (signbit(a) ? b : a) : a > b ? a : b; }

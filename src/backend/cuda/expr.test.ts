@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -39,32 +39,11 @@ interface Outcome {
 }
 
 /** What CUDA declares by itself. */
-const shim = `#include <cmath>
-#include <cstdio>
+const shim = `#include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
-#define __device__
-#define __constant__ static const
-#define __forceinline__ inline
-template <class To, class From> inline To bitsAs(From x) { To y; static_assert(sizeof x == sizeof y, ""); memcpy(&y, &x, sizeof y); return y; }
-inline float __int_as_float(int x) { return bitsAs<float>(x); }
-inline int __float_as_int(float x) { return bitsAs<int>(x); }
-inline unsigned __float_as_uint(float x) { return bitsAs<unsigned>(x); }
-inline float __int2float_rn(int x) { return (float)x; }
-inline int __float2int_rz(float x) { return x != x ? 0 : x >= 2147483648.f ? 2147483647 : x <= -2147483648.f ? -2147483647 - 1 : (int)x; }
-inline unsigned __funnelshift_l(unsigned low, unsigned high, int by) { return by ? high << by | low >> (32 - by) : high; }
-static float nudge = 1.f; // what approximate instructions are off by
-struct int4 { int x, y, z, w; };
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline float __expf(float x) { return expf(x) * nudge; }
-inline float __fdividef(float a, float b) { return a / b * nudge; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
+${readFileSync(new URL("../../../tests/kernels/cuda-arithmetic.h", import.meta.url), "utf8").replace("#pragma once\n", "")}
 template <class T> inline T __ldg(const T* p) { return *p; }
-inline float minNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (std::signbit(a) ? a : b) : a < b ? a : b; }
-inline float maxNan(float a, float b) { return a != a || b != b ? NAN : a == b ? (std::signbit(a) ? b : a) : a > b ? a : b; }
 `;
 /** Instructions that arithmetic.cu writes as assembly. */
 const assembly: Readonly<Record<string, string>> = {
