@@ -4,6 +4,7 @@
  */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { devices } from "../backend/registry.ts";
+import { schedulingPolicies } from "../engine/messages.ts";
 import { snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
 import { checkParams, type GenerateParams } from "../llm/params.ts";
 import type { LoadOptions } from "../llm.ts";
@@ -94,6 +95,7 @@ export function addEngineFlags(command: Command): Command {
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
     .option("--enable-prefix-caching", "share what is computed of prompts that begin alike (default)")
     .option("--no-enable-prefix-caching", "compute every prompt from its first token")
+    .addOption(new Option("--scheduling-policy <policy>", "who is served first: first come (fcfs), or by the requests' priority, lowest first").choices(schedulingPolicies).default("fcfs"))
     .option("--attention <file>", "a module with mods in place of the model's attention: export default { maskMod, scoreMod, layers }")
     .option("--chat-template <file>", "a Jinja chat template in place of the model's own")
     .addOption(new Option("--hf-token <token>", "access token of the hub, for private and gated models").env("HF_TOKEN"))
@@ -103,11 +105,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
+  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching, schedulingPolicy } = flags;
   const { skipTokenizerInit, chatTemplate, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
+    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching, schedulingPolicy,
     skipTokenizerInit, chatTemplate, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

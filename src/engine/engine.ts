@@ -9,7 +9,7 @@
  * at once and its rows of those steps are ignored. Everything is a function of the requests and the seed, in the order they came.
  * Knows token ids and never text; knows no thread, no message and no backend: the forward pass is handed in.
  */
-import { invariant, UsageError } from "../core/errors.ts";
+import { BadRequest, invariant, UsageError } from "../core/errors.ts";
 import { uniform } from "../core/random.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
@@ -17,7 +17,7 @@ import { LogitRules } from "../sampling/rules.ts";
 import { argmax, Sampler } from "../sampling/sampler.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
-import type { Delta, FinishReason, Stats } from "./messages.ts";
+import type { Delta, FinishReason, Standing, Stats } from "./messages.ts";
 import { drain, type Flight, type ForwardModel, Launcher, type Part, type Sampled } from "./run-ahead.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -25,6 +25,8 @@ import { Sequence } from "./sequence.ts";
 export type { ForwardModel };
 
 export interface EngineLimits extends SchedulerLimits {
+  /** Sequences that begin alike share pages. Default true. */
+  readonly enablePrefixCaching?: boolean;
   /** Most tokens of one sequence, prompt and output together. */
   readonly maxModelLen: number;
   readonly numPages: number;
@@ -74,7 +76,7 @@ export class Engine {
     this.limits = limits;
     this.#model = model;
     const pool = new PagePool(limits.numPages);
-    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed }));
+    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, seed }));
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
@@ -87,8 +89,8 @@ export class Engine {
     return this.#sequences.size === 0 && this.#deltas.length === 0 && this.#flight === undefined;
   }
 
-  /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. Requests with different salts share no pages. */
-  submit(id: string, prompt: Int32Array, params: SamplingParams, salt = ""): void {
+  /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. */
+  submit(id: string, prompt: Int32Array, params: SamplingParams, { salt = "", family, priority }: Standing = {}): void {
     invariant(!this.#sequences.has(id), `request ${id} is already running`);
     const number = this.#numSubmitted++;
     const wrong = this.#check(prompt, params);
@@ -97,7 +99,8 @@ export class Engine {
       return;
     }
     const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
-    const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen, salt, LogitRules.of(params, prompt, this.#eos));
+    const { maxModelLen, enablePrefixCaching = true } = this.limits;
+    const sequence = new Sequence(id, prompt, params, seed, maxModelLen, enablePrefixCaching ? salt : family ?? null, LogitRules.of(params, prompt, this.#eos), priority);
     this.#sequences.set(id, sequence);
     this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);
@@ -229,11 +232,14 @@ export class Engine {
     const { id, params, rules } = sequence;
     if (row === undefined) return sequence.settle(numTokens, undefined);
     const logits = hostRow === undefined ? undefined : sampled.logits[hostRow]!;
-    const token = logits ? this.#sampler.sample(logits, params, sequence.seed, sequence.numKnown, rules) : fromDevice(sampled.tokens[row]!);
-    if (token === undefined && rules && logits && argmax(logits) !== undefined) {
-      const message = `after ${sequence.numGenerated} tokens of output no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more`;
-      return this.#end(sequence, { id, tokens: [], finish: "error", message, param: params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens" });
+    let token: number | undefined;
+    try {
+      token = logits ? this.#sampler.sample(logits, params, sequence.seed, sequence.numKnown, rules) : fromDevice(sampled.tokens[row]!);
+    } catch (error) {
+      if (!(error instanceof BadRequest)) throw error;
+      return this.#end(sequence, { id, tokens: [], finish: "error", message: error.message, param: error.param });
     }
+    if (token === undefined && rules && logits && argmax(logits) !== undefined) return this.#end(sequence, { id, tokens: [], finish: "error", ...noTokenLeft(sequence) });
     if (token === undefined) {
       const message = `the model's logits for token ${sequence.numKnown} are not numbers (NaN or infinity)`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message });
@@ -275,6 +281,14 @@ export class Engine {
     this.#fresh.delete(sequence.id);
     this.#deltas.push(last);
   }
+}
+
+/** Whose rules left no token to choose, and what to say. */
+function noTokenLeft({ params, numGenerated }: Sequence): Required<Pick<Delta, "message" | "param">> {
+  const after = `after ${numGenerated} tokens of output`;
+  if (params.logitsProcessors?.length) return { param: "logitsProcessors", message: `${after} logitsProcessors left no token that may be generated, or a logit that is NaN or +Infinity; leave a distribution` };
+  const param = params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens";
+  return { param, message: `${after} no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more` };
 }
 
 const fromDevice = (token: number): number | undefined => (token < 0 ? undefined : token);

@@ -1,5 +1,6 @@
 /**
- * All that crosses between the engine and the rest: plain data that survives structuredClone.
+ * All that crosses between the engine and the rest: plain data that survives structuredClone, but for `logitsProcessors`, which only an engine in the
+ * same thread can be sent.
  *
  *   client  ── Submit, Abort, Close ──▶  engine (a worker thread, or the same thread in tests)
  *   client  ◀── Progress, Ready, Deltas, Stats, Failed, Closed ──  engine
@@ -12,9 +13,19 @@ import type { SamplingParams } from "../sampling/params.ts";
 export type { TokenLogprobs };
 
 export type ToEngine =
-  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly salt: string }
+  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly standing: Standing }
   | { readonly kind: "abort"; readonly id: string }
   | { readonly kind: "close" };
+
+/** How a request stands among the others. */
+export interface Standing {
+  /** Requests with different salts share nothing in the cache. Default "". */
+  readonly salt?: string;
+  /** Choices of one prompt, which share its pages where prefix caching is switched off too: a name that no other prompt's choices have. */
+  readonly family?: string;
+  /** Lower runs earlier, equals in the order they come. Default 0. */
+  readonly priority?: number;
+}
 
 export type FromEngine =
   | { readonly kind: "progress"; readonly stage: string; readonly done: number; readonly total: number }
@@ -49,6 +60,10 @@ export interface Delta {
   readonly param?: string;
 }
 
+/** "fcfs": first come, first served. "priority": by the requests' priorities, and first come, first served among equals. */
+export const schedulingPolicies = ["fcfs", "priority"] as const;
+export type SchedulingPolicy = (typeof schedulingPolicies)[number];
+
 export interface EngineInfo {
   readonly architecture: string;
   /** "wasm, 2 threads, relaxed SIMD" */
@@ -71,6 +86,7 @@ export interface EngineInfo {
   readonly weightBytes: number;
   readonly kvBytes: number;
   readonly enablePrefixCaching: boolean;
+  readonly schedulingPolicy: SchedulingPolicy;
   readonly loadSeconds: number;
 }
 

@@ -15,7 +15,7 @@ import type { WeightSource } from "../weights/source.ts";
 import { Engine } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
-import type { EngineInfo } from "./messages.ts";
+import { type EngineInfo, type SchedulingPolicy, schedulingPolicies } from "./messages.ts";
 
 /** How far loading has come, in bytes of a stage. */
 export type Progress = (stage: string, done: number, total: number) => void;
@@ -50,6 +50,8 @@ export interface EngineOptions extends LimitOptions {
    * while the model runs, as what was computed before would not be what is computed now.
    */
   readonly enablePrefixCaching?: boolean;
+  /** Who is served first. Default "fcfs": requests with a priority are refused. */
+  readonly schedulingPolicy?: SchedulingPolicy;
   /** Mods in place of the model's own, resolved for its layers (attention/override.ts). */
   readonly attention?: AttentionOverrideData;
 }
@@ -84,6 +86,8 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     for (const [name, flag] of [["enablePrefixCaching", "--enable-prefix-caching"], ["deterministic", "--deterministic"]] as const) {
       if (!["boolean", "undefined"].includes(typeof options[name])) throw new UsageError(`${name} (${flag}) is ${JSON.stringify(options[name])}; it must be true or false`);
     }
+    const { schedulingPolicy = "fcfs" } = options;
+    if (!schedulingPolicies.includes(schedulingPolicy)) throw new UsageError(`schedulingPolicy (--scheduling-policy) is ${JSON.stringify(schedulingPolicy)}; it must be ${schedulingPolicies.join(" or ")}`);
     const caps = capsOf(device);
     const checkpoint = openCheckpoint(path, { caps, dtype, quantization, kvCacheDtype, ...(options.loadFormat !== undefined && { loadFormat: options.loadFormat }) });
     source = checkpoint.source;
@@ -120,6 +124,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       ...limits,
       weightBytes: model.plan.bytes.weights,
       enablePrefixCaching,
+      schedulingPolicy,
       kvBytes: model.plan.bytes.kvCache,
       loadSeconds: now() - start,
     };

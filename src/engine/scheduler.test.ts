@@ -69,6 +69,29 @@ test("nobody is admitted into the last pages that running sequences are about to
   assert.equal(scheduler.numPreemptions, 0);
 });
 
+test("a lower priority goes first, equals by arrival: into the batch, and when pages run out", () => {
+  const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 2, pageSize: 2 }, 5);
+  const ranked = (id: string, priority: number) => new Sequence(id, new Int32Array(2), { ...defaultSampling, maxTokens: 6 }, 0, 1 << 20, null, undefined, priority);
+  scheduler.add(ranked("late", 7));
+  assert.deepEqual(shape(scheduler), [["late", 2]]);
+  compute(scheduler);
+  for (const [id, priority] of [["last", 9], ["b", 1], ["a", -1], ["c", 1]] as const) scheduler.add(ranked(id, priority));
+  assert.deepEqual(scheduler.waiting.map((s) => s.id), ["a", "b", "c", "last"]);
+  compute(scheduler);
+  assert.deepEqual(scheduler.running.map((s) => s.id), ["a", "late"], "one that waits throws nobody out, and once in goes first");
+  const order: string[] = [];
+  let preempted = "";
+  for (let step = 0; scheduler.running.length + scheduler.waiting.length > 0; step++) {
+    assert.ok(step < 100);
+    const before = [...scheduler.running], alive = new Set([...before, ...scheduler.waiting]);
+    compute(scheduler);
+    if (scheduler.numPreemptions === 1) preempted ||= before.find((s) => s.state === "waiting")?.id ?? "";
+    for (const s of alive) if (s.state === "finished") order.push(s.id);
+  }
+  assert.equal(preempted, "late", "it came first, and is the one of least rank");
+  assert.deepEqual(order, ["a", "b", "c", "late", "last"]);
+});
+
 test("what could never fit the pool is known before it is added", () => {
   const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 4, pageSize: 4 }, 2);
   assert.ok(scheduler.fits(9), "the last token is never computed");
@@ -80,15 +103,18 @@ test("what could never fit the pool is known before it is added", () => {
 function simulate(seed: number, reached: Record<string, number>): number {
   const random = stream(seed);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5), enablePrefixCaching: random() < 0.8 };
+  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5) };
+  const shares = random() < 0.8;
   const scheduler = make(limits, int(4, 30));
   const { pool, cache } = scheduler;
   const { pageSize } = limits;
   /** What the pages hold: a token and whose salt it was computed under, each as one number. */
   const content = new Int32Array(pool.numPages * pageSize).fill(-1);
   const salts = ["", "other"];
-  const stored = (s: Sequence, position: number) => 2 * s.token(position) + salts.indexOf(s.salt);
+  const stored = (s: Sequence, position: number) => 2 * s.token(position) + salts.indexOf(s.salt ?? "");
   const alive = new Map<Sequence, number>();
+  const priorities = random() < 0.5 ? [0] : [-5, 0, 0, 3];
+  const outranks = (a: Sequence, b: Sequence) => (a.priority === b.priority ? alive.get(a)! < alive.get(b)! : a.priority < b.priority);
   const finishes = new Map<string, number>();
   const token = (s: Sequence, position: number) => (s.seed * 31 + position * 7) % 1009;
   let arrivals = 0, ops = 0;
@@ -106,7 +132,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
     // Families begin alike; some of their members go on alike, too, or are alike to the end.
     const family = int(0, 2), common = int(0, prompt), twin = random() < 0.3;
     const tokens = Int32Array.from({ length: prompt }, (_, i) => (twin || i < common ? family * 100 + i : 1000 + ((arrivals * 31 + i) % 977)));
-    const s = new Sequence(`${seed}.${arrivals}`, tokens, { ...defaultSampling, maxTokens: capacity - prompt }, twin ? family : arrivals, 1 << 20, random() < 0.8 ? "" : "other");
+    const s = new Sequence(`${seed}.${arrivals}`, tokens, { ...defaultSampling, maxTokens: capacity - prompt }, twin ? family : arrivals, 1 << 20, !shares ? null : random() < 0.8 ? "" : "other", undefined, priorities[int(0, priorities.length - 1)]);
     if (!scheduler.fits(capacity)) {
       invariant(capacity > longest, `${capacity} tokens fit ${pool.numPages} pages of ${limits.pageSize}`);
       reached["refusals"]!++;
@@ -128,6 +154,11 @@ function simulate(seed: number, reached: Record<string, number>): number {
     const before = new Map(scheduler.running.map((s) => [s, [...s.pages]]));
     const work = scheduler.schedule();
     for (const s of scheduler.running) {
+      if (!before.has(s)) invariant(scheduler.waiting.every((w) => outranks(s, w)), `${s.id} was admitted before its turn`);
+      if (!before.has(s) && scheduler.running.some((r) => before.has(r) && outranks(s, r))) reached["admitted above one that runs"]!++;
+      for (const w of scheduler.waiting) if (before.has(w)) invariant(outranks(s, w), `${w.id} was preempted and ${s.id} was not`);
+    }
+    for (const s of scheduler.running) {
       s.pages.forEach((page, block) => {
         const was = before.get(s)?.[block];
         if (was !== undefined && was !== page) reached["joins"]!++;
@@ -139,7 +170,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
     if (pool.numFree === 0) reached["pool full"]!++;
     invariant(work.length <= limits.maxNumSeqs && new Set(work.map((w) => w.sequence)).size === work.length, "a sequence is scheduled twice");
     invariant(work.reduce((sum, w) => sum + w.numTokens, 0) <= limits.maxNumBatchedTokens, "over the budget");
-    invariant(work[0]?.sequence === oldest, "the oldest is not served first");
+    invariant(work[0]?.sequence === oldest, "the first in rank is not served first");
     for (const { sequence: s, numTokens } of [...work]) {
       invariant(s.state === "running" && numTokens > 0, `${s.id} is ${s.state} with ${numTokens} tokens`);
       invariant(s.pages.length >= Math.ceil((s.numComputed + numTokens) / limits.pageSize), `${s.id} has too few pages`);
@@ -157,20 +188,21 @@ function simulate(seed: number, reached: Record<string, number>): number {
       s.settle(numTokens, last ? token(s, s.numKnown) : undefined);
       if (s.numTokens === s.capacity) finish(s);
     }
-    invariant(!oldest || oldest.state === "finished" || oldest.numComputed > computed, "the oldest stands still");
+    invariant(!oldest || oldest.state === "finished" || oldest.numComputed > computed, "the first in rank stands still");
   };
   const check = (): void => {
     ops++;
     pool.check();
     cache.check();
-    const line = [...scheduler.running, ...scheduler.waiting];
-    invariant(line.length === alive.size, "a sequence is lost");
-    line.forEach((s, i) => invariant(i === 0 || alive.get(line[i - 1]!)! < alive.get(s)!, "out of order of arrival"));
+    invariant(scheduler.running.length + scheduler.waiting.length === alive.size, "a sequence is lost");
+    // Without priorities nobody overtakes, so both are one line.
+    const lines = priorities.length === 1 ? [[...scheduler.running, ...scheduler.waiting]] : [scheduler.running, scheduler.waiting];
+    for (const line of lines) line.forEach((s, i) => invariant(i === 0 || outranks(line[i - 1]!, s), "out of order"));
     invariant(scheduler.running.length <= limits.maxNumSeqs, "too many are running");
     const held = new Map<number, number>();
     for (const s of scheduler.running) for (const page of s.pages) held.set(page, (held.get(page) ?? 0) + 1);
     for (const [page, n] of held) invariant(pool.holders(page) === n, `page ${page} has ${n} holders, not ${pool.holders(page)}`);
-    invariant(limits.enablePrefixCaching || [...held.values()].every((n) => n === 1), "a page is shared without a prefix cache");
+    invariant(shares || [...held.values()].every((n) => n === 1), "a page is shared by sequences that share nothing");
     invariant(scheduler.waiting.every((s) => s.pages.length === 0 && s.numComputed === 0), "a waiting sequence holds pages");
     invariant(held.size + pool.numFree === pool.numPages, "a page leaked");
   };
@@ -198,7 +230,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
 test("50,000 random operations keep every invariant and reach every situation", () => {
   const reached: Record<string, number> = {
     preemptions: 0, recomputations: 0, chunks: 0, refusals: 0, "pool full": 0,
-    hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
+    "admitted above one that runs": 0, hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
     "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
   };
   let ops = 0;

@@ -1,14 +1,16 @@
 /**
  * Which tokens of which sequences the next step computes. One rule: every sequence has tokens known and tokens computed, and
- * a step closes the gap, oldest first, under one token budget. There is no prefill and no decode.
+ * a step closes the gap, first come first served, under one token budget. There is no prefill and no decode.
  *
- *   running ++ waiting     is always in order of arrival, so the oldest is served first and always moves
+ *   rank                   the priority, lowest first, and among equals the order of arrival. Running and waiting are lines in this
+ *                          order, so the first of those that run is served first and always moves
  *   pages                  a running sequence that has work holds pages for all its known tokens; when the pool is empty the
- *                          one admitted last gives all of its pages back and is computed again later
+ *                          last of those that run gives all of its pages back and is computed again later
  *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
  *                          free page (so that whom we admit is not thrown out in the next step). Pages with the tokens it begins
  *                          with are shared; while a running sequence is computing the next of them, the line waits for that one
  *
+ * Nobody is preempted for one that waits, as in vLLM: priority decides who is admitted next, and once running who keeps its pages.
  * State in, work out: knows no model, no clock, no randomness.
  */
 import { invariant } from "../core/errors.ts";
@@ -22,8 +24,6 @@ export interface SchedulerLimits {
   /** Most sequences that hold pages at once. */
   readonly maxNumSeqs: number;
   readonly pageSize: number;
-  /** Sequences that begin alike share pages. Default true. */
-  readonly enablePrefixCaching?: boolean;
 }
 
 /** `numTokens` tokens of `sequence`, from its numComputed on. */
@@ -39,15 +39,16 @@ export class Scheduler {
   readonly #running: Sequence[] = [];
   readonly #waiting: Sequence[] = [];
   readonly #work: Work[] = [];
+  #numArrivals = 0;
   #numPreemptions = 0;
 
-  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true })) {
+  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { pageSize: limits.pageSize })) {
     this.limits = limits;
     this.pool = pool;
     this.cache = cache;
   }
 
-  /** In order of arrival; all of them arrived before all of `waiting`. */
+  /** In order of rank. Without priorities all of them arrived before all of `waiting`, which is in that order too. */
   get running(): readonly Sequence[] {
     return this.#running;
   }
@@ -71,10 +72,11 @@ export class Scheduler {
     return this.pagesFor(capacity - 1) <= this.pool.numPages;
   }
 
-  /** To the end of the line. The caller has asked `fits`. */
+  /** Into the line, behind all of its priority. The caller has asked `fits`. */
   add(sequence: Sequence): void {
     invariant(sequence.state === "waiting" && this.fits(sequence.capacity), `sequence ${sequence.id} can not be scheduled`);
-    this.#waiting.push(sequence);
+    sequence.arrival = this.#numArrivals++;
+    insert(this.#waiting, sequence);
   }
 
   /** The sequence ends, whatever its state; its pages are free. */
@@ -107,8 +109,10 @@ export class Scheduler {
       const sequence = this.#running[i]!;
       if (!sequence.isFull && this.#makeRoom(sequence)) budget -= this.#give(length++, sequence, budget);
     }
-    while (before === this.#numPreemptions && budget > 0 && this.#admitNext()) {
-      budget -= this.#give(length++, this.#running.at(-1)!, budget);
+    while (before === this.#numPreemptions && budget > 0) {
+      const admitted = this.#admitNext();
+      if (!admitted) break;
+      budget -= this.#give(length++, admitted, budget);
     }
     this.#work.length = length;
     invariant(length > 0 || this.#running.length + this.#waiting.length === 0 || this.#running.some((s) => s.isFull), "there are sequences but no work");
@@ -124,25 +128,39 @@ export class Scheduler {
     return numTokens;
   }
 
-  /** Pages for all known tokens of a running sequence, from those admitted after it where need be; false when it had to go itself. */
+  /** Pages for all known tokens of a running sequence, from those behind it in rank where need be; false when it had to go itself. */
   #makeRoom(sequence: Sequence): boolean {
     while (!this.cache.grow(sequence)) {
       const victim = this.#running.pop()!;
       this.cache.release(victim);
       victim.preempt();
-      this.#waiting.unshift(victim);
+      insert(this.#waiting, victim);
       this.#numPreemptions++;
       if (victim === sequence) return false;
     }
     return true;
   }
 
-  #admitNext(): boolean {
+  #admitNext(): Sequence | undefined {
     const next = this.#waiting[0];
-    if (!next || this.#running.length === this.limits.maxNumSeqs) return false;
-    if (!this.cache.admit(next, this.#running.length)) return false;
+    if (!next || this.#running.length === this.limits.maxNumSeqs) return undefined;
+    if (!this.cache.admit(next, this.#running.length)) return undefined;
     this.#waiting.shift();
-    this.#running.push(next);
-    return true;
+    insert(this.#running, next);
+    return next;
   }
+}
+
+/** Whether `a` goes before `b`. */
+const outranks = (a: Sequence, b: Sequence): boolean => (a.priority === b.priority ? a.arrival < b.arrival : a.priority < b.priority);
+
+/** Puts a sequence where its rank is in a line. */
+function insert(line: Sequence[], sequence: Sequence): void {
+  let low = 0, high = line.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (outranks(line[middle]!, sequence)) low = middle + 1;
+    else high = middle;
+  }
+  line.splice(low, 0, sequence);
 }

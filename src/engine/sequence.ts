@@ -31,8 +31,12 @@ export class Sequence {
   readonly numPromptTokens: number;
   /** Tokens at which it ends by length: prompt + maxTokens, or the context. */
   readonly capacity: number;
-  /** Sequences with different salts share no pages. */
-  readonly salt: string;
+  /** Sequences with different salts share no pages; one with null shares none with anybody. */
+  readonly salt: string | null;
+  /** Lower runs earlier. */
+  readonly priority: number;
+  /** Its place among those of its priority. Set by the scheduler. */
+  arrival = 0;
   /** Page of logical block i: tokens i * pageSize and on. Changed by the prefix cache only, as are the two counts. */
   readonly pages: number[] = [];
   /** So many of `pages`, from the first on, others can find. */
@@ -47,12 +51,13 @@ export class Sequence {
   #numCachedTokens: number | undefined;
   #state: SequenceState = "waiting";
 
-  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt = "", rules?: LogitRules) {
+  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt: string | null = "", rules?: LogitRules, priority = 0) {
     this.id = id;
     this.params = params;
     this.seed = seed;
     this.rules = rules;
     this.salt = salt;
+    this.priority = priority;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
     const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;

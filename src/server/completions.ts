@@ -14,21 +14,21 @@ export async function completion(context: Context, request: Request, body: Raw, 
   const asked = parseCompletion(body, llm);
   const params = salted(asked.params, tenant);
   const head = { id: `cmpl-${newId()}`, object: "text_completion", created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, { id: head.id, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, params, "prompt", signal)));
+  const job = await openJob(context, request, { id: head.id, n: asked.params.n, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, params, "prompt", signal)));
   const tokenText: TokenText = asked.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (asked.stream) return streamEvents(chunks(asked, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);
   const results = await job.results();
   return Response.json({
     ...head,
-    choices: results.map(({ text, tokenIds, finishReason, stopReason, logprobs }, index) => ({
-      index, text,
+    choices: results.flatMap(({ choices }, prompt) => choices.map(({ index, text, tokenIds, finishReason, stopReason, logprobs }) => ({
+      index: prompt * asked.params.n + index, text,
       logprobs: asked.params.sampling.logprobs === undefined ? null : completionLogprobs(logprobs ?? [], tokenText, 0),
       finish_reason: finishReason,
       stop_reason: stopReason ?? null,
-      ...(asked.returnTokenIds && { prompt_token_ids: Array.from(job.prompts[index]!), token_ids: tokenIds }),
-    })),
-    usage: wireUsage(job, results.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0)),
+      ...(asked.returnTokenIds && { prompt_token_ids: Array.from(job.prompts[prompt]!), token_ids: tokenIds }),
+    }))),
+    usage: wireUsage(job, results.reduce((sum, { usage }) => sum + usage.completionTokens, 0)),
   });
 }
 
@@ -38,9 +38,9 @@ async function* chunks(asked: CompletionRequest, job: Job, head: object, tokenTe
     ...head, choices,
     ...(asked.includeUsage && { usage: asked.continuousUsage || choices.length === 0 ? wireUsage(job, completionTokens) : null }),
   });
-  const offsets = job.prompts.map(() => 0);
+  const offsets = new Array<number>(job.prompts.length * asked.params.n).fill(0);
   const begun = new Set<number>();
-  for await (const { index, delta } of job.steps) {
+  for await (const { prompt, index, delta } of job.steps) {
     completionTokens += delta.tokens.length;
     const logprobs = delta.logprobs ? completionLogprobs(delta.logprobs, tokenText, offsets[index]!) : null;
     offsets[index]! += logprobs?.tokens.reduce((sum, { length }) => sum + length, 0) ?? 0;
@@ -48,7 +48,7 @@ async function* chunks(asked: CompletionRequest, job: Job, head: object, tokenTe
       index, text: delta.text, logprobs,
       finish_reason: delta.finishReason ?? null,
       stop_reason: delta.stopReason ?? null,
-      ...(asked.returnTokenIds && { ...(!begun.has(index) && { prompt_token_ids: Array.from(job.prompts[index]!) }), token_ids: delta.tokens }),
+      ...(asked.returnTokenIds && { ...(!begun.has(index) && { prompt_token_ids: Array.from(job.prompts[prompt]!) }), token_ids: delta.tokens }),
     }]);
     begun.add(index);
   }

@@ -13,7 +13,7 @@ export const limits = {
   prompts: 1024,
   /** Token ids that /tokenize answers with and /detokenize takes. */
   tokens: 2 ** 20,
-  /** Generations (one for each prompt) and token jobs under way, over all routes. */
+  /** Generations (one for each choice of each prompt) and token jobs under way, over all routes. */
   requestsInFlight: 1024,
   /** What a refused client is told to wait. */
   retryAfterSeconds: 1,

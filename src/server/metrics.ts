@@ -30,19 +30,21 @@ export interface Started {
   readonly promptTokens: number;
   /** Most tokens it asked for; undefined: it did not say. */
   readonly maxTokens: number | undefined;
+  /** Choices it asked for. */
+  readonly n: number;
 }
 
-/** How one generation went, in seconds since its arrival. */
+/** How one choice went, in seconds since its arrival. */
 export interface Measured {
   readonly tokens: number;
   readonly firstTokenSeconds: number | undefined;
   readonly seconds: number;
 }
 
-/** Follows one generation to its end. */
+/** Follows the choices of one generation to their ends. */
 export interface Observer {
   delta(delta: GenerationDelta): void;
-  end(finish: FinishReason): Measured;
+  end(choice: number, finish: FinishReason): Measured;
 }
 
 export interface Metrics {
@@ -124,40 +126,47 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
     contentType: registry.contentType,
     text: () => registry.metrics(),
     answered: (handler, method, status) => answers.inc({ handler, method, status: `${Math.floor(status / 100)}xx` }),
-    observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens }) {
-      let firstAt: number | undefined;
-      let lastAt = arrivedAt;
-      let startedAt = submittedAt;
-      let tokens = 0;
-      let cachedTokens = 0;
+    observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens, n }) {
+      const choices = Array.from({ length: n }, () => ({ firstAt: undefined as number | undefined, lastAt: arrivedAt, startedAt: submittedAt, tokens: 0, cachedTokens: 0 }));
+      let running = n, completed = 0, longest = 0;
       return {
         delta(delta) {
-          cachedTokens += delta.cachedTokens ?? 0;
+          const choice = choices[delta.index]!;
+          choice.cachedTokens += delta.cachedTokens ?? 0;
           if (delta.tokens.length === 0) return;
           const at = now();
-          if (firstAt === undefined) {
-            firstAt = at;
-            startedAt += delta.queueSeconds ?? 0;
+          if (choice.firstAt === undefined) {
+            choice.firstAt = at;
+            choice.startedAt += delta.queueSeconds ?? 0;
             firstToken(at - arrivedAt);
           } else {
-            betweenTokens(at - lastAt);
-            betweenTokensOld(at - lastAt);
+            betweenTokens(at - choice.lastAt);
+            betweenTokensOld(at - choice.lastAt);
           }
-          lastAt = at;
-          tokens += delta.tokens.length;
+          choice.lastAt = at;
+          choice.tokens += delta.tokens.length;
         },
-        end(finish) {
+        end(index, finish) {
+          const { firstAt, lastAt, startedAt, tokens, cachedTokens } = choices[index]!;
           const seconds = now() - arrivedAt;
           success.inc({ ...labels, finished_reason: finish });
           const measured = { tokens, seconds, firstTokenSeconds: firstAt === undefined ? undefined : firstAt - arrivedAt };
-          if (finish !== "stop" && finish !== "length") return measured;
+          const complete = finish === "stop" || finish === "length";
+          if (complete) {
+            completed++;
+            longest = Math.max(longest, tokens);
+          }
+          // What was asked is counted once for all choices, when the last has ended.
+          if (--running === 0 && completed > 0) {
+            mostTokens(longest);
+            choicesAsked(n);
+            if (maxTokens !== undefined) maxTokensAsked(maxTokens);
+          }
+          if (!complete) return measured;
           whole(seconds);
           promptTokens(numPromptTokens);
           computedTokens(numPromptTokens - cachedTokens);
           generationTokens(tokens);
-          mostTokens(tokens);
-          choicesAsked(1);
-          if (maxTokens !== undefined) maxTokensAsked(maxTokens);
           if (firstAt === undefined) return measured;
           queue(startedAt - submittedAt);
           prefill(firstAt - startedAt);

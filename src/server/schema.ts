@@ -36,9 +36,8 @@ const empty = (value: unknown) => value === "" || (Array.isArray(value) ? value.
 const never = () => false;
 
 /** Fields this server cannot honour yet, the values that ask for nothing, and what to say. */
-const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) => boolean; readonly only: string }>> = {
-  n: { neutral: is(1), only: "1 choice for each prompt (n > 1 is not supported yet); send the request n times with different seeds" },
-  best_of: { neutral: is(1), only: "1" },
+const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown, body: Raw) => boolean; readonly only: string }>> = {
+  best_of: { neutral: (value, body) => value === (own(body, "n") ?? 1), only: "the value of n, as every choice that is made is given (vLLM has no best_of any more)" },
   use_beam_search: { neutral: is(false), only: "false" },
   prompt_logprobs: { neutral: never, only: "null" },
   echo: { neutral: is(false), only: "false" },
@@ -60,21 +59,20 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
   documents: { neutral: empty, only: "an empty list" },
   modalities: { neutral: (value) => Array.isArray(value) && value.every(is("text")), only: '["text"]' },
   audio: { neutral: never, only: "text" },
-  priority: { neutral: is(0), only: "0, as requests are served in the order they come" },
   logits_processors: { neutral: empty, only: "an empty list" },
 };
 
 const samplingFields = [
-  "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
+  "n", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
   "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens",
-  "ignore_eos", "skip_special_tokens", "add_special_tokens", "cache_salt",
+  "ignore_eos", "skip_special_tokens", "add_special_tokens", "cache_salt", "priority",
 ] as const;
 
 /** Throws BadRequest for a field that would change the answer and is not supported. */
 export function refuseUnsupported(body: Raw): void {
   for (const [field, { neutral, only }] of Object.entries(unsupported)) {
     const value = own(body, field);
-    if (value !== undefined && !neutral(value)) throw new BadRequest(field, `${field} is ${show(value)}; this server supports only ${only}`);
+    if (value !== undefined && !neutral(value, body)) throw new BadRequest(field, `${field} is ${show(value)}; this server supports only ${only}`);
   }
 }
 
@@ -112,7 +110,12 @@ function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxToken
 /** The body of POST /v1/completions. Throws BadRequest. */
 export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
   const logprobs = fieldsOf(body).integer("logprobs", paramLimits.logprobs);
-  return { ...parseCommon(body, llm, logprobs), prompts: parsePrompts(own(body, "prompt"), llm.info.vocabSize) };
+  const common = parseCommon(body, llm, logprobs), prompts = parsePrompts(own(body, "prompt"), llm.info.vocabSize);
+  const { n } = common.params;
+  if (n * prompts.length > limits.requestsInFlight) {
+    throw mustBe("n", n, `at most ${Math.floor(limits.requestsInFlight / prompts.length)} with ${prompts.length} prompts, as this server runs at most ${limits.requestsInFlight} generations at once`);
+  }
+  return { ...common, prompts };
 }
 
 /** prompt: a string, token ids, or a list of either. */

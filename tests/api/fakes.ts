@@ -4,7 +4,7 @@
  */
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { EngineClient } from "../../src/engine/client.ts";
-import type { Delta, EngineInfo } from "../../src/engine/messages.ts";
+import type { Delta, EngineInfo, SchedulingPolicy, Standing } from "../../src/engine/messages.ts";
 import { LLM } from "../../src/llm.ts";
 import type { SamplingParams } from "../../src/sampling/params.ts";
 import type { StreamDecoder, TextService } from "../../src/tokenizer/text.ts";
@@ -29,11 +29,13 @@ export interface FakeEngineOptions {
   readonly dieAtToken?: number;
   /** Fails the request in this step, and lives on: what a mod that leaves its table does. */
   readonly failAtToken?: number;
+  readonly schedulingPolicy?: SchedulingPolicy;
 }
 
 export class FakeEngine implements EngineClient {
   readonly info: EngineInfo;
-  readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string }[] = [];
+  readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string; readonly standing: Standing }[] = [];
+  readonly inProcess = false;
   alive = true;
   #running = 0;
   #promptTokens = 0;
@@ -45,7 +47,7 @@ export class FakeEngine implements EngineClient {
     this.#options = options;
     this.info = {
       architecture: "FakeForCausalLM", backend: "fake, no threads", dtype: "float32", kvCacheDtype: "float32", numParameters: 0, maxModelLen: options.maxModelLen ?? 512, vocabSize,
-      pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+      pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: options.schedulingPolicy ?? "fcfs", loadSeconds: 0,
     };
   }
 
@@ -57,10 +59,10 @@ export class FakeEngine implements EngineClient {
     };
   }
 
-  async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt = ""): AsyncGenerator<Delta, void, void> {
+  async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, standing: Standing = {}): AsyncGenerator<Delta, void, void> {
     const { reply, tokensPerStep = 1, cachedTokens = 0, stepMs, queueSeconds, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
     const script = reply === undefined ? undefined : [...new TextEncoder().encode(reply), eos];
-    this.seen.push({ prompt: Array.from(prompt), params, salt });
+    this.seen.push({ prompt: Array.from(prompt), params, salt: standing.salt ?? "", standing });
     this.#running++;
     this.#promptTokens += prompt.length;
     this.#cachedTokens += cachedTokens;
