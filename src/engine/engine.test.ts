@@ -148,6 +148,74 @@ test("requests without a seed differ from each other, and a second engine with t
   assert.notDeepEqual(await run(6), [a, b]);
 });
 
+test("choices of one prompt compute its full pages once, with a prefix cache and without, and without it nobody else finds them", async () => {
+  const prompt = Int32Array.from({ length: 22 }, (_, i) => (i * 7) % 50);
+  for (const enablePrefixCaching of [true, false]) for (const maxNumBatchedTokens of [5, 64]) {
+    const { engine, model } = make({ enablePrefixCaching, maxNumBatchedTokens, maxNumSeqs: 3, numPages: 60 });
+    let numPromptTokens = 0;
+    const forward = model.forward.bind(model);
+    model.forward = (batch) => {
+      for (let row = 0; row < batch.numTokens; row++) if (batch.positions[row]! < prompt.length) numPromptTokens++;
+      return forward(batch);
+    };
+    const run = async (family: string, ids: readonly string[]) => {
+      numPromptTokens = 0;
+      for (const [i, id] of ids.entries()) engine.submit(id, prompt, { ...defaultSampling, seed: i, maxTokens: 3 + i }, { family });
+      return drain(engine);
+    };
+    const out = await run("first", ["a", "b", "c", "d", "e"]);
+    assert.equal(numPromptTokens, 22 + 4 * 2, "five pages and two tokens");
+    for (const [i, id] of ["a", "b", "c", "d", "e"].entries()) {
+      assert.deepEqual(out.get(id)!.tokens, (await one(make().engine, [...prompt], { ...defaultSampling, seed: i, maxTokens: 3 + i })).tokens);
+    }
+    await run("second", ["f"]);
+    assert.equal(numPromptTokens, enablePrefixCaching ? 2 : 22);
+    engine.submit("g", prompt, greedy);
+    engine.submit("h", prompt, greedy);
+    numPromptTokens = 0;
+    await drain(engine);
+    assert.equal(numPromptTokens, enablePrefixCaching ? 4 : 44);
+    assert.equal(engine.stats().numFreePages, 60);
+  }
+});
+
+test("a logits processor chooses tokens, sees the raw logits, is called once a token in spite of preemption, and ends nobody but its own request", async () => {
+  const { engine, model } = make({ numPages: 7, maxModelLen: 27 });
+  const calls: number[][] = [];
+  const shift: SamplingParams = {
+    ...greedy, maxTokens: 12, logprobs: 0,
+    logitsProcessors: [(logits, { promptTokenIds, outputTokenIds }) => {
+      calls.push([...promptTokenIds, ...outputTokenIds]);
+      logits.fill(-Infinity);
+      logits[outputTokenIds.length] = 1;
+    }],
+  };
+  engine.submit("good", Int32Array.of(1, 2, 3), { ...greedy, maxTokens: 20 });
+  engine.submit("sampled", Int32Array.of(4, 5), { ...defaultSampling, seed: 3, maxTokens: 8 });
+  engine.submit("shift", Int32Array.of(9), shift);
+  const failing = (id: string, logitsProcessors: SamplingParams["logitsProcessors"] & object) => engine.submit(id, Int32Array.of(7, 8), { ...greedy, logitsProcessors });
+  failing("throws", [(_, { outputTokenIds }) => { if (outputTokenIds.length === 2) throw new Error("two are enough"); }]);
+  failing("nan", [(logits) => void (logits[3] = NaN)]);
+  failing("nothing", [(logits) => void logits.fill(-Infinity)]);
+  const out = await drain(engine);
+  assert.deepEqual(out.get("good")!.tokens, continuation([1, 2, 3], 20));
+  assert.deepEqual(out.get("sampled")!.tokens, (await one(make().engine, [4, 5], { ...defaultSampling, seed: 3, maxTokens: 8 })).tokens);
+  const tokens = Array.from({ length: 12 }, (_, i) => i);
+  assert.deepEqual([out.get("shift")!.tokens, out.get("shift")!.finish], [tokens, "length"]);
+  assert.deepEqual(calls, tokens.map((i) => [9, ...tokens.slice(0, i)]));
+  assert.ok(engine.stats().numPreemptions > 0, "somebody was preempted");
+  const logits = [...fakeLogits([9], 50)];
+  const raw = logits[0]! - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
+  assert.ok(Math.abs(out.get("shift")!.logprobs![0]!.logprob - raw) < 1e-6, "log-probabilities are the model's");
+  for (const [id, length, message] of [["throws", 2, /logitsProcessors\[0\] threw Error: two are enough, after 2 tokens/], ["nan", 0, /no token .*NaN/], ["nothing", 0, /left no token/]] as const) {
+    const { tokens, finish, param, message: got } = out.get(id)!;
+    assert.deepEqual([tokens.length, finish, param], [length, "error", "logitsProcessors"], id);
+    assert.match(got!, message);
+  }
+  assert.equal(engine.stats().numFreePages, 7);
+  assert.ok(model.numForwards > 0);
+});
+
 test("tokens do not depend on arrivals, chunks, preemption or cancellations around a request", async () => {
   const random = stream(9);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));

@@ -11,6 +11,8 @@ import { fixture, openTiny } from "./tiny-model.ts";
 interface Request {
   readonly prompt: Int32Array;
   readonly params: SamplingParams;
+  /** Those of one family are choices of one prompt, and arrive together. */
+  readonly family: string;
 }
 interface Answer {
   /** One per token: its id and the bits of every log-probability that came with it. */
@@ -56,15 +58,19 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
   // Three in five begin alike, for a while.
   const beginning = Array.from({ length: 36 }, () => int(0, vocabSize - 1));
-  return Array.from({ length: count }, (_, i) => ({
+  const requests = Array.from({ length: count }, (_, i): Request => ({
+    family: String(i),
     prompt: Int32Array.from([...beginning.slice(0, random() < 0.6 ? int(3, 36) : 0), ...Array.from({ length: int(1, 8) }, () => int(0, vocabSize - 1))]),
     params: {
       ...defaultSampling, maxTokens: int(1, 20), seed: i, ignoreEos: random() < 0.5, logprobs: int(0, 3),
       ...(i % 2 ? { temperature: 0 } : { temperature: 0.5 + random(), topP: random() < 0.5 ? 0.9 : 1, topK: random() < 0.5 ? 40 : 0, minP: random() < 0.3 ? 0.02 : 0 }),
       ...(i % 3 === 0 && { repetitionPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2, badWords: [[i], [i, i + 1]] }),
       ...(i % 4 === 1 && { logitBias: new Map([[i, 2], [i + 1, -2]]), allowedTokenIds: Array.from({ length: vocabSize >> 1 }, (_, id) => 2 * id), minTokens: 1 }),
+      ...(i % 5 === 2 && { logitsProcessors: [(logits, { outputTokenIds }) => void (logits[outputTokenIds.at(-1) ?? 0]! -= 3)] }),
     },
   }));
+  // Every fourth is another choice of the one before.
+  return requests.map((request, i) => (i % 4 === 3 ? { ...request, prompt: requests[i - 1]!.prompt, family: requests[i - 1]!.family } : request));
 }
 
 const cases: readonly (readonly [name: string, pageSize: number, formats: FormatOptions])[] = [
@@ -73,7 +79,7 @@ const cases: readonly (readonly [name: string, pageSize: number, formats: Format
 ];
 for (const [name, pageSize, formats] of cases) {
   const { quantization = "none", kvCacheDtype } = formats;
-  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions, cancellations and shared beginnings`, async () => {
+  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, priorities, chunks, preemptions, cancellations, other choices of the prompt and shared beginnings`, async () => {
     const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
     await using model = await openTiny(fixture(name), most, 2, formats);
     const { eosTokenIds, seen } = model;
@@ -85,16 +91,20 @@ for (const [name, pageSize, formats] of cases) {
     assert.equal(seen.batches + seen.chunks, 0, "alone is alone");
     assert.ok(new Set(expected.map((a) => a.tokens.join())).size === expected.length, "requests differ");
 
-    let preemptions = 0, cancelled = 0, compared = 0, hits = 0, runsWithoutCache = 0;
+    let preemptions = 0, cancelled = 0, compared = 0, hits = 0, hitsOfChoices = 0;
     for (const maxNumBatchedTokens of long ? [...chunkSizes, ...chunkSizes, ...chunkSizes] : chunkSizes) {
       // Pages for one whole sequence and a little more: whoever shares them is preempted sooner or later.
       const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(24 / pageSize));
       const enablePrefixCaching = random() < 0.75;
       const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs: int(2, 8), numPages, enablePrefixCaching }, eosTokenIds });
-      const plans = requests.map((request, i) => ({ id: String(i), request, arrival: int(0, 25), leave: random() < 0.25 ? int(5, 60) : Infinity }));
+      const arrivals = requests.map(() => int(0, 25));
+      const plans = requests.map((request, i) => ({
+        id: String(i), request, arrival: arrivals[Number(request.family)]!, leave: random() < 0.25 ? int(5, 60) : Infinity,
+        standing: { priority: int(-1, 1), family: request.family },
+      }));
       const out = await drain(engine, (step) => {
-        for (const { id, request, arrival, leave } of plans) {
-          if (arrival === step) engine.submit(id, request.prompt, request.params);
+        for (const { id, request, arrival, leave, standing } of plans) {
+          if (arrival === step) engine.submit(id, request.prompt, request.params, standing);
           if (leave === step) engine.abort(id);
         }
         return step < 60;
@@ -108,12 +118,11 @@ for (const [name, pageSize, formats] of cases) {
         else assert.deepEqual([got.finish, got.tokens.length], [want.finish, want.tokens.length], where);
       }
       preemptions += engine.stats().numPreemptions;
-      hits += engine.stats().prefixCacheHits;
-      if (!enablePrefixCaching) runsWithoutCache += 1;
+      if (enablePrefixCaching) hits += engine.stats().prefixCacheHits;
+      else hitsOfChoices += engine.stats().prefixCacheHits;
       assert.equal(engine.stats().numFreePages, numPages);
     }
-    const reached = { ...seen, preemptions, cancelled, compared, hits };
+    const reached = { ...seen, preemptions, cancelled, compared, hits, hitsOfChoices };
     for (const [what, count] of Object.entries(reached)) assert.ok(count > 10, `${what}: only ${count} of ${JSON.stringify(reached)}`);
-    assert.ok(runsWithoutCache > 0);
   });
 }
