@@ -3,7 +3,7 @@
  *
  *   row        0  1  2 | 3 | 4  5  6  7        three sequences: a chunk, a decode, a prompt
  *   firstRow   0         3   4                 sequence s has rows firstRow[s] .. firstRow[s] + numRows[s] - 1
- *   logitRows            3               7     the row of a sequence's last token, where it is in this step
+ *   logitRows            3               7     rows whose logits are wanted: of a sequence the last ones, one where its last token is in this step
  *
  * A token that is not known yet is -1 - i, for row i of the logits of the step before (sequence.ts).
  *
@@ -11,6 +11,7 @@
  */
 import type { WorkBatch } from "../attention/work-list.ts";
 import { invariant } from "../core/errors.ts";
+import { maxNumLogitsOf } from "../model/memory.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
 
 export class Batch implements WorkBatch {
@@ -22,7 +23,7 @@ export class Batch implements WorkBatch {
   readonly slots: Int32Array<ArrayBuffer>;
   /** [maxNumSeqs, maxPagesPerSequence]; a row's entries past its sequence's pages are stale. */
   readonly blockTable: Int32Array<ArrayBuffer>;
-  /** [maxNumSeqs], of which numLogits are filled; in the order of the work. */
+  /** [maxNumLogits], of which numLogits are filled; in the order of the work. */
   readonly logitRows: Int32Array<ArrayBuffer>;
   /** [maxNumSeqs] each: the sequence's rows, the position of the first, and the tokens that are in the cache once this step has run. */
   readonly firstRow: Int32Array<ArrayBuffer>;
@@ -41,7 +42,7 @@ export class Batch implements WorkBatch {
     this.positions = new Int32Array(maxTokens);
     this.slots = new Int32Array(maxTokens);
     this.blockTable = new Int32Array(maxNumSeqs * this.maxPagesPerSequence);
-    this.logitRows = new Int32Array(maxNumSeqs);
+    this.logitRows = new Int32Array(maxNumLogitsOf(limits));
     this.firstRow = new Int32Array(maxNumSeqs);
     this.numRows = new Int32Array(maxNumSeqs);
     this.firstPosition = new Int32Array(maxNumSeqs);
@@ -56,7 +57,7 @@ export class Batch implements WorkBatch {
     return this.#numSequences;
   }
 
-  /** How many sequences end with their last token, and so want logits. */
+  /** How many rows want logits, of all sequences. */
   get numLogits(): number {
     return this.#numLogits;
   }
@@ -65,7 +66,7 @@ export class Batch implements WorkBatch {
   fill(work: readonly Work[]): void {
     let row = 0, numLogits = 0;
     for (let s = 0; s < work.length; s++) {
-      const { sequence, numTokens } = work[s]!;
+      const { sequence, numTokens, numLogits: wanted } = work[s]!;
       const { pages, numComputed } = sequence;
       const end = numComputed + numTokens;
       const fits = end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence;
@@ -80,8 +81,9 @@ export class Batch implements WorkBatch {
         this.positions[row] = position;
         this.slots[row] = pages[Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
       }
-      if (end === sequence.numTokens) this.logitRows[numLogits++] = row - 1;
+      for (let logitRow = row - wanted; logitRow < row; logitRow++) this.logitRows[numLogits++] = logitRow;
     }
+    invariant(numLogits <= this.logitRows.length, `${numLogits} rows of logits with room for ${this.logitRows.length}`);
     this.#numTokens = row;
     this.#numSequences = work.length;
     this.#numLogits = numLogits;

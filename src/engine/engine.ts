@@ -176,10 +176,10 @@ export class Engine {
     if (next) await drain(next);
     // Aborts may have come meanwhile, and may come while each is computed.
     for (const { sequence } of [...parts, ...(next?.parts ?? [])]) if (sequence.state === "running") sequence.undo();
-    for (const { sequence, numTokens } of parts) {
+    for (const { sequence, numTokens, numLogits } of parts) {
       if (sequence.state !== "running") continue;
       if (parts.length === 1) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message });
-      else await this.#settle(this.#start([{ sequence, numTokens }])!);
+      else await this.#settle(this.#start([{ sequence, numTokens, numLogits }])!);
     }
   }
 
@@ -225,11 +225,12 @@ export class Engine {
   }
 
   /** A step has computed its part of a sequence: what the client gets of it. */
-  #advance({ sequence, numTokens, row, hostRow }: Part, sampled: Sampled): void {
+  #advance({ sequence, numTokens, firstRow, numLogits, reachesEnd, hostRow }: Part, sampled: Sampled): void {
     const { id, params, rules } = sequence;
-    if (row === undefined) return sequence.settle(numTokens, undefined);
-    const logits = hostRow === undefined ? undefined : sampled.logits[hostRow]!;
-    const token = logits ? this.#sampler.sample(logits, params, sequence.seed, sequence.numKnown, rules) : fromDevice(sampled.tokens[row]!);
+    if (!reachesEnd) return sequence.settle(numTokens, undefined);
+    const last = numLogits - 1;
+    const logits = hostRow === undefined ? undefined : sampled.logits[hostRow + last]!;
+    const token = logits ? this.#sampler.sample(logits, params, sequence.seed, sequence.numKnown, rules) : fromDevice(sampled.tokens[firstRow + last]!);
     if (token === undefined && rules && logits && argmax(logits) !== undefined) {
       const message = `after ${sequence.numGenerated} tokens of output no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more`;
       return this.#end(sequence, { id, tokens: [], finish: "error", message, param: params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens" });

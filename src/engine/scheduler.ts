@@ -21,6 +21,8 @@ export interface SchedulerLimits {
   readonly maxNumBatchedTokens: number;
   /** Most sequences that hold pages at once. */
   readonly maxNumSeqs: number;
+  /** Most rows of one step whose logits are wanted. Default: one for each sequence, which is the least. */
+  readonly maxNumLogits?: number;
   readonly pageSize: number;
   /** Sequences that begin alike share pages. Default true. */
   readonly enablePrefixCaching?: boolean;
@@ -30,6 +32,8 @@ export interface SchedulerLimits {
 export interface Work {
   sequence: Sequence;
   numTokens: number;
+  /** So many of them, the last ones, whose logits are wanted: at least one where its last token is among them. */
+  numLogits: number;
 }
 
 export class Scheduler {
@@ -118,9 +122,10 @@ export class Scheduler {
   /** Entry `i` of the work: what `sequence` lacks, within the budget. Returns how many tokens that are. */
   #give(i: number, sequence: Sequence, budget: number): number {
     const numTokens = Math.min(sequence.numUncomputed, budget);
-    const work = (this.#work[i] ??= { sequence, numTokens });
+    const work = (this.#work[i] ??= { sequence, numTokens, numLogits: 0 });
     work.sequence = sequence;
     work.numTokens = numTokens;
+    work.numLogits = numTokens === sequence.numUncomputed ? 1 : 0;
     return numTokens;
   }
 
