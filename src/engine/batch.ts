@@ -13,6 +13,7 @@ import type { WorkBatch } from "../attention/work-list.ts";
 import { invariant } from "../core/errors.ts";
 import { maxNumLogitsOf } from "../model/memory.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
+import type { Sequence } from "./sequence.ts";
 
 export class Batch implements WorkBatch {
   readonly maxPagesPerSequence: number;
@@ -63,29 +64,34 @@ export class Batch implements WorkBatch {
   }
 
   /** Takes over the work of a step. */
-  fill(work: readonly Work[]): void {
-    let row = 0, numLogits = 0;
-    for (let s = 0; s < work.length; s++) {
-      const { sequence, numTokens, numLogits: wanted } = work[s]!;
-      const { pages, numComputed } = sequence;
-      const end = numComputed + numTokens;
-      const fits = end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence;
-      invariant(fits, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
-      this.firstRow[s] = row;
-      this.numRows[s] = numTokens;
-      this.firstPosition[s] = numComputed;
-      this.kvLength[s] = end;
-      for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
-      sequence.copyTokens(this.tokens, row, numComputed, numTokens);
-      for (let position = numComputed; position < end; position++, row++) {
-        this.positions[row] = position;
-        this.slots[row] = pages[Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
-      }
-      for (let logitRow = row - wanted; logitRow < row; logitRow++) this.logitRows[numLogits++] = logitRow;
+  fill(work: readonly Omit<Work, "numDrafts">[]): void {
+    this.clear();
+    for (const { sequence, numTokens, numLogits } of work) this.add(sequence, sequence.numComputed, numTokens, numLogits);
+  }
+
+  clear(): void {
+    this.#numTokens = this.#numSequences = this.#numLogits = 0;
+  }
+
+  /** Rows of one more sequence: its tokens of positions from .. from + count - 1, or where it does not have that one yet `token`; the last `numLogits` want logits. */
+  add(sequence: Sequence, from: number, count: number, numLogits: number, token?: number): void {
+    const { pages } = sequence, s = this.#numSequences++, end = from + count;
+    const fits = end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence;
+    invariant(fits, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
+    let row = this.#numTokens;
+    this.firstRow[s] = row;
+    this.numRows[s] = count;
+    this.firstPosition[s] = from;
+    this.kvLength[s] = end;
+    for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
+    if (token === undefined) sequence.copyTokens(this.tokens, row, from, count);
+    else this.tokens[row] = token;
+    for (let position = from; position < end; position++, row++) {
+      this.positions[row] = position;
+      this.slots[row] = pages[Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
     }
-    invariant(numLogits <= this.logitRows.length, `${numLogits} rows of logits with room for ${this.logitRows.length}`);
+    invariant(this.#numLogits + numLogits <= this.logitRows.length, `${this.#numLogits + numLogits} rows of logits with room for ${this.logitRows.length}`);
+    for (let logitRow = row - numLogits; logitRow < row; logitRow++) this.logitRows[this.#numLogits++] = logitRow;
     this.#numTokens = row;
-    this.#numSequences = work.length;
-    this.#numLogits = numLogits;
   }
 }

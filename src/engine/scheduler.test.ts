@@ -18,7 +18,7 @@ const compute = (scheduler: Scheduler, see: (work: Work) => void = () => {}) => 
     see(work);
     const last = numTokens === sequence.numUncomputed;
     sequence.compute(numTokens, last ? 0 : undefined);
-    sequence.settle(numTokens, last ? 0 : undefined);
+    sequence.settle(numTokens, last ? [0] : []);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
 };
@@ -154,7 +154,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
       if (!last) reached["chunks"]!++;
       if (last && s.numGenerated > 0 && numTokens > 1) reached["recomputations"]!++;
       s.compute(numTokens, last ? 0 : undefined);
-      s.settle(numTokens, last ? token(s, s.numKnown) : undefined);
+      s.settle(numTokens, last ? [token(s, s.numKnown)] : []);
       if (s.numTokens === s.capacity) finish(s);
     }
     invariant(!oldest || oldest.state === "finished" || oldest.numComputed > computed, "the oldest stands still");

@@ -6,7 +6,7 @@ import { Sequence } from "./sequence.ts";
 /** One step alone: started and ended. */
 const advance = (s: Sequence, count: number, next?: number) => {
   s.compute(count, next === undefined ? undefined : 0);
-  s.settle(count, next);
+  s.settle(count, next === undefined ? [] : [next]);
 };
 const params = { ...defaultSampling, maxTokens: 200 };
 
@@ -41,10 +41,10 @@ test("steps are started one ahead of what is known, and end in their order, or w
   s.compute(2, undefined);
   s.compute(1, 4);
   assert.deepEqual([tokens(), counts(), s.numUncomputed, s.numGenerated], [[5, 6, 7, -5], [0, 3, 3, 4], 1, 0]);
-  s.settle(2, undefined);
+  s.settle(2, []);
   s.compute(1, 0);
   assert.deepEqual([tokens(), counts()], [[5, 6, 7, -5, -1], [2, 4, 3, 5]]);
-  s.settle(1, 8);
+  s.settle(1, [8]);
   assert.deepEqual([tokens(), counts(), s.numGenerated], [[5, 6, 7, 8, -1], [3, 4, 4, 5], 1]);
   s.undo();
   assert.deepEqual([tokens(), counts()], [[5, 6, 7, 8], [3, 3, 4, 4]]);
@@ -63,16 +63,16 @@ test("what no sequence may do is a broken invariant", () => {
   assert.throws(() => s.compute(5, 1), /computes 5 of 4/);
   assert.throws(() => s.compute(4, undefined), /logits belong to the last token/);
   assert.throws(() => s.compute(2, 1), /logits belong to the last token/);
-  assert.throws(() => s.settle(1, undefined), /settles 1 of 0/);
+  assert.throws(() => s.settle(1, []), /settles 1 of 0/);
   s.pages.push(1);
   assert.throws(() => s.finish(), /1 pages/);
   s.pages.pop();
   s.compute(4, 9);
   assert.ok(s.isFull);
   assert.throws(() => s.compute(1, 9), /is full/);
-  assert.throws(() => s.settle(4, undefined), /a token belongs to the last one computed/);
+  assert.throws(() => s.settle(4, []), /a token belongs to the last one computed/);
   assert.throws(() => s.preempt(), /preempted/);
-  s.settle(4, 9);
+  s.settle(4, [9]);
   s.finish();
   assert.throws(() => s.finish(), /finished/);
 });
