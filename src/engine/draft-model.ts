@@ -49,8 +49,7 @@ export class DraftModel implements Drafter {
       const count = numDrafts > 0 ? numTokens + sequence.numBehind : numTokens;
       this.#batch.add(sequence, sequence.numComputed - sequence.numBehind, count, numDrafts > 0 ? 1 : 0);
     }
-    const { launch } = this.#model;
-    await (launch ? this.#launchAll(launch, drafting) : this.#sampleAll(drafting));
+    await (this.#model.launch ? this.#launchAll(drafting) : this.#sampleAll(drafting));
     for (const { work: one, tokens } of drafting) if (one.sequence.state === "running") addDrafts(one, tokens);
   }
 
@@ -77,11 +76,11 @@ export class DraftModel implements Drafter {
   }
 
   /** All passes at once, on a machine that samples: each finds its tokens in what the one before has sampled. */
-  async #launchAll(launch: NonNullable<ForwardModel["launch"]>, drafting: readonly Drafting[]): Promise<void> {
+  async #launchAll(drafting: readonly Drafting[]): Promise<void> {
     const passes: { readonly going: readonly Drafting[]; readonly sampled: Promise<Sampled> }[] = [];
     for (let pass = 1, going = drafting; ; pass++) {
       going.forEach(({ work: { sequence }, end }, row) => this.#choices.set(row, sequence.params, sequence.seed, end + pass - 1));
-      passes.push({ going, sampled: launch(this.#batch, this.#choices, []) });
+      passes.push({ going, sampled: this.#model.launch!(this.#batch, this.#choices, []) });
       const on = going.filter(({ work: { numDrafts } }) => pass < numDrafts);
       if (on.length === 0) break;
       this.#batch.clear();

@@ -203,7 +203,7 @@ export class Engine {
     for (const { sequence } of [...parts, ...(next?.parts ?? [])]) if (sequence.state === "running") sequence.undo();
     for (const { sequence, numTokens, numLogits, numDrafts } of parts) {
       if (sequence.state !== "running") continue;
-      if (parts.length === 1) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message });
+      if (parts.length === 1 && numDrafts === 0) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message });
       else await this.#settle(this.#start([{ sequence, numTokens: numTokens - numDrafts, numLogits: numLogits - numDrafts, numDrafts: 0 }])!);
     }
   }

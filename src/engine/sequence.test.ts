@@ -76,3 +76,36 @@ test("what no sequence may do is a broken invariant", () => {
   s.finish();
   assert.throws(() => s.finish(), /finished/);
 });
+
+test("drafts stand behind the known tokens until a step has decided: those it agrees with are known, the rest was never there", () => {
+  const s = new Sequence("a", Int32Array.of(5, 6), { ...params, maxTokens: 8 }, 0, 1000);
+  const counts = () => [s.numSettled, s.numComputed, s.numKnown, s.numTokens, s.numDrafts];
+  const tokens = () => Array.from({ length: s.numTokens }, (_, i) => s.token(i));
+  s.admit();
+  advance(s, 2, 7);
+  s.propose([1, 2, 3]);
+  assert.deepEqual([tokens(), counts(), s.numUncomputed, [...s.known()]], [[5, 6, 7, 1, 2, 3], [2, 2, 3, 6, 3], 4, [5, 6, 7]]);
+  s.compute(4, 3);
+  assert.deepEqual([tokens(), counts()], [[5, 6, 7, 1, 2, 3, -4], [2, 6, 3, 7, 3]]);
+  assert.throws(() => s.settle(4, []), /a token belongs to the last one computed/);
+  assert.throws(() => new Sequence("b", Int32Array.of(1), params, 0, 9).propose([1]), /takes 1 drafts/);
+  s.settle(4, [1, 9]);
+  assert.deepEqual([tokens(), counts()], [[5, 6, 7, 1, 9], [4, 4, 5, 5, 0]]);
+  s.propose([2, 3]);
+  s.compute(3, 0);
+  assert.throws(() => s.settle(3, [3, 3]), /3,3 for 2 drafts/);
+});
+
+test("drafts are forgotten when their step fails, and never reach a sequence's end", () => {
+  const s = new Sequence("a", Int32Array.of(5, 6), { ...params, maxTokens: 4 }, 0, 1000);
+  s.admit();
+  advance(s, 2, 7);
+  assert.throws(() => s.propose([1, 2, 3]), /takes 3 drafts with 3 of 6/);
+  s.propose([1, 2]);
+  s.compute(3, 0);
+  assert.ok(s.isFull);
+  s.undo();
+  assert.deepEqual([s.numSettled, s.numComputed, s.numKnown, s.numTokens, s.numDrafts], [2, 2, 3, 3, 0]);
+  advance(s, 1, 8);
+  assert.equal(s.token(3), 8);
+});
