@@ -67,7 +67,7 @@ class Client implements EngineClient {
     this.#stats = {
       numRunning: 0, numWaiting: 0, numFreePages: info.numPages, numPages: info.numPages, numSteps: 0, promptTokens: 0,
       generationTokens: 0, numPreemptions: 0, prefixCacheQueries: 0, prefixCacheHits: 0, stepTokens: 0, stepSeconds: 0, numStepsAhead: 0, hostSeconds: 0,
-      hiddenSeconds: 0, waitSeconds: 0,
+      hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [],
     };
   }
 

@@ -113,4 +113,10 @@ export interface Stats {
   readonly hiddenSeconds: number;
   /** How long it waited for steps to end. Above zero after a step that was started ahead: the machine was not waiting for the host. */
   readonly waitSeconds: number;
+  /** How long it took to think of drafts. */
+  readonly draftSeconds: number;
+  /** How often a sequence's step had drafts, how many tokens these were, and how many were right, by their place behind the known tokens. */
+  readonly numDrafts: number;
+  readonly numDraftTokens: number;
+  readonly acceptedPerPosition: readonly number[];
 }

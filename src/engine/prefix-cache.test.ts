@@ -22,7 +22,7 @@ function step(scheduler: Scheduler, next = 0): (readonly [string, number, number
   for (const { sequence, numTokens } of work) {
     const last = numTokens === sequence.numUncomputed;
     sequence.compute(numTokens, last ? 0 : undefined);
-    sequence.settle(numTokens, last ? next : undefined);
+    sequence.settle(numTokens, last ? [next] : []);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
   scheduler.pool.check();

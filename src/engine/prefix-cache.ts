@@ -95,19 +95,25 @@ export class PrefixCache {
     return true;
   }
 
-  /** Pages for all known tokens of a running sequence: all that are missing, or none and false. */
-  grow(sequence: Sequence): boolean {
-    const numMissing = Math.ceil(sequence.numTokens / this.#pageSize) - sequence.pages.length;
+  /** Pages for all known tokens of a running sequence, and `numDrafts` more: all that are missing, or none and false. */
+  grow(sequence: Sequence, numDrafts = 0): boolean {
+    const numMissing = Math.ceil((sequence.numTokens + numDrafts) / this.#pageSize) - sequence.pages.length;
     if (numMissing > this.#pool.numFree) return false;
     for (let i = 0; i < numMissing; i++) sequence.pages.push(this.#take());
     return true;
+  }
+
+  /** Takes back the pages that a running sequence had for drafts that were refused. */
+  trim(sequence: Sequence): void {
+    const { pages } = sequence;
+    for (const least = Math.ceil(sequence.numTokens / this.#pageSize); pages.length > least; ) this.#pool.release(pages.pop()!);
   }
 
   /** Makes ready what the sequence has computed since, by steps that have ended; a page that somebody else has made ready meanwhile takes the place of its own. */
   keep(sequence: Sequence): void {
     if (sequence.salt === null) return;
     const { pages } = sequence;
-    const numFull = Math.floor(sequence.numSettled / this.#pageSize);
+    const numFull = Math.floor((sequence.numSettled - sequence.numBehind) / this.#pageSize);
     for (let block = sequence.numReadyPages; block < numFull; block = ++sequence.numReadyPages) {
       if (block === sequence.numListedPages) {
         const parent = block === 0 ? noPage : pages[block - 1]!;

@@ -18,7 +18,7 @@ const compute = (scheduler: Scheduler, see: (work: Work) => void = () => {}) => 
     see(work);
     const last = numTokens === sequence.numUncomputed;
     sequence.compute(numTokens, last ? 0 : undefined);
-    sequence.settle(numTokens, last ? 0 : undefined);
+    sequence.settle(numTokens, last ? [0] : []);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
 };
@@ -99,11 +99,47 @@ test("what could never fit the pool is known before it is added", () => {
   assert.throws(() => scheduler.add(sequence("a", 5, 5)), /can not be scheduled/);
 });
 
+/** What a step leaves room for: [id, drafts] each. */
+const room = (scheduler: Scheduler) => scheduler.schedule().map((w) => [w.sequence.id, w.numDrafts]);
+/** Sequences of `promptLength` tokens that have all generated one. */
+const decoding = (limits: SchedulerLimits, numPages: number, ids: readonly string[], promptLength: number, maxTokens: number) => {
+  const scheduler = make(limits, numPages);
+  for (const id of ids) scheduler.add(sequence(id, promptLength, maxTokens));
+  compute(scheduler);
+  return scheduler;
+};
+
+test("drafts get what is left of the budget and of the rows of logits when everybody is served, oldest first, and never reach the end", () => {
+  const limits = { maxNumBatchedTokens: 8, maxNumSeqs: 4, maxNumLogits: 100, pageSize: 4, numSpeculativeTokens: 3 };
+  assert.deepEqual(room(decoding(limits, 100, ["a", "b"], 2, 50)), [["a", 3], ["b", 3]]);
+  assert.deepEqual(room(decoding({ ...limits, maxNumBatchedTokens: 6 }, 100, ["a", "b"], 2, 50)), [["a", 3], ["b", 1]]);
+  assert.deepEqual(room(decoding({ ...limits, maxNumLogits: 4 }, 100, ["a", "b"], 2, 50)), [["a", 2], ["b", 0]]);
+  assert.deepEqual(room(decoding(limits, 100, ["a"], 2, 4)), [["a", 2]], "two more by the model, or two drafts and one by the model");
+  assert.deepEqual(room(decoding(limits, 100, ["a"], 2, 2)), [["a", 0]]);
+  const scheduler = decoding(limits, 100, ["a"], 2, 50);
+  scheduler.add(sequence("b", 20, 10));
+  assert.deepEqual(scheduler.schedule().map((w) => [w.sequence.id, w.numTokens, w.numDrafts]), [["a", 1, 0], ["b", 7, 0]], "a prompt needs the whole budget");
+});
+
+test("drafts take free pages only, as many as there are, and give them back before anybody else is served", () => {
+  const limits = { maxNumBatchedTokens: 50, maxNumSeqs: 4, maxNumLogits: 50, pageSize: 2, numSpeculativeTokens: 5 };
+  const scheduler = decoding(limits, 5, ["a"], 3, 8);
+  assert.deepEqual(room(scheduler), [["a", 5]]);
+  const [a] = scheduler.running;
+  assert.equal(a!.pages.length, 5, "4 known tokens and 5 drafts");
+  a!.propose([1, 1]);
+  a!.compute(3, 0);
+  a!.settle(3, [0]);
+  scheduler.add(sequence("b", 1, 1));
+  assert.deepEqual(scheduler.schedule().map((w) => [w.sequence.id, w.numTokens, w.numDrafts]), [["a", 1, 3], ["b", 1, 0]], "b has a page that drafts had");
+  assert.deepEqual([a!.pages.length, scheduler.numPreemptions, scheduler.pool.numFree], [4, 0, 0]);
+});
+
 /** 1,000 operations on one random pool and limits: arrivals, departures and steps, every invariant after each. */
 function simulate(seed: number, reached: Record<string, number>): number {
   const random = stream(seed);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5) };
+  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5), numSpeculativeTokens: int(0, 4) };
   const shares = random() < 0.8;
   const scheduler = make(limits, int(4, 30));
   const { pool, cache } = scheduler;
@@ -171,8 +207,14 @@ function simulate(seed: number, reached: Record<string, number>): number {
     invariant(work.length <= limits.maxNumSeqs && new Set(work.map((w) => w.sequence)).size === work.length, "a sequence is scheduled twice");
     invariant(work.reduce((sum, w) => sum + w.numTokens, 0) <= limits.maxNumBatchedTokens, "over the budget");
     invariant(work[0]?.sequence === oldest, "the first in rank is not served first");
-    for (const { sequence: s, numTokens } of [...work]) {
-      invariant(s.state === "running" && numTokens > 0, `${s.id} is ${s.state} with ${numTokens} tokens`);
+    invariant(work.reduce((sum, w) => sum + w.numTokens + w.numDrafts, 0) <= limits.maxNumBatchedTokens && work.every((w) => w.numDrafts <= limits.numSpeculativeTokens), "drafts over the budget");
+    invariant(work.reduce((sum, w) => sum + w.numLogits + w.numDrafts, 0) <= limits.maxNumSeqs, "more rows of logits than there is room for");
+    for (const { sequence: s, numTokens: numKnownTokens, numDrafts } of [...work]) {
+      invariant(s.state === "running" && numKnownTokens > 0, `${s.id} is ${s.state} with ${numKnownTokens} tokens`);
+      invariant(s.pages.length === Math.ceil((s.numTokens + numDrafts) / pageSize), `${s.id} has ${s.pages.length} pages`);
+      const rights = Array.from({ length: int(0, numDrafts) }, () => random() < 0.6);
+      if (numDrafts > 0) s.propose(rights.map((right, i) => token(s, s.numKnown + i) + (right ? 0 : 5000)));
+      const numTokens = numKnownTokens + s.numDrafts;
       invariant(s.pages.length >= Math.ceil((s.numComputed + numTokens) / limits.pageSize), `${s.id} has too few pages`);
       for (let i = 0; i < s.numComputed + numTokens; i++) {
         const page = s.pages[Math.floor(i / pageSize)]!, slot = page * pageSize + (i % pageSize);
@@ -185,7 +227,9 @@ function simulate(seed: number, reached: Record<string, number>): number {
       if (!last) reached["chunks"]!++;
       if (last && s.numGenerated > 0 && numTokens > 1) reached["recomputations"]!++;
       s.compute(numTokens, last ? 0 : undefined);
-      s.settle(numTokens, last ? token(s, s.numKnown) : undefined);
+      const wrongAt = rights.indexOf(false), given = wrongAt < 0 ? rights.length : wrongAt;
+      if (rights.length > 0) reached[wrongAt < 0 ? "all drafts right" : "drafts refused"]!++;
+      s.settle(numTokens, last ? Array.from({ length: given + 1 }, (_, i) => token(s, s.numKnown + i)) : []);
       if (s.numTokens === s.capacity) finish(s);
     }
     invariant(!oldest || oldest.state === "finished" || oldest.numComputed > computed, "the first in rank stands still");
@@ -230,7 +274,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
 test("50,000 random operations keep every invariant and reach every situation", () => {
   const reached: Record<string, number> = {
     preemptions: 0, recomputations: 0, chunks: 0, refusals: 0, "pool full": 0,
-    "admitted above one that runs": 0, hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
+    "admitted above one that runs": 0, "drafts refused": 0, "all drafts right": 0, hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
     "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
   };
   let ops = 0;

@@ -9,11 +9,14 @@
  *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
  *                          free page (so that whom we admit is not thrown out in the next step). Pages with the tokens it begins
  *                          with are shared; while a running sequence is computing the next of them, the line waits for that one
+ *   drafts                 what is left of the budget and of free pages, in the end, for running sequences that decode: nobody is preempted or held
+ *                          back for a draft, and the pages of refused ones are given back before anybody is served
  *
  * Nobody is preempted for one that waits, as in vLLM: priority decides who is admitted next, and once running who keeps its pages.
  * State in, work out: knows no model, no clock, no randomness.
  */
 import { invariant } from "../core/errors.ts";
+import { maxNumLogitsOf } from "../model/memory.ts";
 import type { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
@@ -23,13 +26,21 @@ export interface SchedulerLimits {
   readonly maxNumBatchedTokens: number;
   /** Most sequences that hold pages at once. */
   readonly maxNumSeqs: number;
+  /** Most rows of one step whose logits are wanted. Default: one for each sequence, which is the least. */
+  readonly maxNumLogits?: number;
   readonly pageSize: number;
+  /** Most tokens that somebody proposes behind the known ones of a sequence. Default 0. */
+  readonly numSpeculativeTokens?: number;
 }
 
 /** `numTokens` tokens of `sequence`, from its numComputed on. */
 export interface Work {
   sequence: Sequence;
   numTokens: number;
+  /** So many of them, the last ones, whose logits are wanted: at least one where its last token is among them. */
+  numLogits: number;
+  /** Room for so many drafts behind its last token; once they are there (drafter.ts), how many, and then the two other numbers count them. */
+  numDrafts: number;
 }
 
 export class Scheduler {
@@ -104,7 +115,10 @@ export class Scheduler {
     let budget = this.limits.maxNumBatchedTokens;
     let length = 0;
     const before = this.#numPreemptions;
-    for (let i = 0; i < this.#running.length; i++) this.cache.keep(this.#running[i]!);
+    for (let i = 0; i < this.#running.length; i++) {
+      this.cache.keep(this.#running[i]!);
+      this.cache.trim(this.#running[i]!);
+    }
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
       const sequence = this.#running[i]!;
       if (!sequence.isFull && this.#makeRoom(sequence)) budget -= this.#give(length++, sequence, budget);
@@ -115,6 +129,7 @@ export class Scheduler {
       budget -= this.#give(length++, admitted, budget);
     }
     this.#work.length = length;
+    if (this.limits.numSpeculativeTokens) this.#leaveRoom(budget, this.limits.numSpeculativeTokens);
     invariant(length > 0 || this.#running.length + this.#waiting.length === 0 || this.#running.some((s) => s.isFull), "there are sequences but no work");
     return this.#work;
   }
@@ -122,10 +137,26 @@ export class Scheduler {
   /** Entry `i` of the work: what `sequence` lacks, within the budget. Returns how many tokens that are. */
   #give(i: number, sequence: Sequence, budget: number): number {
     const numTokens = Math.min(sequence.numUncomputed, budget);
-    const work = (this.#work[i] ??= { sequence, numTokens });
+    const work = (this.#work[i] ??= { sequence, numTokens, numLogits: 0, numDrafts: 0 });
     work.sequence = sequence;
     work.numTokens = numTokens;
+    work.numLogits = numTokens === sequence.numUncomputed ? 1 : 0;
+    work.numDrafts = 0;
     return numTokens;
+  }
+
+  /** Room for up to `most` drafts of each sequence that decodes, in the order of the work, as far as `budget`, rows of logits and free pages go. */
+  #leaveRoom(budget: number, most: number): void {
+    let rows = Math.min(budget, this.#work.reduce((left, { numLogits }) => left - numLogits, maxNumLogitsOf(this.limits)));
+    for (const work of this.#work) {
+      const { sequence } = work;
+      if (sequence.numGenerated === 0 || sequence.numUncomputed !== 1 || sequence.numKnown < sequence.numTokens) continue;
+      let numDrafts = Math.min(most, rows, sequence.capacity - sequence.numTokens - 1);
+      while (numDrafts > 0 && !this.cache.grow(sequence, numDrafts)) numDrafts--;
+      if (numDrafts <= 0) continue;
+      work.numDrafts = numDrafts;
+      rows -= numDrafts;
+    }
   }
 
   /** Pages for all known tokens of a running sequence, from those behind it in rank where need be; false when it had to go itself. */
