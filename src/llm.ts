@@ -183,7 +183,7 @@ export class LLM implements AsyncDisposable {
       const name = params.spell("stop");
       throw new BadRequest(name, `${name} needs text, and no tokenizer is loaded (--skip-tokenizer-init); use ${params.spell("stopTokenIds")}`);
     }
-    const { n, stop, badWords: words, includeStopStrInOutput, sampling, spell, cacheSalt, priority } = params;
+    const { n, stop, badWords: words, includeStopStrInOutput, sampling: { promptLogprobs, ...sampling }, spell, cacheSalt, priority } = params;
     if (!this.#text && words.length > 0) {
       const name = spell("badWords");
       throw new BadRequest(name, `${name} needs a tokenizer, and none is loaded (--skip-tokenizer-init); use ${spell("logitBias")}`);
@@ -198,7 +198,11 @@ export class LLM implements AsyncDisposable {
         return prompt;
       },
       n,
-      start: (prompt, index, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, seed: seedOf(sampling.seed, index), badWords, maxTokens }, stopped, standing), {
+      start: (prompt, index, stopped) => readOutput(this.#engine.generate(prompt, {
+        ...sampling, seed: seedOf(sampling.seed, index), badWords, maxTokens,
+        // They are the same for every choice.
+        ...(index === 0 && promptLogprobs !== undefined && { promptLogprobs }),
+      }, stopped, standing), {
         index,
         decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
         stop, includeStopStrInOutput, spell, minTokens: sampling.minTokens,

@@ -260,6 +260,7 @@ export class Engine {
   #advance(part: Part, sampled: Sampled): void {
     const { sequence, numTokens, reachesEnd, numDrafts } = part;
     const { id, params, rules, numKnown } = sequence;
+    if (sequence.logitsFrom < Infinity && !this.#readPrompt(part, sampled)) return;
     if (!reachesEnd) return sequence.settle(numTokens, noTokens);
     const tokens: number[] = [], logprobs: TokenLogprobs[] = [];
     let ended: Ending = {}, wrong: Ending | undefined, numAccepted = 0;
@@ -289,6 +290,20 @@ export class Engine {
     if (wrong) this.#end(sequence, { id, tokens: [], ...wrong });
   }
 
+  /** Takes down how likely the prompt's tokens are that follow those of a part. False: it has ended, for the model's logits are no numbers. */
+  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits }: Sampled): boolean {
+    const { id, numSettled, numPromptTokens, promptLogprobs, params } = sequence;
+    const end = numSettled + numTokens;
+    for (let position = end - numLogits + 1, i = hostRow!; position <= end && position < numPromptTokens; position++, i++) {
+      if (argmax(logits[i]!) === undefined) {
+        this.#end(sequence, { id, tokens: [], ...noTokenLeft(sequence, position, false) });
+        return false;
+      }
+      promptLogprobs!.push(logprobsOf(logits[i]!, sequence.token(position), params.promptLogprobs!));
+    }
+    return true;
+  }
+
   /** The tokens that a part has given, as a Delta; `more`: what else is in it. */
   #tell({ sequence, numTokens, numDrafts }: Part, tokens: readonly number[], numAccepted: number, more: Omit<Delta, "id" | "tokens">): void {
     const { id } = sequence, isFirst = sequence.numGenerated === 0;
@@ -306,7 +321,8 @@ export class Engine {
       for (let i = 0; i < numAccepted; i++) this.#acceptedPerPosition[i]!++;
       this.#drafter!.decided(sequence, numDrafts, tokens.length);
     }
-    const delta: Delta = { id, tokens, ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
+    const { promptLogprobs } = sequence;
+    const delta: Delta = { id, tokens, ...(isFirst && promptLogprobs && { promptLogprobs }), ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);
   }

@@ -51,6 +51,8 @@ export interface Delta {
   readonly cachedTokens?: number;
   /** One for each token, where the request asked. */
   readonly logprobs?: readonly TokenLogprobs[];
+  /** With the first token, where the request asked: of the prompt's tokens from the second on. */
+  readonly promptLogprobs?: readonly TokenLogprobs[];
   readonly finish?: FinishReason;
   /** The stop token id that ended it, where one did that is not the model's own end token. */
   readonly stopTokenId?: number;

@@ -43,7 +43,7 @@ export class PrefixCache {
     this.#ready = new Uint8Array(pool.numPages);
   }
 
-  /** Tokens that sequences had when they were first admitted, those without a salt left out. */
+  /** Tokens that sequences had when they were first admitted, those left out that no pages were looked for. */
   get numQueries(): number {
     return this.#numQueries;
   }
@@ -61,14 +61,15 @@ export class PrefixCache {
   /**
    * Admits a waiting sequence with pages for all its known tokens, as many of them found as there are, and says whether it did. It does not when
    * fewer than `reserve` pages would be left free, or when another sequence is computing the next page it wants: that one is worth
-   * waiting for. The last known token is always left to compute, as somebody wants what follows from it.
+   * waiting for. The last known token is always left to compute, as somebody wants what follows from it, and so are those whose logits are wanted.
    */
   admit(sequence: Sequence, reserve: number): boolean {
     const found = this.#found;
     found.length = 0;
     let numKept = 0;
-    if (sequence.salt !== null) {
-      const most = Math.floor((sequence.numTokens - 1) / this.#pageSize);
+    const looks = sequence.salt !== null && sequence.logitsFrom > 0;
+    if (looks) {
+      const most = Math.floor(Math.min(sequence.numTokens - 1, sequence.logitsFrom) / this.#pageSize);
       for (let parent = noPage; found.length < most; ) {
         const page = this.#index.find(sequence, found.length, parent);
         if (page === noPage) break;
@@ -85,7 +86,7 @@ export class PrefixCache {
     }
     for (let i = 0; i < numMissing; i++) sequence.pages.push(this.#take());
     const numHits = found.length * this.#pageSize;
-    if (sequence.salt !== null && sequence.numCachedTokens === undefined) {
+    if (looks && sequence.numCachedTokens === undefined) {
       this.#numQueries += sequence.numTokens;
       this.#numHits += numHits;
     } else this.#numRecovered += numHits;

@@ -108,8 +108,8 @@ export class Launcher {
 
 const noTokens = new Int32Array(0);
 
-/** Whether the host chooses its tokens, or shows how likely they were. */
-const needsLogits = ({ rules, params }: Sequence): boolean => rules !== undefined || params.logprobs !== undefined;
+/** Whether the host chooses its tokens, or shows how likely they, or those of its prompt, were. */
+const needsLogits = ({ rules, params, logitsFrom }: Sequence): boolean => rules !== undefined || params.logprobs !== undefined || logitsFrom < Infinity;
 
 /** Waits for a step whose tokens nobody wants. @throws what the machine died of; that the operator can mend is nothing here */
 export async function drain({ sampled }: Flight): Promise<void> {

@@ -9,6 +9,8 @@
  *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
  *                          free page (so that whom we admit is not thrown out in the next step). Pages with the tokens it begins
  *                          with are shared; while a running sequence is computing the next of them, the line waits for that one
+ *   logits                 a step has so many rows of them; each sequence finds one, and a prompt whose log-probabilities are wanted, which takes one
+ *                          for each token, those that nobody else needs: it is cut into chunks by them as by the budget
  *   drafts                 what is left of the budget and of free pages, in the end, for running sequences that decode: nobody is preempted or held
  *                          back for a draft, and the pages of refused ones are given back before anybody is served
  *
@@ -113,6 +115,7 @@ export class Scheduler {
    */
   schedule(): readonly Work[] {
     let budget = this.limits.maxNumBatchedTokens;
+    let rows = maxNumLogitsOf(this.limits);
     let length = 0;
     const before = this.#numPreemptions;
     for (let i = 0; i < this.#running.length; i++) {
@@ -121,12 +124,17 @@ export class Scheduler {
     }
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
       const sequence = this.#running[i]!;
-      if (!sequence.isFull && this.#makeRoom(sequence)) budget -= this.#give(length++, sequence, budget);
+      if (sequence.isFull || !this.#makeRoom(sequence)) continue;
+      const work = this.#give(length++, sequence, budget, rows - (this.#running.length - 1 - i));
+      budget -= work.numTokens;
+      rows -= work.numLogits;
     }
-    while (before === this.#numPreemptions && budget > 0) {
+    while (before === this.#numPreemptions && budget > 0 && rows > 0) {
       const admitted = this.#admitNext();
       if (!admitted) break;
-      budget -= this.#give(length++, admitted, budget);
+      const work = this.#give(length++, admitted, budget, rows);
+      budget -= work.numTokens;
+      rows -= work.numLogits;
     }
     this.#work.length = length;
     if (this.limits.numSpeculativeTokens) this.#leaveRoom(budget, this.limits.numSpeculativeTokens);
@@ -134,15 +142,17 @@ export class Scheduler {
     return this.#work;
   }
 
-  /** Entry `i` of the work: what `sequence` lacks, within the budget. Returns how many tokens that are. */
-  #give(i: number, sequence: Sequence, budget: number): number {
-    const numTokens = Math.min(sequence.numUncomputed, budget);
-    const work = (this.#work[i] ??= { sequence, numTokens, numLogits: 0, numDrafts: 0 });
+  /** Entry `i` of the work: what `sequence` lacks, within the budget and with at most `rows` rows of logits. */
+  #give(i: number, sequence: Sequence, budget: number, rows: number): Work {
+    const { numComputed, numUncomputed, logitsFrom } = sequence;
+    const work = (this.#work[i] ??= { sequence, numTokens: 0, numLogits: 0, numDrafts: 0 });
+    const offered = Math.min(numUncomputed, budget);
+    const wanted = Math.max(0, numComputed + offered - Math.max(numComputed, logitsFrom));
     work.sequence = sequence;
-    work.numTokens = numTokens;
-    work.numLogits = numTokens === sequence.numUncomputed ? 1 : 0;
+    work.numTokens = offered - Math.max(0, wanted - rows);
+    work.numLogits = wanted > 0 ? Math.min(wanted, rows) : work.numTokens === numUncomputed ? 1 : 0;
     work.numDrafts = 0;
-    return numTokens;
+    return work;
   }
 
   /** Room for up to `most` drafts of each sequence that decodes, in the order of the work, as far as `budget`, rows of logits and free pages go. */

@@ -21,6 +21,7 @@
  * Knows no scheduler, no pool and no tensors.
  */
 import { invariant } from "../core/errors.ts";
+import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
 import type { LogitRules } from "../sampling/rules.ts";
 
@@ -42,6 +43,8 @@ export class Sequence {
   readonly priority: number;
   /** Its place among those of its priority. Set by the scheduler. */
   arrival = 0;
+  /** Where the request wants them: of the prompt's tokens from the second on, as far as they have been computed. Outlives a preemption, too. */
+  readonly promptLogprobs: TokenLogprobs[] | undefined;
   /** Page of logical block i: tokens i * pageSize and on. Changed by the prefix cache only, as are the two counts. */
   readonly pages: number[] = [];
   /** So many of `pages`, from the first on, others can find. */
@@ -66,6 +69,7 @@ export class Sequence {
     this.rules = rules;
     this.salt = salt;
     this.priority = priority;
+    this.promptLogprobs = params.promptLogprobs === undefined ? undefined : [];
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
     const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;
@@ -121,6 +125,12 @@ export class Sequence {
   /** Tokens that were in the cache when it was first admitted; undefined before. */
   get numCachedTokens(): number | undefined {
     return this.#numCachedTokens;
+  }
+
+  /** The token from which on every one's logits are wanted, as they say how likely the prompt's next is; Infinity: only the last one's are. */
+  get logitsFrom(): number {
+    const numDone = this.promptLogprobs?.length ?? Infinity;
+    return numDone < this.numPromptTokens - 1 ? numDone : Infinity;
   }
 
   token(position: number): number {

@@ -20,6 +20,8 @@ export interface GenerationDelta {
   readonly tokens: readonly number[];
   /** One for each token, where asked for. */
   readonly logprobs?: readonly TokenLogprobs[];
+  /** With the first token of the first choice, where asked for: of the prompt's tokens, null for the very first, which nothing comes before. */
+  readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
   /** With the first token: how long the engine let the request wait before a step first worked on it. */
   readonly queueSeconds?: number;
   /** With the first token: how many tokens of the prompt were in the cache, where any were. */
@@ -57,6 +59,8 @@ export interface GenerationResult extends Omit<Choice, "index"> {
   readonly choices: readonly [Choice, ...Choice[]];
   readonly usage: Usage;
   readonly promptTokenIds: readonly number[];
+  /** One for each of the prompt's tokens, where asked for; null for the first, which nothing comes before. */
+  readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
 }
 
 /** Text from token ids that arrive in pieces; a character cut in two waits for its other half. */
@@ -120,12 +124,13 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
 }
 
 function outputOf(
-  index: number, text: string, tokens: readonly number[], { logprobs, queueSeconds, cachedTokens }: Delta, finishReason?: FinishReason, stopReason?: string | number,
+  index: number, text: string, tokens: readonly number[], { logprobs, promptLogprobs, queueSeconds, cachedTokens }: Delta, finishReason?: FinishReason, stopReason?: string | number,
 ): GenerationDelta {
   return {
     index, text, tokens,
     ...(queueSeconds !== undefined && { queueSeconds }),
     ...(cachedTokens !== undefined && { cachedTokens }),
+    ...(promptLogprobs && { promptLogprobs: [null, ...promptLogprobs] }),
     ...(logprobs && { logprobs: logprobs.slice(0, tokens.length) }),
     ...(finishReason && { finishReason }),
     ...(stopReason !== undefined && { stopReason }),
@@ -147,15 +152,17 @@ class Collected {
   text = "";
   readonly tokenIds: number[] = [];
   readonly logprobs: TokenLogprobs[] = [];
+  promptLogprobs: GenerationDelta["promptLogprobs"];
   cachedTokens = 0;
   /** undefined: it was not finished. */
   finishReason: FinishReason | undefined;
   stopReason: string | number | undefined;
 
-  add({ text, tokens, logprobs, cachedTokens = 0, finishReason, stopReason }: GenerationDelta): void {
+  add({ text, tokens, logprobs, promptLogprobs, cachedTokens = 0, finishReason, stopReason }: GenerationDelta): void {
     this.text += text;
     this.tokenIds.push(...tokens);
     if (logprobs) this.logprobs.push(...logprobs);
+    this.promptLogprobs ??= promptLogprobs;
     this.cachedTokens += cachedTokens;
     this.finishReason = finishReason === "abort" ? undefined : finishReason;
     this.stopReason = stopReason;
@@ -233,6 +240,7 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
     if (signal.aborted && !this.#cancelled && all.some(({ finishReason }) => !finishReason)) throw signal.reason;
     const [first, ...more] = all.map((collected, index) => collected.choice(index));
     const { index: _, ...answer } = first!;
+    const { promptLogprobs } = all[0]!;
     const completionTokens = all.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     return {
       ...answer,
@@ -240,6 +248,7 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
       // What the later choices find in the cache is what the first has computed.
       usage: { promptTokens: prompt.length, completionTokens, totalTokens: prompt.length + completionTokens, cachedTokens: all[0]!.cachedTokens },
       promptTokenIds: Array.from(prompt),
+      ...(promptLogprobs && { promptLogprobs }),
     };
   }
 

@@ -49,6 +49,8 @@ export interface GenerateParams {
   readonly ignoreEos?: boolean;
   /** Log-probabilities of the chosen token and of this many likeliest ones, for every token. */
   readonly logprobs?: number;
+  /** The same for every token of the prompt but the first; the prompt is then computed whole, whatever the cache has of it. */
+  readonly promptLogprobs?: number;
   /** Leave special tokens out of the text. Default true. */
   readonly skipSpecialTokens?: boolean;
   /** Put the model's begin token before a text prompt. Default true. */
@@ -67,7 +69,7 @@ export interface GenerateParams {
 export const generateOptions: readonly string[] = Object.keys({
   n: true, temperature: true, topP: true, topK: true, minP: true, seed: true, repetitionPenalty: true, presencePenalty: true, frequencyPenalty: true, logitBias: true,
   allowedTokenIds: true, badWords: true, minTokens: true, logitsProcessors: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
-  ignoreEos: true, logprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, cacheSalt: true, priority: true, signal: true,
+  ignoreEos: true, logprobs: true, promptLogprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, cacheSalt: true, priority: true, signal: true,
 } satisfies Readonly<Record<keyof GenerateParams, true>>);
 
 const maxInt32 = 2 ** 31 - 1;
@@ -90,6 +92,7 @@ export const limits = {
   logitsProcessors: { maxItems: 64 },
   maxTokens: { min: 1, max: maxInt32 },
   logprobs: { min: 0, max: maxLogprobs },
+  promptLogprobs: { min: 0, max: maxLogprobs },
   stop: { maxItems: 64, maxLength: 1024 },
   stopTokenIds: { maxItems: 1024 },
   cacheSalt: { maxItems: 1, maxLength: 1024 },
@@ -124,6 +127,7 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
   if (n > 1 && isGreedy({ temperature })) throw mustBe(spell("n"), n, `1 where ${spell("temperature")} is 0, as every choice would be the same`);
   const lastSeed = limits.seed.max - (n - 1);
   if (seed !== undefined && seed > lastSeed) throw mustBe(spell("seed"), seed, `at most ${lastSeed}, as each of the ${n} choices has one more`);
+  const promptLogprobs = fields.integer("promptLogprobs", limits.promptLogprobs);
   const logitsProcessors = fields.functions<LogitsProcessor>("logitsProcessors", limits.logitsProcessors) ?? [];
   const allowedTokenIds = fields.tokenIds("allowedTokenIds", vocabSize, limits.allowedTokenIds);
   if (allowedTokenIds?.length === 0) throw mustBe(spell("allowedTokenIds"), allowedTokenIds, "a list of at least one token id; leave it out to allow all");
@@ -149,6 +153,7 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
       stopTokenIds: fields.tokenIds("stopTokenIds", vocabSize, limits.stopTokenIds) ?? [],
       ignoreEos: fields.boolean("ignoreEos") ?? false,
       logprobs: fields.integer("logprobs", limits.logprobs),
+      ...(promptLogprobs !== undefined && { promptLogprobs }),
     },
     badWords,
     maxTokens: fields.integer("maxTokens", limits.maxTokens),

@@ -53,6 +53,8 @@ export interface SamplingParams {
   readonly ignoreEos: boolean;
   /** Log-probabilities of this many likeliest tokens beside the chosen one; undefined gives none. */
   readonly logprobs: number | undefined;
+  /** The same for the tokens of the prompt, but for its first, which nothing comes before. */
+  readonly promptLogprobs?: number;
 }
 
 export const defaultSampling: SamplingParams = {
@@ -91,6 +93,7 @@ const bounds: Readonly<Record<keyof SamplingParams, readonly [expected: string, 
   stopTokenIds: ["a list of token ids", (p, vocabSize) => ids(p.stopTokenIds, vocabSize)],
   ignoreEos: ["true or false", (p) => typeof p.ignoreEos === "boolean"],
   logprobs: [`an integer from 0 to ${maxLogprobs}`, (p) => p.logprobs === undefined || (count(p.logprobs) && p.logprobs <= maxLogprobs)],
+  promptLogprobs: [`an integer from 0 to ${maxLogprobs}`, (p) => p.promptLogprobs === undefined || (count(p.promptLogprobs) && p.promptLogprobs <= maxLogprobs)],
 };
 
 /** The first field of `params` that is out of its bounds, as the error for whoever sent it. */

@@ -5,7 +5,7 @@ import type { Context } from "./context.ts";
 import { openJob, type Job } from "./job.ts";
 import { checkModel, parseChat, type ChatRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
-import { chatLogprobs, wireUsage, type TokenText } from "./usage.ts";
+import { chatLogprobs, checkPromptLogprobs, decodedBy, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
 
 /** Answers `body`. Throws BadRequest and HttpError before anything is streamed; later errors are frames. */
 export async function chatCompletion(context: Context, request: Request, body: Raw, onError: (error: unknown) => void): Promise<Response> {
@@ -13,12 +13,14 @@ export async function chatCompletion(context: Context, request: Request, body: R
   checkModel(body, modelNames);
   const chat = parseChat(body, llm);
   const head = { id: `chatcmpl-${newId()}`, created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, { id: head.id, n: chat.params.n, maxTokens: chat.params.maxTokens }, [(signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal)]);
+  const { n, maxTokens, sampling: { promptLogprobs: numTop } } = chat.params;
+  const check = (prompts: readonly Int32Array[]) => checkPromptLogprobs(prompts, numTop, "prompt_logprobs");
+  const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, [(signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal)]);
   const tokenText: TokenText = chat.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (chat.stream) return streamEvents(chunks(chat, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);
   const [result] = await job.results();
-  const { choices, usage } = result!;
+  const { choices, usage, promptLogprobs } = result!;
   return Response.json({
     id: head.id, object: "chat.completion", created: head.created, model: head.model,
     choices: choices.map(({ index, text, tokenIds, finishReason, stopReason, logprobs }) => ({
@@ -31,6 +33,7 @@ export async function chatCompletion(context: Context, request: Request, body: R
     })),
     usage: wireUsage(job, usage.completionTokens),
     ...(chat.returnTokenIds && { prompt_token_ids: Array.from(job.prompts[0]!) }),
+    ...(promptLogprobs && { prompt_logprobs: wirePromptLogprobs(promptLogprobs, decodedBy(llm)) }),
   });
 }
 

@@ -23,6 +23,8 @@ export interface Asked {
   readonly n: number;
   /** Most tokens of each choice; undefined: the request did not say. */
   readonly maxTokens: number | undefined;
+  /** Refuses what only the prompts' tokens show to be too much. */
+  readonly check?: (prompts: readonly Int32Array[]) => void;
 }
 
 export interface Job {
@@ -42,7 +44,7 @@ export interface Job {
  * Starts one generation for each of `starts` and waits until all prompts are known to be good.
  * Throws BadRequest when one is not (and ends the others), HttpError 429 or 503 when there is no room.
  */
-export async function openJob(context: Context, request: Request, { id, n, maxTokens }: Asked, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
+export async function openJob(context: Context, request: Request, { id, n, maxTokens, check }: Asked, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
   const { metrics, now, logRequest } = context;
   const arrivedAt = now();
   const { signal, release } = admit(context, request, n * starts.length);
@@ -52,6 +54,7 @@ export async function openJob(context: Context, request: Request, { id, n, maxTo
   try {
     for (const start of starts) generations.push(start(signal));
     prompts = await Promise.all(generations.map(({ prompt }) => prompt));
+    check?.(prompts);
   } catch (error) {
     cancel();
     release();

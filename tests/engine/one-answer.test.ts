@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../../src/core/random.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "../../src/engine/engine.ts";
-import type { Delta } from "../../src/engine/messages.ts";
+import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
 import type { FormatOptions } from "../../src/model/load.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
 import { fixture, openTiny } from "./tiny-model.ts";
@@ -15,7 +15,7 @@ interface Request {
   readonly family: string;
 }
 interface Answer {
-  /** One per token: its id and the bits of every log-probability that came with it. */
+  /** One per token: its id and the bits of every log-probability that came with it. Those of the prompt's tokens go before the first. */
   readonly tokens: readonly string[];
   readonly finish: string | undefined;
 }
@@ -29,10 +29,11 @@ const bitsOf = (x: number): string => {
   bits[0] = x;
   return Buffer.from(bits.buffer).toString("hex");
 };
+const written = ({ token, logprob, rank, top }: TokenLogprobs): string => [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
 const answersOf = (deltas: readonly Delta[]): Answer => ({
   tokens: deltas.flatMap((d) => d.tokens.map((token, i) => {
-    const { logprob, rank, top } = d.logprobs![i]!;
-    return [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
+    assert.equal(d.logprobs![i]!.token, token);
+    return [...(i === 0 ? d.promptLogprobs ?? [] : []), d.logprobs![i]!].map(written).join(", ");
   })),
   finish: deltas.at(-1)?.finish,
 });
@@ -66,6 +67,7 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
       ...(i % 2 ? { temperature: 0 } : { temperature: 0.5 + random(), topP: random() < 0.5 ? 0.9 : 1, topK: random() < 0.5 ? 40 : 0, minP: random() < 0.3 ? 0.02 : 0 }),
       ...(i % 3 === 0 && { repetitionPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2, badWords: [[i], [i, i + 1]] }),
       ...(i % 4 === 1 && { logitBias: new Map([[i, 2], [i + 1, -2]]), allowedTokenIds: Array.from({ length: vocabSize >> 1 }, (_, id) => 2 * id), minTokens: 1 }),
+      ...(i % 5 < 2 && { promptLogprobs: i % 3 }),
       ...(i % 5 === 2 && { logitsProcessors: [(logits, { outputTokenIds }) => void (logits[outputTokenIds.at(-1) ?? 0]! -= 3)] }),
     },
   }));
@@ -80,7 +82,7 @@ const cases: readonly (readonly [name: string, pageSize: number, formats: Format
 for (const [name, pageSize, formats] of cases) {
   const { quantization = "none", kvCacheDtype } = formats;
   test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, priorities, chunks, preemptions, cancellations, other choices of the prompt and shared beginnings`, async () => {
-    const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
+    const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, maxNumLogits: 64, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
     await using model = await openTiny(fixture(name), most, 2, formats);
     const { eosTokenIds, seen } = model;
     const random = stream(31);
@@ -95,8 +97,8 @@ for (const [name, pageSize, formats] of cases) {
     for (const maxNumBatchedTokens of long ? [...chunkSizes, ...chunkSizes, ...chunkSizes] : chunkSizes) {
       // Pages for one whole sequence and a little more: whoever shares them is preempted sooner or later.
       const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(24 / pageSize));
-      const enablePrefixCaching = random() < 0.75;
-      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs: int(2, 8), numPages, enablePrefixCaching }, eosTokenIds });
+      const enablePrefixCaching = random() < 0.6, maxNumSeqs = int(2, 8);
+      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs, maxNumLogits: int(maxNumSeqs, 12), numPages, enablePrefixCaching }, eosTokenIds });
       const arrivals = requests.map(() => int(0, 25));
       const plans = requests.map((request, i) => ({
         id: String(i), request, arrival: arrivals[Number(request.family)]!, leave: random() < 0.25 ? int(5, 60) : Infinity,
