@@ -8,6 +8,7 @@
  */
 import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+import type { Speculation } from "./speculative-config.ts";
 
 export type { TokenLogprobs };
 
@@ -71,6 +72,8 @@ export interface EngineInfo {
   readonly weightBytes: number;
   readonly kvBytes: number;
   readonly enablePrefixCaching: boolean;
+  /** Who guesses what may follow, if anybody does; of a draft model, how large it is. Its weights and cache count in the two sums of bytes. */
+  readonly speculation?: Speculation & { readonly numParameters?: number };
   readonly loadSeconds: number;
 }
 
