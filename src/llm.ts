@@ -11,6 +11,7 @@ import type { AttentionOverride, AttentionOverrideData } from "./attention/overr
 import { BadRequest, UsageError } from "./core/errors.ts";
 import { prepareEngine, startEngine, startEngineHere, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
 import type { EngineInfo, Standing, Stats } from "./engine/messages.ts";
+import { readSpeculativeConfig } from "./engine/speculative-config.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { findModel, withChatTemplate } from "./llm/find-model.ts";
@@ -61,7 +62,7 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
-  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, deterministic: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true, schedulingPolicy: true,
+  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, deterministic: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true, schedulingPolicy: true, speculativeConfig: true,
   attention: true, skipTokenizerInit: true, inProcess: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({
@@ -113,7 +114,8 @@ export class LLM implements AsyncDisposable {
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
     const unknown = unknownOption(options, loadOptions, "LLM.load");
     if (unknown) throw new UsageError(unknown.message);
-    const { skipTokenizerInit = false, inProcess = false, chatTemplate, generationConfig = "auto", hub, onProgress, attention, seed = drawSeed(), ...engineOptions } = options;
+    const { skipTokenizerInit = false, inProcess = false, chatTemplate, generationConfig = "auto", hub, onProgress, attention, speculativeConfig, seed = drawSeed(), ...engineOptions } = options;
+    const speculation = speculativeConfig && readSpeculativeConfig(speculativeConfig);
     if (skipTokenizerInit && chatTemplate !== undefined) {
       throw new UsageError("chatTemplate (--chat-template) needs a tokenizer, and skipTokenizerInit (--skip-tokenizer-init) loads none; leave one of them out");
     }
@@ -121,11 +123,15 @@ export class LLM implements AsyncDisposable {
     const thread = inProcess ? undefined : prepareEngine({ ...engineOptions, device });
     let text: TextService | undefined;
     try {
-      const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
+      const hubOptions = { ...hub, ...(onProgress && { onProgress }) };
+      const found = await findModel(model, !skipTokenizerInit, hubOptions);
+      const guesses = speculation?.method === "draft_model" ? { ...speculation, model: (await findModel(speculation.model, false, hubOptions)).path } : speculation;
       const override = attention && (await resolveAttention(attention, found.path));
       text = skipTokenizerInit ? undefined : await startText(withChatTemplate(found.text, chatTemplate));
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const asked = { ...engineOptions, device, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] };
+      const asked = {
+        ...engineOptions, device, seed, ...(override && { attention: override }), ...(guesses && { speculativeConfig: guesses }), model: found.path, eosTokenIds: text?.eosIds ?? [],
+      };
       const engine = thread ? await startEngine(asked, onProgress, thread) : await startEngineHere(asked, onProgress);
       const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};
       return new LLM({ name: found.name, engine, text, defaults, seed });

@@ -9,6 +9,7 @@
  */
 import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+import type { Speculation } from "./speculative-config.ts";
 
 export type { TokenLogprobs };
 
@@ -89,6 +90,8 @@ export interface EngineInfo {
   readonly kvBytes: number;
   readonly enablePrefixCaching: boolean;
   readonly schedulingPolicy: SchedulingPolicy;
+  /** Who guesses what may follow, if anybody does; of a draft model, how large it is. Its weights and cache count in the two sums of bytes. */
+  readonly speculation?: Speculation & { readonly numParameters?: number };
   readonly loadSeconds: number;
 }
 

@@ -89,11 +89,27 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   counter("gpu_prefix_cache_queries_total", "prefix_cache_queries_total by its old name.", queries);
   counter("gpu_prefix_cache_hits_total", "prefix_cache_hits_total by its old name.", hits);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
+  if (info.speculation) {
+    const accepted = ({ acceptedPerPosition }: Stats) => acceptedPerPosition.reduce((sum, count) => sum + count, 0);
+    counter("spec_decode_num_drafts_total", "How often a sequence's step had draft tokens.", ({ numDrafts }) => numDrafts);
+    counter("spec_decode_num_draft_tokens_total", "Draft tokens.", ({ numDraftTokens }) => numDraftTokens);
+    counter("spec_decode_num_accepted_tokens_total", "Draft tokens that were right.", accepted);
+    const { numSpeculativeTokens } = info.speculation;
+    registry.registerMetric(new Counter({
+      name: "vllm:spec_decode_num_accepted_tokens_per_pos_total", help: "Draft tokens that were right, by their position in the draft.", labelNames: [...labelNames, "position"], registers: [],
+      collect() {
+        this.reset();
+        const { acceptedPerPosition } = stats();
+        for (let position = 0; position < numSpeculativeTokens; position++) this.inc({ ...labels, position: String(position) }, acceptedPerPosition[position] ?? 0);
+      },
+    }));
+  }
   const own = (name: string, help: string, read: (stats: Stats) => number) => counter(name, help, read, "tessera");
   own("steps_total", "Steps of the model.", ({ numSteps }) => numSteps);
   own("steps_ahead_total", "Steps started while the one before was under way.", ({ numStepsAhead }) => numStepsAhead);
   own("host_seconds_total", "What the host did for all steps: scheduling, batches, starting them, tokens.", ({ hostSeconds }) => hostSeconds);
   own("hidden_host_seconds_total", "Of these, seconds in which a step was under way.", ({ hiddenSeconds }) => hiddenSeconds);
+  if (info.speculation) own("draft_seconds_total", "How long it took to think of draft tokens.", ({ draftSeconds }) => draftSeconds);
   own("wait_seconds_total", "How long the host waited for steps to end.", ({ waitSeconds }) => waitSeconds);
 
   const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: info.kvCacheDtype, enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
