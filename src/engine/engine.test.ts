@@ -135,6 +135,31 @@ test("logprobs come with every token where asked, and agree with the definition"
   assert.ok(Math.abs(first.logprob - expected) < 1e-12);
 });
 
+test("the prompt's tokens have the log-probabilities of the definition, whatever the chunks, and logits that are no numbers end the request", async () => {
+  const prompt = [4, 2, 9, 9, 7];
+  for (const over of [{}, { maxNumBatchedTokens: 2 }, { maxNumSeqs: 1 }, { maxNumLogits: 5, maxNumBatchedTokens: 4 }]) {
+    const { engine, model } = make(over);
+    const { promptLogprobs } = await one(engine, prompt, { ...greedy, promptLogprobs: 1, maxTokens: 2 });
+    assert.equal(promptLogprobs!.length, 4);
+    for (const [i, known] of promptLogprobs!.entries()) {
+      const logits = [...fakeLogits(prompt.slice(0, i + 1), 50)], token = prompt[i + 1]!;
+      assert.deepEqual([known.token, known.rank, known.top.length], [token, 1 + logits.filter((x) => x > logits[token]!).length, 1]);
+      assert.ok(Math.abs(known.logprob - (logits[token]! - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)))) < 1e-12);
+    }
+    const forward = model.forward.bind(model);
+    model.forward = async (batch) => {
+      const logits = await forward(batch);
+      const bad = batch.logitRows.subarray(0, batch.numLogits).findIndex((row) => batch.positions[row] === 2);
+      if (bad >= 0) logits[50 * bad] = NaN;
+      return logits;
+    };
+    const { finish, tokens, message } = await one(engine, prompt, { ...greedy, promptLogprobs: 1 });
+    assert.deepEqual([finish, tokens], ["error", []]);
+    assert.match(message!, /logits for token 3 are not numbers/);
+    assert.equal(engine.stats().numFreePages, 40);
+  }
+});
+
 test("requests without a seed differ from each other, and a second engine with the same seed repeats them all", async () => {
   const run = async (seed: number) => {
     const { engine } = make({}, [], seed);

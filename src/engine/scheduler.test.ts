@@ -92,6 +92,30 @@ test("a lower priority goes first, equals by arrival: into the batch, and when p
   assert.deepEqual(order, ["a", "b", "c", "late", "last"]);
 });
 
+test("a prompt whose log-probabilities are wanted takes the rows of logits that nobody else needs, and finds no pages of what it must compute", () => {
+  const scheduler = make({ maxNumBatchedTokens: 50, maxNumSeqs: 4, maxNumLogits: 6, pageSize: 2 }, 60);
+  const read = (id: string, length: number) => new Sequence(id, Int32Array.from({ length }, (_, i) => i), { ...defaultSampling, maxTokens: 4, promptLogprobs: 1 }, 0, 1 << 20);
+  const done = { token: 0, logprob: 0, rank: 1, top: [] };
+  const run = () => {
+    const work = scheduler.schedule().map((w) => [w.sequence.id, w.numTokens, w.numLogits]);
+    for (const { sequence, numTokens } of scheduler.schedule()) {
+      const last = numTokens === sequence.numUncomputed;
+      for (let end = sequence.numComputed + numTokens; sequence.logitsFrom < end; ) sequence.promptLogprobs!.push(done);
+      sequence.compute(numTokens, last ? 0 : undefined);
+      sequence.settle(numTokens, last ? [0] : []);
+    }
+    return work;
+  };
+  for (const s of [sequence("a", 3, 40), sequence("b", 2, 40), read("long", 9), read("one", 1)]) scheduler.add(s);
+  assert.deepEqual(run(), [["a", 3, 1], ["b", 2, 1], ["long", 4, 4]], "who comes behind it waits, as for the budget");
+  assert.deepEqual(run(), [["a", 1, 1], ["b", 1, 1], ["long", 4, 4]]);
+  assert.deepEqual(run(), [["a", 1, 1], ["b", 1, 1], ["long", 1, 1], ["one", 1, 1]]);
+  for (const s of [...scheduler.running]) scheduler.remove(s);
+  scheduler.add(read("again", 9));
+  assert.deepEqual(run(), [["again", 6, 6]], "its pages are there, and what they say is not");
+  assert.deepEqual([scheduler.running[0]!.numCachedTokens, scheduler.cache.numHits], [0, 0]);
+});
+
 test("what could never fit the pool is known before it is added", () => {
   const scheduler = make({ maxNumBatchedTokens: 8, maxNumSeqs: 4, pageSize: 4 }, 2);
   assert.ok(scheduler.fits(9), "the last token is never computed");
@@ -139,7 +163,8 @@ test("drafts take free pages only, as many as there are, and give them back befo
 function simulate(seed: number, reached: Record<string, number>): number {
   const random = stream(seed);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs: int(1, 8), pageSize: int(1, 5), numSpeculativeTokens: int(0, 4) };
+  const maxNumSeqs = int(1, 8);
+  const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs, maxNumLogits: maxNumSeqs + int(0, 4), pageSize: int(1, 5), numSpeculativeTokens: int(0, 4) };
   const shares = random() < 0.8;
   const scheduler = make(limits, int(4, 30));
   const { pool, cache } = scheduler;
@@ -156,6 +181,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
   let arrivals = 0, ops = 0;
 
   const finish = (s: Sequence): void => {
+    if (s.numGenerated > 0 && s.promptLogprobs) invariant(s.promptLogprobs.length === s.numPromptTokens - 1 && s.promptLogprobs.every((known, i) => known.token === s.token(i + 1)), `${s.id} was not read to its end, or twice`);
     for (let i = s.numPromptTokens; i < s.numTokens; i++) invariant(s.token(i) === token(s, i), `token ${i} of ${s.id} was lost or repeated`);
     scheduler.remove(s);
     alive.delete(s);
@@ -168,7 +194,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
     // Families begin alike; some of their members go on alike, too, or are alike to the end.
     const family = int(0, 2), common = int(0, prompt), twin = random() < 0.3;
     const tokens = Int32Array.from({ length: prompt }, (_, i) => (twin || i < common ? family * 100 + i : 1000 + ((arrivals * 31 + i) % 977)));
-    const s = new Sequence(`${seed}.${arrivals}`, tokens, { ...defaultSampling, maxTokens: capacity - prompt }, twin ? family : arrivals, 1 << 20, !shares ? null : random() < 0.8 ? "" : "other", undefined, priorities[int(0, priorities.length - 1)]);
+    const s = new Sequence(`${seed}.${arrivals}`, tokens, { ...defaultSampling, maxTokens: capacity - prompt, ...(random() < 0.2 && { promptLogprobs: 0 }) }, twin ? family : arrivals, 1 << 20, !shares ? null : random() < 0.8 ? "" : "other", undefined, priorities[int(0, priorities.length - 1)]);
     if (!scheduler.fits(capacity)) {
       invariant(capacity > longest, `${capacity} tokens fit ${pool.numPages} pages of ${limits.pageSize}`);
       reached["refusals"]!++;
@@ -208,8 +234,15 @@ function simulate(seed: number, reached: Record<string, number>): number {
     invariant(work.reduce((sum, w) => sum + w.numTokens, 0) <= limits.maxNumBatchedTokens, "over the budget");
     invariant(work[0]?.sequence === oldest, "the first in rank is not served first");
     invariant(work.reduce((sum, w) => sum + w.numTokens + w.numDrafts, 0) <= limits.maxNumBatchedTokens && work.every((w) => w.numDrafts <= limits.numSpeculativeTokens), "drafts over the budget");
-    invariant(work.reduce((sum, w) => sum + w.numLogits + w.numDrafts, 0) <= limits.maxNumSeqs, "more rows of logits than there is room for");
-    for (const { sequence: s, numTokens: numKnownTokens, numDrafts } of [...work]) {
+    invariant(work.reduce((sum, w) => sum + w.numLogits + w.numDrafts, 0) <= limits.maxNumLogits, "more rows of logits than there is room for");
+    for (const { sequence: s, numTokens: numKnownTokens, numLogits, numDrafts } of [...work]) {
+      const end = s.numComputed + numKnownTokens, { logitsFrom, promptLogprobs } = s;
+      if (logitsFrom < Infinity) {
+        invariant(s.numComputed <= logitsFrom && numLogits === Math.max(0, end - logitsFrom), `${s.id} wants logits from ${logitsFrom} and gets ${numLogits} up to ${end}`);
+        for (let position = logitsFrom + 1; position <= Math.min(end, s.numPromptTokens - 1); position++) promptLogprobs!.push({ token: s.token(position), logprob: 0, rank: 1, top: [] });
+        if (s.numComputed > 0 && s.numReadyPages * pageSize >= s.numComputed && !before.has(s)) reached["prompts that go on being read"]!++;
+        if (end < s.numTokens && work.reduce((sum, w) => sum + w.numTokens, 0) < limits.maxNumBatchedTokens) reached["prompts cut by rows"]!++;
+      } else invariant(numLogits === (end === s.numTokens ? 1 : 0), `${s.id} gets ${numLogits} rows of logits`);
       invariant(s.state === "running" && numKnownTokens > 0, `${s.id} is ${s.state} with ${numKnownTokens} tokens`);
       invariant(s.pages.length === Math.ceil((s.numTokens + numDrafts) / pageSize), `${s.id} has ${s.pages.length} pages`);
       const rights = Array.from({ length: int(0, numDrafts) }, () => random() < 0.6);
@@ -274,7 +307,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
 test("50,000 random operations keep every invariant and reach every situation", () => {
   const reached: Record<string, number> = {
     preemptions: 0, recomputations: 0, chunks: 0, refusals: 0, "pool full": 0,
-    "admitted above one that runs": 0, "drafts refused": 0, "all drafts right": 0, hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
+    "admitted above one that runs": 0, "prompts cut by rows": 0, "prompts that go on being read": 0, "drafts refused": 0, "all drafts right": 0, hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
     "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
   };
   let ops = 0;
