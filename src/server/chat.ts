@@ -5,7 +5,7 @@ import type { Context } from "./context.ts";
 import { openJob, type Job } from "./job.ts";
 import { checkModel, parseChat, type ChatRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
-import { chatLogprobs, checkPromptLogprobs, decodedBy, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
+import { chatLogprobs, checkPromptEntries, decodedBy, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
 
 /** Answers `body`. Throws BadRequest and HttpError before anything is streamed; later errors are frames. */
 export async function chatCompletion(context: Context, request: Request, body: Raw, onError: (error: unknown) => void): Promise<Response> {
@@ -14,7 +14,7 @@ export async function chatCompletion(context: Context, request: Request, body: R
   const chat = parseChat(body, llm);
   const head = { id: `chatcmpl-${newId()}`, created: Math.floor(now()), model: modelNames[0]! };
   const { n, maxTokens, sampling: { promptLogprobs: numTop } } = chat.params;
-  const check = (prompts: readonly Int32Array[]) => checkPromptLogprobs(prompts, numTop, "prompt_logprobs");
+  const check = (prompts: readonly Int32Array[]) => numTop !== undefined && checkPromptEntries(prompts, numTop, 1, "prompt_logprobs");
   const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, [(signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal)]);
   const tokenText: TokenText = chat.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (chat.stream) return streamEvents(chunks(chat, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });

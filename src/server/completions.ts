@@ -7,7 +7,7 @@ import type { Context } from "./context.ts";
 import { openJob, type Job, type Step } from "./job.ts";
 import { checkModel, parseCompletion, type CompletionRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
-import { checkPromptLogprobs, completionLogprobs, decodedBy, type PromptLogprobs, shownPrompt, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
+import { checkPromptEntries, completionLogprobs, decodedBy, type PromptLogprobs, shownPrompt, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
 
 /** Answers `body`. Throws BadRequest and HttpError before anything is streamed; later errors are frames. */
 export async function completion(context: Context, request: Request, body: Raw, onError: (error: unknown) => void): Promise<Response> {
@@ -17,7 +17,8 @@ export async function completion(context: Context, request: Request, body: Raw, 
   const params = salted(asked.params, tenant);
   const head = { id: `cmpl-${newId()}`, object: "text_completion", created: Math.floor(now()), model: modelNames[0]! };
   const { n, maxTokens, sampling: { promptLogprobs: numTop } } = params;
-  const check = (prompts: readonly Int32Array[]) => checkPromptLogprobs(prompts, numTop, asked.showsPromptLogprobs ? "prompt_logprobs" : "logprobs");
+  const field = asked.showsPromptLogprobs ? "prompt_logprobs" : "echo";
+  const check = (prompts: readonly Int32Array[]) => (asked.echo || numTop !== undefined) && checkPromptEntries(prompts, numTop ?? 0, n, field);
   const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, params, "prompt", signal)));
   const tokenText: TokenText = asked.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   const view: View = { asked, job, tokenText, echoes: asked.echo ? await promptTexts(llm, asked, job) : [] };

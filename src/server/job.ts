@@ -24,7 +24,7 @@ export interface Asked {
   /** Most tokens of each choice; undefined: the request did not say. */
   readonly maxTokens: number | undefined;
   /** Refuses what only the prompts' tokens show to be too much. */
-  readonly check?: (prompts: readonly Int32Array[]) => void;
+  readonly check?: (prompts: readonly Int32Array[]) => unknown;
 }
 
 export interface Job {

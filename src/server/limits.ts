@@ -11,8 +11,8 @@ export const limits = {
   /** Entries of `messages`, and of a list of prompts. */
   messages: 10_000,
   prompts: 1024,
-  /** Log-probabilities of one request's prompts: tokens, times one more than are asked for of each. */
-  promptLogprobs: 2 ** 21,
+  /** What one answer may say of its prompts: their tokens and the log-probabilities beside each, as often as they are repeated for choices. */
+  promptEntries: 2 ** 21,
   /** Token ids that /tokenize answers with and /detokenize takes. */
   tokens: 2 ** 20,
   /** Generations (one for each choice of each prompt) and token jobs under way, over all routes. */

@@ -77,9 +77,9 @@ export function wirePromptLogprobs(logprobs: PromptLogprobs, decoded: (token: nu
   return logprobs.map((known) => known && Object.fromEntries([...known.top.map((other, i) => entry(other, i + 1)), entry(known, known.rank)]));
 }
 
-/** @throws BadRequest when the prompts have more log-probabilities than one answer may carry; `field` asked for `numTop` of each token */
-export function checkPromptLogprobs(prompts: readonly Int32Array[], numTop: number | undefined, field: string): void {
-  if (numTop === undefined) return;
-  const count = prompts.reduce((sum, { length }) => sum + length, 0) * (numTop + 1);
-  if (count > limits.promptLogprobs) throw new BadRequest(field, `${field} is ${numTop}, which makes ${count} log-probabilities of the prompt's tokens; this server gives at most ${limits.promptLogprobs}`);
+/** @throws BadRequest when an answer would say more of its prompts than it may: each token with `numTop` others, `copies` times, as `field` asks for */
+export function checkPromptEntries(prompts: readonly Int32Array[], numTop: number, copies: number, field: string): void {
+  const tokens = prompts.reduce((sum, { length }) => sum + length, 0), count = tokens * (numTop + 1) * copies;
+  if (count <= limits.promptEntries) return;
+  throw new BadRequest(field, `${field} gives back ${tokens} tokens of prompt with ${numTop} others beside each, ${copies} times, which makes ${count}; this server gives at most ${limits.promptEntries}`);
 }

@@ -114,12 +114,12 @@ test("a stream that echoes says the same, each choice beginning with its prompt"
 test("more of them than one answer may carry are refused, and nothing of it runs on", async () => {
   const { llm, engine } = fakeLLM({ maxModelLen: 2 ** 20 });
   const app = createApp(llm);
-  const prompt = Array.from({ length: Math.ceil(limits.promptLogprobs / 21) + 1 }, () => 1);
-  for (const [body, field] of [[{ prompt_logprobs: 20 }, "prompt_logprobs"], [{ echo: true, logprobs: 20 }, "logprobs"]] as const) {
+  const prompt = Array.from({ length: Math.ceil(limits.promptEntries / 21 / 128) + 1 }, () => 1);
+  for (const [body, field] of [[{ prompt_logprobs: 20, n: 128 }, "prompt_logprobs"], [{ echo: true, logprobs: 20, n: 128 }, "echo"]] as const) {
     const response = await send(app, { prompt, ...body });
     const { error } = await response.json() as Answer;
     assert.deepEqual([response.status, error.param], [400, field]);
-    assert.match(error.message, new RegExp(`^${field} is 20, which makes \\d+ log-probabilities .* at most ${limits.promptLogprobs}$`));
+    assert.match(error.message, new RegExp(`^${field} gives back ${prompt.length} tokens of prompt with 20 others beside each, 128 times, which makes \\d+; this server gives at most ${limits.promptEntries}$`));
   }
   for (let turns = 0; engine.stats.numRunning > 0; turns++) {
     assert.ok(turns < 100, "it runs on");
