@@ -38,6 +38,8 @@ export interface EngineSetup {
   readonly seed?: number;
   /** Seconds, for stats; default: no time passes. */
   readonly now?: () => number;
+  /** Of the prefix cache; replaced by tests that want collisions. */
+  readonly hash?: (hash: number, token: number) => number;
 }
 
 export class Engine {
@@ -70,16 +72,22 @@ export class Engine {
   #flight: Flight | undefined;
   #stepping = false;
 
-  constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0 }: EngineSetup) {
+  constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0, hash }: EngineSetup) {
     this.limits = limits;
     this.#model = model;
     const pool = new PagePool(limits.numPages);
-    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed }));
+    const cache = new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed, ...(hash && { hash }) });
+    this.#scheduler = new Scheduler(limits, pool, cache);
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
     this.#seed = seed;
     this.#now = now;
+  }
+
+  /** Who runs on which pages. To be looked at, by tests that check it. */
+  get scheduler(): Pick<Scheduler, "running" | "waiting" | "pool" | "cache"> {
+    return this.#scheduler;
   }
 
   /** Nothing to compute and nothing to tell. */

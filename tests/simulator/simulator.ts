@@ -1,0 +1,344 @@
+/**
+ * One run of the engine's core: the real Engine, with all that is in it, on a machine without arithmetic and a clock that only the machine moves. A seed
+ * draws what the run is like (swarm.ts), and then one operation after another; what the engine says is compared with what a request alone is told
+ * (oracle.ts), and what it does with what must always be so (watch.ts). The same seed gives the same run, operation by operation.
+ *
+ * A new kind of operation is a row of `operations`, a new parameter of requests a row of requests.ts, a new situation a row of reached.ts.
+ */
+import assert from "node:assert/strict";
+import { Engine } from "../../src/engine/engine.ts";
+import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
+import { Dice } from "./dice.ts";
+import { type Launch, Machine, type World } from "./machine.ts";
+import { Oracle } from "./oracle.ts";
+import type { Reached } from "./reached.ts";
+import { type Request, Requests } from "./requests.ts";
+import { drawSwarm, type Swarm } from "./swarm.ts";
+import { Watch } from "./watch.ts";
+
+/** What can happen between two steps, and, but for the first and the last, during one. */
+const operations = {
+  step: (run: Run) => run.step(),
+  submit: (run: Run) => run.submit(run.requests.draw()),
+  /** Some that begin alike, at once. */
+  burst: (run: Run) => {
+    const prompt = run.requests.prompt();
+    for (let i = run.dice.int(2, 4); i > 0; i--) run.submit(run.requests.draw([...prompt, ...run.dice.ints(run.dice.int(0, 2), 0, run.swarm.vocabSize - 1)]));
+  },
+  /** The next turn of a conversation: what somebody has said and was told. */
+  again: (run: Run) => run.submit(run.requests.draw(run.said())),
+  wrong: (run: Run) => run.submit(run.requests.drawWrong()),
+  abort: (run: Run) => run.abort(),
+  abortAll: (run: Run) => run.abortAll(),
+  wait: (run: Run) => run.wait(),
+} satisfies Record<string, (run: Run) => void | Promise<void>>;
+export type OperationName = keyof typeof operations;
+
+/** A request that was submitted, and what its sender has been told. */
+interface Open {
+  readonly oracle: Oracle;
+  readonly request: Request;
+  readonly since: number;
+  startedAt?: number;
+  numAnswers: number;
+  /** It was aborted while the engine had it. */
+  left: boolean;
+}
+
+class Run implements World {
+  readonly swarm: Swarm;
+  readonly dice: Dice;
+  readonly requests: Requests;
+  readonly #reached: Reached;
+  readonly #engine: Engine;
+  readonly #machine: Machine;
+  readonly #watch: Watch;
+  readonly #tell: (line: string) => void;
+  readonly #open = new Map<string, Open>();
+  readonly #ended: Oracle[] = [];
+  #clock = 0;
+  /** Which part of a step the engine is in. */
+  #phase: "between" | "starting" | "waiting" = "between";
+  #again: Launch[] = [];
+  /** Nothing comes any more. */
+  #closing = false;
+  numOperations = 0;
+  /** Of all that has happened. */
+  hash = 0;
+  /** What stats should say. */
+  readonly #counted = { numSteps: 0, promptTokens: 0, generationTokens: 0, stepTokens: 0, numStepsAhead: 0 };
+
+  constructor(swarm: Swarm, reached: Reached, tell: (line: string) => void) {
+    this.swarm = swarm;
+    this.dice = new Dice(-1 - swarm.seed);
+    this.requests = new Requests(swarm, this.dice);
+    this.#reached = reached;
+    this.#tell = tell;
+    this.#machine = new Machine(swarm, this.dice, this);
+    const { limits, eosTokenIds, engineSeed, collisions } = swarm;
+    this.#engine = new Engine(this.#machine, { limits, eosTokenIds, seed: engineSeed, now: () => this.#clock, ...(collisions && { hash: (hash, token) => (hash ^ token) & 1 }) });
+    this.#watch = new Watch(swarm, this.#engine, this.#machine, (id) => this.#open.get(id)!.oracle, reached);
+    if (!limits.enablePrefixCaching) reached["runs without caching"]++;
+  }
+
+  /** Goes into the hash, and is told. */
+  #note(what: string): void {
+    for (let i = 0; i < what.length; i++) this.hash = (Math.imul(this.hash, 31) + what.charCodeAt(i)) | 0;
+    this.#tell(what);
+  }
+
+  /** So many operations, and then as many steps as it takes until nothing is left. */
+  async all(numOperations: number): Promise<void> {
+    while (this.numOperations < numOperations) await this.#one();
+    this.#closing = true;
+    this.#reached["rows for the host"] += this.#machine.numHostRows;
+    if (this.swarm.dies) return this.#breakDown();
+    // The oldest moves in each step, and is told of it in the next.
+    let enough = 2 + this.#engine.scheduler.running.concat(this.#engine.scheduler.waiting).reduce((sum, { capacity }) => sum + 2 * capacity, 0);
+    while (!this.#engine.idle) {
+      assert.ok(enough-- > 0, "it never comes to an end");
+      await this.step();
+    }
+    assert.equal(this.#open.size, 0, "requests that were never answered");
+    assert.equal(this.#engine.stats().numFreePages, this.swarm.limits.numPages, "free pages at the end");
+  }
+
+  #draw(): OperationName {
+    const name = this.dice.weighted(this.swarm.weights), { size } = this.#open;
+    const isSubmit = name === "submit" || name === "burst" || name === "again" || name === "wrong";
+    if (isSubmit && size >= this.swarm.maxOpen) return "step";
+    // A step of nothing is tried now and then.
+    return name === "step" && size === 0 && this.dice.chance(0.9) ? "submit" : name;
+  }
+
+  async #one(): Promise<void> {
+    await operations[this.#draw()](this);
+    this.#watch.look();
+  }
+
+  submit(request: Request): void {
+    this.numOperations++;
+    const { id, prompt, params, salt, seed } = request;
+    this.#note(`submit ${id} [${prompt}] salt "${salt}" seed ${seed} ${JSON.stringify(params, (_, value: unknown) => (value instanceof Map ? [...value] : value))}`);
+    if (this.#phase === "waiting") this.#reached["requests that come during a step"]++;
+    if (params.seed === undefined) this.#reached["seeds drawn by the engine"]++;
+    this.#open.set(id, { request, oracle: new Oracle(request, this.swarm), since: this.#clock, numAnswers: 0, left: false });
+    this.#engine.submit(id, prompt.slice(), params, salt);
+  }
+
+  /** Tokens that somebody has sent and received, and a few more. */
+  said(): number[] {
+    const { dice } = this, some = this.dice.chance(0.3) ? [...this.#open.values()].map(({ oracle }) => oracle) : this.#ended;
+    if (some.length === 0) return this.requests.prompt();
+    const { tokens } = dice.pick(some);
+    return [...tokens.slice(0, dice.int(1, tokens.length)), ...dice.ints(dice.int(0, 2), 0, this.swarm.vocabSize - 1)];
+  }
+
+  abort(): void {
+    this.numOperations++;
+    const known = [...this.#open.keys()];
+    const id = known.length > 0 && this.dice.chance(0.9) ? this.dice.pick(known) : String(this.dice.int(0, 10));
+    this.#note(`abort ${id}`);
+    this.#leave(id);
+    this.#engine.abort(id);
+  }
+
+  abortAll(): void {
+    this.numOperations++;
+    this.#note("abort all");
+    this.#reached["aborts of all"]++;
+    for (const id of this.#open.keys()) this.#leave(id);
+    this.#engine.abortAll();
+    const { running, waiting, pool } = this.#engine.scheduler;
+    assert.deepEqual([running.length, waiting.length, pool.numFree], [0, 0, pool.numPages], "left after abortAll");
+  }
+
+  /** Notes that the engine has been told that `id` is not wanted, and in which state. */
+  #leave(id: string): void {
+    const { running, waiting } = this.#engine.scheduler, reached = this.#reached, open = this.#open.get(id);
+    const sequence = running.find((sequence) => sequence.id === id) ?? waiting.find((sequence) => sequence.id === id);
+    if (!sequence) return void reached["aborts of what has ended"]++;
+    assert.ok(open && !open.left, `the engine still has request ${id}`);
+    open.left = true;
+    const { state, numCachedTokens, numSettled, numPromptTokens } = sequence;
+    if (state === "waiting") reached[numCachedTokens === undefined ? "aborts while waiting" : "aborts while preempted"]++;
+    else reached[numSettled < numPromptTokens ? "aborts within a prompt" : "aborts while decoding"]++;
+    if (this.#phase === "waiting") reached[this.#again.length > 0 ? "aborts while parts are computed again" : "aborts during a step"]++;
+    if (this.#machine.numUnheard > 1 || (this.#phase === "between" && this.#machine.numUnheard > 0)) reached["aborts with a step ahead"]++;
+  }
+
+  async wait(): Promise<void> {
+    this.numOperations++;
+    const turns = this.dice.int(1, 6);
+    this.#note(`wait ${turns}`);
+    for (let i = 0; i < turns; i++) await undefined;
+    this.#clock += this.dice.int(0, 3);
+  }
+
+  async step(): Promise<void> {
+    this.numOperations++;
+    this.#reached.steps++;
+    this.#note("step");
+    const { running, waiting } = this.#engine.scheduler, isBusy = running.length + waiting.length > 0;
+    this.#again = [];
+    let stepping: Promise<readonly Delta[]>;
+    try {
+      this.#phase = "starting";
+      stepping = this.#engine.step();
+      this.#phase = "waiting";
+      if (isBusy) assert.ok(this.#machine.numUnheard > 0, "there are sequences, and no step is under way");
+      const deltas = await stepping;
+      this.#heard();
+      for (const delta of deltas) this.#check(delta);
+    } finally {
+      this.#phase = "between";
+    }
+    this.#checkStats();
+  }
+
+  /** The step has ended. */
+  #heard(): void {
+    const isAhead = this.#machine.numUnheard > 1, oldest = this.#machine.heard(), counted = this.#counted;
+    if (oldest?.state === "failed" && isAhead) this.#reached["steps behind one that fails"]++;
+    if (oldest?.state === "failed") this.#reached[oldest.numSequences === 1 ? "steps that fail alone" : "steps that fail in company"]++;
+    this.#reached["parts computed again"] += this.#again.length;
+    for (const launch of oldest ? [oldest, ...this.#again] : []) {
+      if (launch.state !== "ended") continue;
+      counted.numSteps++;
+      counted.stepTokens = launch.numTokens;
+    }
+  }
+
+  /** What one is told is what he would be told alone. */
+  #check(delta: Delta): void {
+    const { id, tokens, finish, queueSeconds, cachedTokens, logprobs = [], stopTokenId, message, param } = delta, reached = this.#reached;
+    const open = this.#open.get(id);
+    assert.ok(open, `request ${id}, which has ended or never was, is told ${JSON.stringify(delta)}`);
+    this.#note(`  ${id}: ${tokens} ${finish ?? ""}`);
+    if (finish !== undefined) {
+      this.#open.delete(id);
+      this.#ended.push(open.oracle);
+      if (this.#ended.length > 8) this.#ended.shift();
+    }
+    if (open.left && finish !== undefined) return assert.deepEqual(delta, { id, tokens: [], finish: "abort" });
+    const where = `answer ${open.numAnswers} of request ${id}`, expected = open.oracle.answer(open.numAnswers);
+    assert.ok(expected, `${where} comes after its end: ${JSON.stringify(delta)}`);
+    assert.deepEqual([tokens, finish, stopTokenId, param], [expected.tokens, expected.finish, expected.stopTokenId, expected.param], where);
+    assert.match(message ?? "", expected.message ?? /^$/, where);
+    assert.equal(logprobs.length, expected.logprobs?.length ?? 0, `log-probabilities of ${where}`);
+    for (const [i, { token, logprob, rank, top }] of logprobs.entries()) {
+      const want: TokenLogprobs = expected.logprobs![i]!;
+      assert.deepEqual([token, rank, top.map(({ token }) => token)], [want.token, want.rank, want.top.map(({ token }) => token)], where);
+      for (const [got, wanted] of [[logprob, want.logprob], ...top.map(({ logprob }, i) => [logprob, want.top[i]!.logprob])]) assert.ok(got === wanted || Math.abs(got! - wanted!) < 1e-12, `${where}: ${got}, not ${wanted}`);
+      reached["log-probabilities compared"]++;
+    }
+    if (tokens.length > 0 && open.numAnswers === 0) {
+      this.#counted.promptTokens += open.request.prompt.length;
+      const hits = this.#watch.hits.get(id)!;
+      assert.deepEqual([queueSeconds, cachedTokens], [open.startedAt! - open.since, hits > 0 ? hits : undefined], `seconds in the queue and cached tokens of request ${id}`);
+      if (hits > 0 && this.swarm.collisions) reached["hits among collisions"]++;
+    } else assert.deepEqual([queueSeconds, cachedTokens], [undefined, undefined], where);
+    open.numAnswers++;
+    this.#counted.generationTokens += tokens.length;
+    reached["tokens compared"] += tokens.length;
+    if (finish === "stop") reached[stopTokenId === undefined ? "ends by an end token" : "ends by a stop id"]++;
+    if (finish === "length") reached[open.oracle.tokens.length === this.swarm.limits.maxModelLen ? "ends by the context" : "ends by maxTokens"]++;
+    if (finish === "error") reached[open.request.wrong !== undefined ? "refused requests" : param !== undefined ? "rules that leave nothing" : "logits that are no numbers"]++;
+    if (finish === "stop" && this.#machine.numUnheard > 0) reached["ends that a step was ahead of"]++;
+  }
+
+  /** After a step, whose tokens have all been told. */
+  #checkStats(): void {
+    const { running, waiting, pool } = this.#engine.scheduler, { numPreemptions, numQueries, numHits } = this.#watch;
+    const { stepSeconds, waitSeconds, ...stats } = this.#engine.stats();
+    assert.deepEqual(stats, {
+      ...this.#counted, numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: this.swarm.limits.numPages,
+      numPreemptions, prefixCacheQueries: numQueries, prefixCacheHits: numHits, hostSeconds: 0, hiddenSeconds: 0,
+    });
+    assert.ok(waitSeconds <= this.#clock && stepSeconds >= 0 && stepSeconds <= this.#clock, `${waitSeconds} s waited, ${stepSeconds} s for a step, ${this.#clock} s altogether`);
+    const has = running.length + waiting.length, open = [...this.#open.values()].filter(({ request, left }) => !left && request.wrong === undefined).length;
+    // Who was refused or has left is told by the next step.
+    assert.ok(has <= this.#open.size && has >= open - 0, `${has} sequences, ${open} of ${this.#open.size} open requests should have one`);
+    assert.equal(this.#engine.idle, this.#open.size === 0 && this.#machine.numUnheard === 0, "idle");
+  }
+
+  /** The machine is not to be used any more, and whoever steps hears of it. */
+  async #breakDown(): Promise<void> {
+    const broken = (this.#machine.broken = new Error("the machine broke down"));
+    this.submit(this.requests.draw([1]));
+    for (let enough = 4; enough > 0; enough--) {
+      try {
+        await this.#engine.step();
+      } catch (error) {
+        assert.equal(error, broken);
+        this.#reached["machines that break down"]++;
+        return;
+      }
+    }
+    assert.fail("the machine broke down, and nobody heard");
+  }
+
+  // What the machine asks for and tells.
+
+  get recomputing(): boolean {
+    return this.#phase === "waiting";
+  }
+
+  ownersOf(batch: Parameters<World["ownersOf"]>[0]): readonly Oracle[] {
+    return this.#watch.ownersOf(batch);
+  }
+
+  started(launch: Launch): void {
+    this.#note(`  start ${launch.owners.map(({ id }, s) => `${id}: ${launch.numRows[s]} from ${launch.firstPosition[s]}`).join(", ")}${launch.behind ? ", ahead" : ""}`);
+    for (const { id } of launch.owners) this.#open.get(id)!.startedAt ??= this.#clock;
+    if (launch.behind) {
+      this.#counted.numStepsAhead++;
+      this.#reached["steps ahead"]++;
+    }
+    if (this.recomputing) {
+      this.#again.push(launch);
+      assert.equal(launch.numSequences, 1, "what has failed is computed one by one");
+      this.#watch.look();
+    } else this.#watch.scheduled(launch);
+  }
+
+  turn(): void {
+    this.#clock += this.dice.int(0, 2);
+    if (this.#closing || !this.dice.chance(this.swarm.busy)) return;
+    const name = this.#draw();
+    if (name === "step" || name === "wait") return;
+    void operations[name](this);
+    this.#watch.look();
+  }
+}
+
+/** What a run came to. */
+export interface Outcome {
+  readonly numOperations: number;
+  readonly hash: number;
+}
+
+/** Runs a seed. `tell` hears of everything that happens. @throws what is wrong */
+export async function simulate(seed: number, device: boolean, numOperations: number, reached: Reached, tell: (line: string) => void = () => {}): Promise<Outcome> {
+  const swarm = drawSwarm(seed, device);
+  tell(JSON.stringify(swarm));
+  const run = new Run(swarm, reached, tell);
+  await run.all(numOperations);
+  return { numOperations: run.numOperations, hash: run.hash };
+}
+
+/** Long enough that a cache fills; short enough that there are many swarms. */
+export const operationsPerRun = 400;
+
+/** Runs seeds, from `from` on, until there were `numOperations`. A failure says how to see it again. */
+export async function simulateMany(device: boolean, numOperations: number, reached: Reached, from = 0): Promise<{ readonly numOperations: number; readonly numRuns: number }> {
+  let done = 0, seed = from;
+  for (; done < numOperations; seed++) {
+    try {
+      done += (await simulate(seed, device, operationsPerRun, reached)).numOperations;
+    } catch (error) {
+      throw new Error(`seed ${seed} fails (to see it operation by operation: node_modules/.bin/node tests/simulator/main.ts --machine ${device ? "device" : "host"} --seed ${seed})`, { cause: error });
+    }
+  }
+  return { numOperations: done, numRuns: seed - from };
+}
