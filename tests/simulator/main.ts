@@ -1,22 +1,24 @@
 /**
- * Runs seeds of the simulator, all that fail are named:
+ * Runs the simulator by hand:
  *
- *   node tests/simulator/main.ts [--machine host|device] [--from SEED] [--operations N]     as many seeds as it takes
- *   node tests/simulator/main.ts --machine device --seed SEED                               one, told operation by operation
+ *   npm run simulate -- [--machine host|device] [--operations N] [--from SEED]     seed after seed until one fails, and which situations were reached
+ *   npm run simulate -- --machine device --seed SEED                               one, told operation by operation
  */
 import { parseArgs } from "node:util";
+import { type MachineKind, simulateMany, simulateOne } from "./many.ts";
 import { missing, nothingReached } from "./reached.ts";
-import { operationsPerRun, simulateMany, simulate } from "./simulator.ts";
 
-const { values: flags } = parseArgs({ options: { machine: { type: "string" }, from: { type: "string", default: "0" }, seed: { type: "string" }, operations: { type: "string", default: "100000" } } });
-const reached = nothingReached();
-if (flags.seed !== undefined) await simulate(Number(flags.seed), flags.machine === "device", operationsPerRun, reached, console.log);
-else {
-  for (const machine of flags.machine ? [flags.machine] : ["host", "device"]) {
-    const start = performance.now();
-    const reached = nothingReached();
-    const { numOperations, numRuns } = await simulateMany(machine === "device", Number(flags.operations), reached, Number(flags.from));
-    console.log(reached, missing(reached, machine === "device"));
-    console.log(`${machine}: ${numOperations} operations in ${numRuns} runs, ${((performance.now() - start) / numOperations * 1000).toFixed(1)} us each`);
+const { values: flags } = parseArgs({ options: { machine: { type: "string" }, operations: { type: "string", default: "100000" }, from: { type: "string", default: "0" }, seed: { type: "string" } } });
+const kinds: readonly string[] = ["host", "device"] satisfies readonly MachineKind[];
+if (flags.machine !== undefined && !kinds.includes(flags.machine)) throw new Error(`--machine is ${flags.machine}; it must be host or device`);
+const chosen = (flags.machine === undefined ? kinds : [flags.machine]) as MachineKind[];
+if (flags.seed !== undefined) {
+  for (const kind of chosen) console.log(await simulateOne(kind, Number(flags.seed), nothingReached(), console.log));
+} else {
+  for (const kind of chosen) {
+    const start = performance.now(), reached = nothingReached();
+    const { numOperations, numRuns } = await simulateMany(kind, Number(flags.operations), reached, Number(flags.from));
+    console.log(reached);
+    console.log(`${kind}: ${numOperations} operations in ${numRuns} runs, ${((1000 * (performance.now() - start)) / numOperations).toFixed(0)} us each; never reached: ${missing(reached, kind).join(", ") || "nothing"}`);
   }
 }

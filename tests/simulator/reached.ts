@@ -18,6 +18,6 @@ export type Reached = Record<Situation, number>;
 export const nothingReached = (): Reached => ({ ...always, ...ahead });
 
 /** What a machine of this kind should have come to and has not. */
-export function missing(reached: Reached, device: boolean): string[] {
-  return Object.keys(device ? { ...always, ...ahead } : always).filter((name) => reached[name as Situation] === 0);
+export function missing(reached: Reached, kind: "host" | "device"): string[] {
+  return Object.keys(kind === "device" ? { ...always, ...ahead } : always).filter((name) => reached[name as Situation] === 0);
 }

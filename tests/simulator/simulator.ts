@@ -265,7 +265,9 @@ class Run implements World {
   /** The machine is not to be used any more, and whoever steps hears of it. */
   async #breakDown(): Promise<void> {
     const broken = (this.#machine.broken = new Error("the machine broke down"));
-    this.submit(this.requests.draw([1]));
+    let last = this.requests.draw([0]);
+    while (last.wrong !== undefined) last = this.requests.draw([0]);
+    this.submit(last);
     for (let enough = 4; enough > 0; enough--) {
       try {
         await this.#engine.step();
@@ -325,20 +327,4 @@ export async function simulate(seed: number, device: boolean, numOperations: num
   const run = new Run(swarm, reached, tell);
   await run.all(numOperations);
   return { numOperations: run.numOperations, hash: run.hash };
-}
-
-/** Long enough that a cache fills; short enough that there are many swarms. */
-export const operationsPerRun = 400;
-
-/** Runs seeds, from `from` on, until there were `numOperations`. A failure says how to see it again. */
-export async function simulateMany(device: boolean, numOperations: number, reached: Reached, from = 0): Promise<{ readonly numOperations: number; readonly numRuns: number }> {
-  let done = 0, seed = from;
-  for (; done < numOperations; seed++) {
-    try {
-      done += (await simulate(seed, device, operationsPerRun, reached)).numOperations;
-    } catch (error) {
-      throw new Error(`seed ${seed} fails (to see it operation by operation: node_modules/.bin/node tests/simulator/main.ts --machine ${device ? "device" : "host"} --seed ${seed})`, { cause: error });
-    }
-  }
-  return { numOperations: done, numRuns: seed - from };
 }

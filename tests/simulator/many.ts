@@ -1,0 +1,45 @@
+/** Seed after seed of one kind of machine: what tests, mutants and people run. */
+import assert from "node:assert/strict";
+import type test from "node:test";
+import { missing, nothingReached, type Reached } from "./reached.ts";
+import { simulate } from "./simulator.ts";
+
+export type MachineKind = "host" | "device";
+
+/** Long enough that a cache fills; short enough that there are many swarms. */
+const operationsPerRun = 400;
+/** In a normal and in a long test run, of each kind. */
+const numOperations = process.env["TESSERA_LONG"] ? 5_000_000 : 50_000;
+
+/** Runs seeds, from `from` on, until there were `atLeast` operations. @throws what failed first, with how to see it again */
+export async function simulateMany(kind: MachineKind, atLeast: number, reached: Reached, from = 0): Promise<{ readonly numOperations: number; readonly numRuns: number }> {
+  let numOperations = 0, seed = from;
+  for (; numOperations < atLeast; seed++) {
+    try {
+      numOperations += (await simulateOne(kind, seed, reached)).numOperations;
+    } catch (error) {
+      throw new Error(`seed ${seed} of the ${kind} machine; to see it operation by operation: npm run simulate -- --machine ${kind} --seed ${seed}\n${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    }
+  }
+  return { numOperations, numRuns: seed - from };
+}
+
+export const simulateOne = (kind: MachineKind, seed: number, reached: Reached, tell?: (line: string) => void) => simulate(seed, kind === "device", operationsPerRun, reached, tell);
+
+export function simulationTests(define: typeof test, kind: MachineKind): void {
+  define(`${kind}: ${numOperations} random operations keep every invariant, every answer is that of the request alone, and every situation is reached`, async () => {
+    const reached = nothingReached();
+    assert.ok((await simulateMany(kind, numOperations, reached)).numOperations >= numOperations);
+    assert.deepEqual(missing(reached, kind), [], "situations that no run came to");
+  });
+
+  define(`${kind}: the same seed gives the same run`, async () => {
+    const hashes = new Set<number>();
+    for (let seed = 0; seed < 10; seed++) {
+      const [first, second] = [await simulateOne(kind, seed, nothingReached()), await simulateOne(kind, seed, nothingReached())];
+      assert.deepEqual(first, second, `seed ${seed}`);
+      hashes.add(first.hash);
+    }
+    assert.equal(hashes.size, 10, "and another seed another run");
+  });
+}
