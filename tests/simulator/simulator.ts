@@ -98,6 +98,7 @@ class Run implements World {
     while (!this.#engine.idle) {
       assert.ok(enough-- > 0, "it never comes to an end");
       await this.step();
+      this.#watch.look();
     }
     assert.equal(this.#open.size, 0, "requests that were never answered");
     assert.equal(this.#engine.stats().numFreePages, this.swarm.limits.numPages, "free pages at the end");
@@ -128,7 +129,7 @@ class Run implements World {
 
   /** Tokens that somebody has sent and received, and a few more. */
   said(): number[] {
-    const { dice } = this, some = this.dice.chance(0.3) ? [...this.#open.values()].map(({ oracle }) => oracle) : this.#ended;
+    const { dice } = this, some = this.dice.chance(0.3) ? [...this.#open.values()].filter(({ request }) => request.wrong === undefined).map(({ oracle }) => oracle) : this.#ended;
     if (some.length === 0) return this.requests.prompt();
     const { tokens } = dice.pick(some);
     return [...tokens.slice(0, dice.int(1, tokens.length)), ...dice.ints(dice.int(0, 2), 0, this.swarm.vocabSize - 1)];
@@ -217,7 +218,7 @@ class Run implements World {
     this.#note(`  ${id}: ${tokens} ${finish ?? ""}`);
     if (finish !== undefined) {
       this.#open.delete(id);
-      this.#ended.push(open.oracle);
+      if (open.request.wrong === undefined) this.#ended.push(open.oracle);
       if (this.#ended.length > 8) this.#ended.shift();
     }
     if (open.left && finish !== undefined) return assert.deepEqual(delta, { id, tokens: [], finish: "abort" });
@@ -268,6 +269,7 @@ class Run implements World {
     let last = this.requests.draw([0]);
     while (last.wrong !== undefined) last = this.requests.draw([0]);
     this.submit(last);
+    this.#watch.look();
     for (let enough = 4; enough > 0; enough--) {
       try {
         await this.#engine.step();

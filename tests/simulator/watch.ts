@@ -14,7 +14,10 @@ import type { Swarm } from "./swarm.ts";
 /** A sequence when it was last looked at. */
 interface Seen {
   readonly state: SequenceState;
+  readonly numTokens: number;
   readonly pages: readonly number[];
+  /** Tokens it was admitted with, the last time. */
+  readonly numAdmitted: number;
 }
 
 export class Watch {
@@ -102,11 +105,11 @@ export class Watch {
     this.#admitted = [];
     this.#preempted = [];
     for (const sequence of [...running, ...waiting]) {
-      const { state, pages } = sequence, was = this.#seen.get(sequence);
+      const { state, pages, numTokens } = sequence, was = this.#seen.get(sequence);
       if (state === "running" && was?.state !== "running") this.#admitted.push(sequence);
       if (state === "waiting" && was?.state === "running") this.#preempted.push(sequence);
       if (state === "running" && was?.state === "running" && was.pages.some((page, block) => page !== pages[block])) reached.joins++;
-      seen.set(sequence, { state, pages: state === "running" ? pages.slice() : was?.pages ?? [] });
+      seen.set(sequence, { state, numTokens, pages: pages.slice(), numAdmitted: state === "running" && was?.state === "waiting" ? was.numTokens : was?.numAdmitted ?? 0 });
     }
     this.#before = this.#seen;
     this.#seen = seen;
@@ -118,10 +121,11 @@ export class Watch {
     const ready = new Set(running.flatMap(({ pages, numReadyPages }) => pages.slice(0, numReadyPages)));
     const evicted = this.#kept.filter((page) => !still.has(page) && !ready.has(page));
     reached.evictions += evicted.length;
-    // A sequence that joins a kept page and is preempted gives it back as the newest.
+    // What is preempted gives pages back between two that are taken.
     if (evicted.length > 0 && this.#preempted.length === 0) {
+      assert.equal(pool.numFree, kept.length, "kept pages were taken while there were empty ones");
       const survivor = this.#kept.findIndex((page) => still.has(page));
-      if (survivor >= 0 && evicted.some((page) => this.#kept.indexOf(page) > survivor)) assert.fail(`pages ${evicted} were taken, of ${this.#kept}, oldest first`);
+      if (survivor >= 0 && evicted.some((page) => this.#kept.indexOf(page) > survivor)) assert.fail(`pages ${evicted} were taken, of ${this.#kept}, oldest first; ${kept} are left`);
     }
     this.#kept = kept;
   }
@@ -132,6 +136,7 @@ export class Watch {
     this.#checkService(launch);
     this.#checkAdmissions(launch);
     this.#checkPreemptions();
+    this.#checkReady();
     const { limits } = this.#swarm, { running, waiting, pool } = this.#scheduler;
     const left = limits.maxNumBatchedTokens - launch.numTokens;
     assert.ok(left >= 0, `a step of ${launch.numTokens} tokens, at most ${limits.maxNumBatchedTokens} may be`);
@@ -160,7 +165,7 @@ export class Watch {
       }
       const isLast = numChosen < numLogits && logitRows[numChosen] === firstRow[s]! + numRows[s]! - 1;
       if (isLast) numChosen++;
-      const lacking = sequence.numTokens - Number(isLast) - firstPosition[s]!;
+      const lacking = this.#before.get(sequence)!.numTokens - firstPosition[s]!;
       assert.equal(numRows[s], Math.min(lacking, budget), `tokens of request ${sequence.id}, which lacks ${lacking}, with ${budget} to give`);
       assert.equal(isLast, numRows[s] === lacking, `request ${sequence.id}: a token is sampled from its last row and from no other`);
       if (!isLast) this.#reached.chunks++;
@@ -181,6 +186,10 @@ export class Watch {
       const oracle = this.#oracleOf(id);
       const other = found < most ? this.#findable().get(oracle.hash((found + 1) * pageSize - 1)) : undefined;
       if (other && other.page !== pages[found]) assert.fail(`request ${id} has page ${pages[found]} as block ${found}, though it is in page ${other.page} (${other.ready ? "ready" : "promised"})`);
+      for (const other of running) {
+        const promised = found < most && enablePrefixCaching && other !== sequence && found < Math.floor((this.#seen.get(other)!.numAdmitted - 1) / pageSize);
+        if (promised && this.#oracleOf(other.id).hash((found + 1) * pageSize - 1) === oracle.hash((found + 1) * pageSize - 1)) assert.fail(`requests ${id} and ${other.id} compute block ${found} side by side`);
+      }
       if (isFirst) {
         this.hits.set(id, numFound);
         assert.equal(numCachedTokens, numFound, `cached tokens of request ${id}`);
@@ -192,11 +201,24 @@ export class Watch {
     if (this.#admitted.length > 0) assert.ok(pool.numFree >= running.length - 1, `${pool.numFree} pages are left for the ${running.length - 1} that ran before`);
   }
 
+  /** What has been computed by steps that have ended can be found; where it stands in another's page, that one is joined as soon as it is ready. */
+  #checkReady(): void {
+    const { pageSize, enablePrefixCaching } = this.#swarm.limits;
+    if (!enablePrefixCaching) return;
+    const findable = this.#findable();
+    for (const { id, pages, numReadyPages, numSettled } of this.#scheduler.running) {
+      if (numReadyPages === Math.floor(numSettled / pageSize)) continue;
+      const other = findable.get(this.#oracleOf(id).hash((numReadyPages + 1) * pageSize - 1));
+      assert.ok(other && other.page !== pages[numReadyPages], `request ${id} has computed ${numSettled} tokens, and ${numReadyPages} pages of them are ready`);
+    }
+  }
+
   /** Nobody is preempted in vain: without his pages there would not have been enough. (The others are older: `look` knows the order.) */
   #checkPreemptions(): void {
     const victim = this.#preempted[0];
     if (!victim) return;
     const { running, pool } = this.#scheduler;
+    assert.equal(this.#admitted.length, 0, "requests are admitted by the step that preempts others");
     const others = new Set(running.flatMap((sequence) => this.#before.get(sequence)?.pages ?? []));
     const { pages } = this.#before.get(victim)!;
     const freed = pages.filter((page) => !others.has(page)).length;
