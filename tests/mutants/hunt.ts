@@ -13,14 +13,14 @@ export interface Verdict {
   readonly seconds: number;
 }
 
-interface Hunter {
+export interface Hunter {
   readonly name: string;
   readonly args: (fault: Fault) => readonly string[];
   /** What it has to say of a failure. */
   readonly reason: (output: string) => string;
 }
 
-const simulator = (operations: number, from: number): Hunter => ({
+export const simulator = (operations: number, from: number): Hunter => ({
   name: `simulator, ${2 * operations} operations`,
   args: () => ["tests/simulator/main.ts", "--operations", String(operations), "--from", String(from)],
   reason: (output) => /(seed \d+ of the \w+ machine);.*\n(.*)/.exec(output)?.slice(1).join(": ") ?? firstError(output),
@@ -32,7 +32,7 @@ const tests = (name: string, pattern: string): Hunter => ({
 });
 const firstError = (output: string): string => /^.*Error.*$/m.exec(output)?.[0] ?? "it ends with an error";
 
-const hunters = [simulator(15_000, 0), tests("tests beside the sources", "src/{engine,sampling}/*.test.ts"), tests("tests/engine", "tests/engine/*.test.ts"), simulator(150_000, 100_000)];
+const hunters: readonly Hunter[] = [simulator(15_000, 0), tests("tests beside the sources", "src/{engine,sampling}/*.test.ts"), tests("tests/engine", "tests/engine/*.test.ts"), simulator(150_000, 100_000)];
 
 /** Longer than any of them takes: what has not ended by then never does. */
 const patienceSeconds = 180;
@@ -58,12 +58,12 @@ function run(fault: Fault, args: readonly string[]): Promise<{ readonly ok: bool
   });
 }
 
-/** Who finds it, of the first `numHunters`. @throws where the fault does not fit its file */
-export async function hunt(fault: Fault, numHunters = hunters.length): Promise<Verdict> {
+/** Who of the hunters finds it. @throws where the fault does not fit its file */
+export async function hunt(fault: Fault, sent = hunters): Promise<Verdict> {
   planted(fault, readFileSync(`${root}${fault.file}`, "utf8"));
   const start = performance.now();
   const verdict = (killedBy?: string): Verdict => ({ fault, killedBy, seconds: (performance.now() - start) / 1000 });
-  for (const { name, args, reason } of hunters.slice(0, numHunters)) {
+  for (const { name, args, reason } of sent) {
     const { ok, output } = await run(fault, args(fault));
     if (!ok) return verdict(`${name}: ${reason(output)}`);
   }

@@ -1,6 +1,5 @@
 /** Seed after seed of one kind of machine: what tests, mutants and people run. */
 import assert from "node:assert/strict";
-import type test from "node:test";
 import { missing, nothingReached, type Reached } from "./reached.ts";
 import { simulate } from "./simulator.ts";
 
@@ -8,8 +7,6 @@ export type MachineKind = "host" | "device";
 
 /** Long enough that a cache fills; short enough that there are many swarms. */
 const operationsPerRun = 400;
-/** In a normal and in a long test run, of each kind. */
-const numOperations = process.env["TESSERA_LONG"] ? 5_000_000 : 50_000;
 
 /** Runs seeds, from `from` on, until there were `atLeast` operations. @throws what failed first, with how to see it again */
 export async function simulateMany(kind: MachineKind, atLeast: number, reached: Reached, from = 0): Promise<{ readonly numOperations: number; readonly numRuns: number }> {
@@ -26,20 +23,21 @@ export async function simulateMany(kind: MachineKind, atLeast: number, reached: 
 
 export const simulateOne = (kind: MachineKind, seed: number, reached: Reached, tell?: (line: string) => void) => simulate(seed, kind === "device", operationsPerRun, reached, tell);
 
-export function simulationTests(define: typeof test, kind: MachineKind): void {
-  define(`${kind}: ${numOperations} random operations keep every invariant, every answer is that of the request alone, and every situation is reached`, async () => {
-    const reached = nothingReached();
-    assert.ok((await simulateMany(kind, numOperations, reached)).numOperations >= numOperations);
-    assert.deepEqual(missing(reached, kind), [], "situations that no run came to");
-  });
+/** The normal or the long run of a kind: every situation is reached. */
+export async function simulateAll(kind: MachineKind): Promise<void> {
+  const reached = nothingReached(), atLeast = process.env["TESSERA_LONG"] ? 5_000_000 : 50_000;
+  const { numOperations } = await simulateMany(kind, atLeast, reached);
+  assert.ok(numOperations >= atLeast);
+  assert.deepEqual(missing(reached, kind), [], "situations that no run came to");
+}
 
-  define(`${kind}: the same seed gives the same run`, async () => {
-    const hashes = new Set<number>();
-    for (let seed = 0; seed < 10; seed++) {
-      const [first, second] = [await simulateOne(kind, seed, nothingReached()), await simulateOne(kind, seed, nothingReached())];
-      assert.deepEqual(first, second, `seed ${seed}`);
-      hashes.add(first.hash);
-    }
-    assert.equal(hashes.size, 10, "and another seed another run");
-  });
+/** Some seeds twice. */
+export async function simulateTwice(kind: MachineKind): Promise<void> {
+  const hashes = new Set<number>();
+  for (let seed = 0; seed < 10; seed++) {
+    const [first, second] = [await simulateOne(kind, seed, nothingReached()), await simulateOne(kind, seed, nothingReached())];
+    assert.deepEqual(first, second, `seed ${seed}`);
+    hashes.add(first.hash);
+  }
+  assert.equal(hashes.size, 10, "and another seed another run");
 }
