@@ -38,8 +38,8 @@ export interface EngineSetup {
   readonly seed?: number;
   /** Seconds, for stats; default: no time passes. */
   readonly now?: () => number;
-  /** Of the prefix cache; replaced by tests that want collisions. */
-  readonly hash?: (hash: number, token: number) => number;
+  /** Who runs when and on which pages, under the same limits. Default: one that nobody else looks into. */
+  readonly scheduler?: Scheduler;
 }
 
 export class Engine {
@@ -72,22 +72,15 @@ export class Engine {
   #flight: Flight | undefined;
   #stepping = false;
 
-  constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0, hash }: EngineSetup) {
+  constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0, scheduler }: EngineSetup) {
     this.limits = limits;
     this.#model = model;
-    const pool = new PagePool(limits.numPages);
-    const cache = new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed, ...(hash && { hash }) });
-    this.#scheduler = new Scheduler(limits, pool, cache);
+    this.#scheduler = scheduler ?? createScheduler(limits, seed);
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
     this.#seed = seed;
     this.#now = now;
-  }
-
-  /** Who runs on which pages. To be looked at, by tests that check it. */
-  get scheduler(): Pick<Scheduler, "running" | "waiting" | "pool" | "cache"> {
-    return this.#scheduler;
   }
 
   /** Nothing to compute and nothing to tell. */
@@ -283,6 +276,11 @@ export class Engine {
     this.#fresh.delete(sequence.id);
     this.#deltas.push(last);
   }
+}
+
+function createScheduler(limits: EngineLimits, seed: number): Scheduler {
+  const pool = new PagePool(limits.numPages);
+  return new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed }));
 }
 
 const fromDevice = (token: number): number | undefined => (token < 0 ? undefined : token);

@@ -8,6 +8,9 @@
 import assert from "node:assert/strict";
 import { Engine } from "../../src/engine/engine.ts";
 import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
+import { PagePool } from "../../src/engine/page-pool.ts";
+import { PrefixCache } from "../../src/engine/prefix-cache.ts";
+import { Scheduler, type Work } from "../../src/engine/scheduler.ts";
 import { Dice } from "./dice.ts";
 import { type Launch, Machine, type World } from "./machine.ts";
 import { Oracle } from "./oracle.ts";
@@ -50,6 +53,7 @@ class Run implements World {
   readonly dice: Dice;
   readonly requests: Requests;
   readonly #reached: Reached;
+  readonly #scheduler: Scheduler;
   readonly #engine: Engine;
   readonly #machine: Machine;
   readonly #watch: Watch;
@@ -57,8 +61,10 @@ class Run implements World {
   readonly #open = new Map<string, Open>();
   readonly #ended: Oracle[] = [];
   #clock = 0;
-  /** Which part of a step the engine is in. */
-  #phase: "between" | "starting" | "waiting" = "between";
+  #isStepping = false;
+  /** What was scheduled and has not been launched yet. */
+  #plan: readonly Work[] = [];
+  /** Launches of this step that nobody has scheduled: parts of one that has failed. */
   #again: Launch[] = [];
   /** Nothing comes any more. */
   #closing = false;
@@ -75,9 +81,10 @@ class Run implements World {
     this.#reached = reached;
     this.#tell = tell;
     this.#machine = new Machine(swarm, this.dice, this);
-    const { limits, eosTokenIds, engineSeed, collisions } = swarm;
-    this.#engine = new Engine(this.#machine, { limits, eosTokenIds, seed: engineSeed, now: () => this.#clock, ...(collisions && { hash: (hash, token) => (hash ^ token) & 1 }) });
-    this.#watch = new Watch(swarm, this.#engine, this.#machine, (id) => this.#open.get(id)!.oracle, reached);
+    const { limits, eosTokenIds, engineSeed } = swarm;
+    this.#scheduler = new WatchedScheduler(swarm, (work) => this.#scheduled(work));
+    this.#engine = new Engine(this.#machine, { limits, eosTokenIds, seed: engineSeed, now: () => this.#clock, scheduler: this.#scheduler });
+    this.#watch = new Watch(swarm, this.#scheduler, this.#machine, (id) => this.#open.get(id)!.oracle, reached);
     if (!limits.enablePrefixCaching) reached["runs without caching"]++;
   }
 
@@ -94,7 +101,7 @@ class Run implements World {
     this.#reached["rows for the host"] += this.#machine.numHostRows;
     if (this.swarm.dies) return this.#breakDown();
     // The oldest moves in each step, and is told of it in the next.
-    let enough = 2 + this.#engine.scheduler.running.concat(this.#engine.scheduler.waiting).reduce((sum, { capacity }) => sum + 2 * capacity, 0);
+    let enough = 2 + this.#scheduler.running.concat(this.#scheduler.waiting).reduce((sum, { capacity }) => sum + 2 * capacity, 0);
     while (!this.#engine.idle) {
       assert.ok(enough-- > 0, "it never comes to an end");
       await this.step();
@@ -121,7 +128,7 @@ class Run implements World {
     this.numOperations++;
     const { id, prompt, params, salt, seed } = request;
     this.#note(`submit ${id} [${prompt}] salt "${salt}" seed ${seed} ${JSON.stringify(params, (_, value: unknown) => (value instanceof Map ? [...value] : value))}`);
-    if (this.#phase === "waiting") this.#reached["requests that come during a step"]++;
+    if (this.#isStepping) this.#reached["requests that come during a step"]++;
     if (params.seed === undefined) this.#reached["seeds drawn by the engine"]++;
     this.#open.set(id, { request, oracle: new Oracle(request, this.swarm), since: this.#clock, numAnswers: 0, left: false });
     this.#engine.submit(id, prompt.slice(), params, salt);
@@ -150,13 +157,13 @@ class Run implements World {
     this.#reached["aborts of all"]++;
     for (const id of this.#open.keys()) this.#leave(id);
     this.#engine.abortAll();
-    const { running, waiting, pool } = this.#engine.scheduler;
+    const { running, waiting, pool } = this.#scheduler;
     assert.deepEqual([running.length, waiting.length, pool.numFree], [0, 0, pool.numPages], "left after abortAll");
   }
 
   /** Notes that the engine has been told that `id` is not wanted, and in which state. */
   #leave(id: string): void {
-    const { running, waiting } = this.#engine.scheduler, reached = this.#reached, open = this.#open.get(id);
+    const { running, waiting } = this.#scheduler, reached = this.#reached, open = this.#open.get(id);
     const sequence = running.find((sequence) => sequence.id === id) ?? waiting.find((sequence) => sequence.id === id);
     if (!sequence) return void reached["aborts of what has ended"]++;
     assert.ok(open && !open.left, `the engine still has request ${id}`);
@@ -164,8 +171,8 @@ class Run implements World {
     const { state, numCachedTokens, numSettled, numPromptTokens } = sequence;
     if (state === "waiting") reached[numCachedTokens === undefined ? "aborts while waiting" : "aborts while preempted"]++;
     else reached[numSettled < numPromptTokens ? "aborts within a prompt" : "aborts while decoding"]++;
-    if (this.#phase === "waiting") reached[this.#again.length > 0 ? "aborts while parts are computed again" : "aborts during a step"]++;
-    if (this.#machine.numUnheard > 1 || (this.#phase === "between" && this.#machine.numUnheard > 0)) reached["aborts with a step ahead"]++;
+    if (this.#isStepping) reached[this.#again.length > 0 ? "aborts while parts are computed again" : "aborts during a step"]++;
+    if (this.#machine.numUnheard > 1 || (!this.#isStepping && this.#machine.numUnheard > 0)) reached["aborts with a step ahead"]++;
   }
 
   async wait(): Promise<void> {
@@ -180,20 +187,14 @@ class Run implements World {
     this.numOperations++;
     this.#reached.steps++;
     this.#note("step");
-    const { running, waiting } = this.#engine.scheduler, isBusy = running.length + waiting.length > 0;
+    const { running, waiting } = this.#scheduler, isBusy = running.length + waiting.length > 0;
     this.#again = [];
-    let stepping: Promise<readonly Delta[]>;
-    try {
-      this.#phase = "starting";
-      stepping = this.#engine.step();
-      this.#phase = "waiting";
-      if (isBusy) assert.ok(this.#machine.numUnheard > 0, "there are sequences, and no step is under way");
-      const deltas = await stepping;
-      this.#heard();
-      for (const delta of deltas) this.#check(delta);
-    } finally {
-      this.#phase = "between";
-    }
+    this.#isStepping = true;
+    const deltas = await this.#engine.step();
+    this.#isStepping = false;
+    if (isBusy) assert.ok(this.#machine.numUnheard > 0, "there were sequences, and no step");
+    this.#heard();
+    for (const delta of deltas) this.#check(delta);
     this.#checkStats();
   }
 
@@ -250,7 +251,7 @@ class Run implements World {
 
   /** After a step, whose tokens have all been told. */
   #checkStats(): void {
-    const { running, waiting, pool } = this.#engine.scheduler, { numPreemptions, numQueries, numHits } = this.#watch;
+    const { running, waiting, pool } = this.#scheduler, { numPreemptions, numQueries, numHits } = this.#watch;
     const { stepSeconds, waitSeconds, ...stats } = this.#engine.stats();
     assert.deepEqual(stats, {
       ...this.#counted, numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: this.swarm.limits.numPages,
@@ -284,8 +285,9 @@ class Run implements World {
 
   // What the machine asks for and tells.
 
+  /** Launches without a plan are of what has failed. A plan whose sequences have all left is not launched. */
   get recomputing(): boolean {
-    return this.#phase === "waiting";
+    return !this.#plan.some(({ sequence }) => sequence.state === "running");
   }
 
   ownersOf(batch: Parameters<World["ownersOf"]>[0]): readonly Oracle[] {
@@ -302,8 +304,13 @@ class Run implements World {
     if (this.recomputing) {
       this.#again.push(launch);
       assert.equal(launch.numSequences, 1, "what has failed is computed one by one");
-      this.#watch.look();
-    } else this.#watch.scheduled(launch);
+    } else this.#watch.launched(launch, this.#plan);
+    this.#plan = [];
+  }
+
+  #scheduled(work: readonly Work[]): void {
+    this.#plan = work.map((one) => ({ ...one }));
+    this.#watch.scheduled(this.#plan);
   }
 
   turn(): void {
@@ -313,6 +320,23 @@ class Run implements World {
     if (name === "step" || name === "wait") return;
     void operations[name](this);
     this.#watch.look();
+  }
+}
+
+/** The engine's own scheduler, looked at whenever it has decided. */
+class WatchedScheduler extends Scheduler {
+  readonly #tell: (work: readonly Work[]) => void;
+
+  constructor({ limits, engineSeed, collisions }: Swarm, tell: (work: readonly Work[]) => void) {
+    const { numPages, pageSize, enablePrefixCaching: enabled = true } = limits, pool = new PagePool(numPages);
+    super(limits, pool, new PrefixCache(pool, { pageSize, enabled, seed: engineSeed, ...(collisions && { hash: (hash, token) => (hash ^ token) & 1 }) }));
+    this.#tell = tell;
+  }
+
+  override schedule(): readonly Work[] {
+    const work = super.schedule();
+    this.#tell(work);
+    return work;
   }
 }
 

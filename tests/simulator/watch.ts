@@ -1,11 +1,11 @@
 /**
- * What must be so whatever happens: looked at after every operation and at every launch. The rules are those that scheduler.ts, prefix-cache.ts, page-pool.ts
+ * What must be so whatever happens: looked at after every operation and whenever a step has been scheduled. The rules are those that scheduler.ts, prefix-cache.ts, page-pool.ts
  * and sequence.ts open with, said again in terms of what can be seen from outside; nothing here asks the code how it decides.
  */
 import assert from "node:assert/strict";
-import type { Engine } from "../../src/engine/engine.ts";
-import type { Sequence, SequenceState } from "../../src/engine/sequence.ts";
 import type { Batch } from "../../src/engine/batch.ts";
+import type { Scheduler, Work } from "../../src/engine/scheduler.ts";
+import type { Sequence, SequenceState } from "../../src/engine/sequence.ts";
 import type { Launch, Machine } from "./machine.ts";
 import type { Oracle } from "./oracle.ts";
 import type { Reached } from "./reached.ts";
@@ -15,6 +15,7 @@ import type { Swarm } from "./swarm.ts";
 interface Seen {
   readonly state: SequenceState;
   readonly numTokens: number;
+  readonly numUncomputed: number;
   readonly pages: readonly number[];
   /** Tokens it was admitted with, the last time. */
   readonly numAdmitted: number;
@@ -22,7 +23,7 @@ interface Seen {
 
 export class Watch {
   readonly #swarm: Swarm;
-  readonly #engine: Engine;
+  readonly #scheduler: Scheduler;
   readonly #machine: Machine;
   readonly #oracleOf: (id: string) => Oracle;
   readonly #reached: Reached;
@@ -40,16 +41,12 @@ export class Watch {
   /** Tokens that a sequence found in the cache when it was first admitted. */
   readonly hits = new Map<string, number>();
 
-  constructor(swarm: Swarm, engine: Engine, machine: Machine, oracleOf: (id: string) => Oracle, reached: Reached) {
+  constructor(swarm: Swarm, scheduler: Scheduler, machine: Machine, oracleOf: (id: string) => Oracle, reached: Reached) {
     this.#swarm = swarm;
-    this.#engine = engine;
+    this.#scheduler = scheduler;
     this.#machine = machine;
     this.#oracleOf = oracleOf;
     this.#reached = reached;
-  }
-
-  get #scheduler() {
-    return this.#engine.scheduler;
   }
 
   #pagesFor(numTokens: number): number {
@@ -105,11 +102,11 @@ export class Watch {
     this.#admitted = [];
     this.#preempted = [];
     for (const sequence of [...running, ...waiting]) {
-      const { state, pages, numTokens } = sequence, was = this.#seen.get(sequence);
+      const { state, pages, numTokens, numUncomputed } = sequence, was = this.#seen.get(sequence);
       if (state === "running" && was?.state !== "running") this.#admitted.push(sequence);
       if (state === "waiting" && was?.state === "running") this.#preempted.push(sequence);
       if (state === "running" && was?.state === "running" && was.pages.some((page, block) => page !== pages[block])) reached.joins++;
-      seen.set(sequence, { state, numTokens, pages: pages.slice(), numAdmitted: state === "running" && was?.state === "waiting" ? was.numTokens : was?.numAdmitted ?? 0 });
+      seen.set(sequence, { state, numTokens, numUncomputed, pages: pages.slice(), numAdmitted: state === "running" && was?.state === "waiting" ? was.numTokens : was?.numAdmitted ?? 0 });
     }
     this.#before = this.#seen;
     this.#seen = seen;
@@ -130,18 +127,16 @@ export class Watch {
     this.#kept = kept;
   }
 
-  /** A step was scheduled and is started. */
-  scheduled(launch: Launch): void {
+  /** The work of a step was decided. */
+  scheduled(work: readonly Work[]): void {
     this.look();
-    this.#checkService(launch);
-    this.#checkAdmissions(launch);
+    const left = this.#checkService(work);
+    this.#checkAdmissions();
     this.#checkPreemptions();
     this.#checkReady();
     const { limits } = this.#swarm, { running, waiting, pool } = this.#scheduler;
-    const left = limits.maxNumBatchedTokens - launch.numTokens;
-    assert.ok(left >= 0, `a step of ${launch.numTokens} tokens, at most ${limits.maxNumBatchedTokens} may be`);
-    if (left === 0) this.#reached["steps with the whole budget"]++;
     const next = waiting[0];
+    if (left === 0) this.#reached["steps with the whole budget"]++;
     if (!next) return;
     if (running.length === limits.maxNumSeqs) this.#reached["waits for a sequence"]++;
     else if (left > 0 && this.#preempted.length === 0) {
@@ -155,33 +150,36 @@ export class Watch {
     }
   }
 
-  /** Everybody who runs is given what he lacks, in order of arrival, as far as the budget goes. */
-  #checkService({ numSequences, owners, firstRow, numRows, firstPosition, logitRows, numLogits }: Launch): void {
-    let budget = this.#swarm.limits.maxNumBatchedTokens, s = 0, numChosen = 0;
+  /** Everybody who runs is given what he lacks, in order of arrival, as far as the budget goes; what is left of it. */
+  #checkService(work: readonly Work[]): number {
+    let budget = this.#swarm.limits.maxNumBatchedTokens, at = 0;
     for (const sequence of this.#scheduler.running) {
-      if (owners[s]?.id !== sequence.id) {
-        assert.ok(sequence.isFull || budget === 0, `request ${sequence.id} runs, and this step has nothing for it with ${budget} tokens to give`);
-        continue;
-      }
-      const isLast = numChosen < numLogits && logitRows[numChosen] === firstRow[s]! + numRows[s]! - 1;
-      if (isLast) numChosen++;
-      const lacking = this.#before.get(sequence)!.numTokens - firstPosition[s]!;
-      assert.equal(numRows[s], Math.min(lacking, budget), `tokens of request ${sequence.id}, which lacks ${lacking}, with ${budget} to give`);
-      assert.equal(isLast, numRows[s] === lacking, `request ${sequence.id}: a token is sampled from its last row and from no other`);
-      if (!isLast) this.#reached.chunks++;
-      budget -= numRows[s++]!;
+      const { id, isFull, numUncomputed } = sequence;
+      if (isFull || budget === 0) continue;
+      assert.equal(work[at]?.sequence.id, id, "who is served");
+      assert.equal(work[at]!.numTokens, Math.min(numUncomputed, budget), `tokens of request ${id}, which lacks ${numUncomputed}, with ${budget} to give`);
+      if (work[at]!.numTokens < numUncomputed) this.#reached.chunks++;
+      budget -= work[at++]!.numTokens;
     }
-    assert.deepEqual([s, numChosen], [numSequences, numLogits], "sequences and logits of a step");
+    assert.equal(work.length, at, "entries of the work");
+    return budget;
+  }
+
+  /** What is launched is what was decided: the same tokens of the same sequences, and logits of those whose last one is among them. */
+  launched({ owners, firstRow, numRows, firstPosition, logitRows }: Launch, work: readonly Work[]): void {
+    const launched = owners.map(({ id }, s) => ({ id, from: firstPosition[s]!, numTokens: numRows[s]! }));
+    // By now they count as computed.
+    assert.deepEqual(launched, work.map(({ sequence: { id, numComputed }, numTokens }) => ({ id, from: numComputed - numTokens, numTokens })), "a step's parts");
+    const rows = work.flatMap(({ sequence, numTokens }, s) => (this.#seen.get(sequence)!.numUncomputed === numTokens ? [firstRow[s]! + numRows[s]! - 1] : []));
+    assert.deepEqual([...logitRows], rows, "rows whose logits are wanted");
   }
 
   /** Whoever came in has found all pages that there were, waited for those that somebody computes, and left a page for each who was there. */
-  #checkAdmissions({ owners, firstPosition }: Launch): void {
+  #checkAdmissions(): void {
     const { running, pool } = this.#scheduler, { pageSize, enablePrefixCaching } = this.#swarm.limits;
     for (const sequence of this.#admitted) {
-      const { id, numPromptTokens, numCachedTokens, pages } = sequence, isFirst = !this.hits.has(id);
-      // Its first step is this one.
-      const numFound = firstPosition[owners.findIndex((owner) => owner.id === id)]!;
-      const numTokens = isFirst ? numPromptTokens : sequence.numKnown, most = Math.floor((numTokens - 1) / pageSize), found = numFound / pageSize;
+      const { id, numTokens, numComputed: numFound, numCachedTokens, pages } = sequence, isFirst = !this.hits.has(id);
+      const most = Math.floor((numTokens - 1) / pageSize), found = numFound / pageSize;
       assert.ok(Number.isInteger(found) && found <= most && (enablePrefixCaching || found === 0), `request ${id} begins at token ${numFound} of ${numTokens}`);
       const oracle = this.#oracleOf(id);
       const other = found < most ? this.#findable().get(oracle.hash((found + 1) * pageSize - 1)) : undefined;
