@@ -244,7 +244,8 @@ export class Watch {
         if (found > 0 && standing.family !== undefined) this.#reached["choices that share pages"]++;
         this.numHits += numFound;
         if (found > 0) this.#reached[found < most ? "partial hits" : "whole hits"]++;
-      } else if (found > 0) this.#reached["pages found again after a preemption"]++;
+      } else if (sequence.logitsFrom < Infinity && sequence.logitsFrom > 0) this.#reached["prompts read on after a preemption"]++;
+      if (!isFirst && found > 0) this.#reached["pages found again after a preemption"]++;
     }
     if (this.#admitted.length > 0) assert.ok(numFree >= running.length - 1, `${numFree} pages are left for the ${running.length - 1} that ran before`);
   }
