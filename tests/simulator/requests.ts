@@ -57,14 +57,14 @@ export class Requests {
   /** A prompt that begins as others do, most often. */
   prompt(): number[] {
     const { beginnings, limits: { maxModelLen, pageSize }, vocabSize } = this.#swarm, dice = this.#dice;
-    const shared = dice.chance(0.7) ? dice.int(0, Math.min(Math.floor(0.8 * maxModelLen), 6 * pageSize)) : 0;
+    const shared = dice.chance(0.7) ? dice.int(0, Math.min(Math.floor(0.8 * maxModelLen), 12 * pageSize)) : 0;
     return [...dice.pick(beginnings).slice(0, shared), ...dice.ints(dice.int(0, dice.pick([1, 4, 12])), 0, vocabSize - 1)];
   }
 
   #params(): SamplingParams {
-    const { vocabSize, features: possible } = this.#swarm, dice = this.#dice;
+    const { vocabSize, features: possible, featureRate } = this.#swarm, dice = this.#dice;
     const maxTokens = dice.int(1, this.#swarm.maxTokens);
-    const some = possible.filter(() => dice.chance(0.4)).map((name) => features[name](dice, vocabSize, maxTokens));
+    const some = possible.filter(() => dice.chance(featureRate)).map((name) => features[name](dice, vocabSize, maxTokens));
     return Object.assign({ ...defaultSampling, maxTokens }, ...some) as SamplingParams;
   }
 

@@ -111,8 +111,8 @@ class Run implements World {
     assert.equal(this.#engine.stats().numFreePages, this.swarm.limits.numPages, "free pages at the end");
   }
 
-  #draw(): OperationName {
-    const name = this.dice.weighted(this.swarm.weights), { size } = this.#open;
+  #draw(weights = this.swarm.weights): OperationName {
+    const name = this.dice.weighted(weights), { size } = this.#open;
     const isSubmit = name === "submit" || name === "burst" || name === "again" || name === "wrong";
     if (isSubmit && size >= this.swarm.maxOpen) return "step";
     // A step of nothing is tried now and then.
@@ -316,7 +316,7 @@ class Run implements World {
   turn(): void {
     this.#clock += this.dice.int(0, 2);
     if (this.#closing || !this.dice.chance(this.swarm.busy)) return;
-    const name = this.#draw();
+    const name = this.#draw({ ...this.swarm.weights, step: 0, wait: 0 });
     if (name === "step" || name === "wait") return;
     void operations[name](this);
     this.#watch.look();

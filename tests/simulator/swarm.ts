@@ -34,6 +34,8 @@ export interface Swarm {
   /** What prompts begin with. */
   readonly beginnings: readonly (readonly number[])[];
   readonly features: readonly Feature[];
+  /** How likely a request has one of them. */
+  readonly featureRate: number;
   readonly maxTokens: number;
   /** Most requests that are open at once. */
   readonly maxOpen: number;
@@ -42,24 +44,27 @@ export interface Swarm {
 
 export function drawSwarm(seed: number, device: boolean): Swarm {
   const dice = new Dice(seed * 2 + Number(device));
-  const pageSize = dice.pick([1, 2, 3, 4, 4, 5, 8, 16]), vocabSize = dice.pick([5, 12, 20, 33]);
-  const maxModelLen = dice.pick([8, 24, 48, 96]);
+  // Long outputs in a pool that is soon full: somebody is preempted all the time.
+  const isTight = dice.chance(0.3);
+  const pageSize = isTight ? dice.int(1, 3) : dice.pick([1, 2, 3, 4, 5, 8, 16]), vocabSize = dice.pick([5, 12, 20, 33]);
+  const maxModelLen = isTight ? dice.pick([24, 48]) : dice.pick([8, 24, 48, 96]);
   // From hardly one sequence to all of them.
   const least = Math.max(2, Math.ceil(maxModelLen / pageSize / 2));
   const limits: EngineLimits = {
-    pageSize, maxModelLen, numPages: Math.min(64, dice.int(least, dice.pick([2, 4, 8]) * least)), maxNumSeqs: dice.pick([1, 2, 3, 5, 8, 12]),
-    maxNumBatchedTokens: dice.pick([1, 2, 5, 8, 16, 33, 64]), enablePrefixCaching: dice.chance(0.8),
+    pageSize, maxModelLen, numPages: Math.min(64, dice.int(least, (isTight ? 3 : dice.pick([2, 4, 8])) * least)), maxNumSeqs: dice.pick([1, 2, 3, 5, 8, 12]),
+    maxNumBatchedTokens: dice.pick(isTight ? [2, 3, 5, 8, 16] : [1, 2, 5, 8, 16, 33, 64]), enablePrefixCaching: dice.chance(0.8),
   };
   return {
     seed, device, limits, vocabSize, engineSeed: dice.pick([0, seed, -seed]), collisions: dice.chance(0.3),
-    eosTokenIds: dice.ints(dice.pick([0, 1, 2]), 0, vocabSize - 1),
-    grain: dice.pick([0, 0, 0.5, 2]), nanEvery: dice.chance(0.3) ? 100 : 0, sparseEvery: dice.chance(0.3) ? 5 : 0,
-    refused: dice.chance(0.3) ? dice.int(0, vocabSize - 1) : undefined,
+    eosTokenIds: dice.ints(isTight ? 0 : dice.pick([0, 1, 2]), 0, vocabSize - 1),
+    grain: dice.pick([0, 0, 0.5, 2]), nanEvery: dice.chance(isTight ? 0 : 0.3) ? 100 : 0, sparseEvery: dice.chance(0.3) ? 5 : 0,
+    refused: dice.chance(isTight ? 0.05 : 0.3) ? dice.int(0, vocabSize - 1) : undefined,
     maxTurns: dice.pick([0, 1, 3]), busy: dice.pick([0, 0.05, 0.3]), dies: dice.chance(0.1),
     salts: ["", "a", "b", "ab"].slice(0, dice.pick([1, 1, 2, 4])),
     beginnings: Array.from({ length: dice.int(1, 3) }, () => dice.ints(maxModelLen, 0, vocabSize - 1)),
     features: (Object.keys(features) as Feature[]).filter(() => dice.chance(0.3)),
-    maxTokens: dice.pick([1, 4, 12, 40, 200]), maxOpen: dice.pick([2, 6, 10, 16]),
+    featureRate: dice.pick([0.15, 0.4, 0.9]),
+    maxTokens: isTight ? 200 : dice.pick([1, 4, 12, 40, 200]), maxOpen: dice.pick([2, 6, 10, 16]),
     weights: {
       step: dice.pick([2, 6, 12]), submit: dice.pick([1, 3]), burst: dice.pick([0, 0, 1]), again: dice.pick([0, 0.5, 2]), wrong: dice.pick([0, 0, 0.3]),
       abort: dice.pick([0, 0.2, 0.6]), abortAll: dice.pick([0, 0, 0.02]), wait: dice.pick([0, 0.5, 2]),
