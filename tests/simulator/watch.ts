@@ -60,9 +60,11 @@ export class Watch {
       const table = blockTable.subarray(s * maxPagesPerSequence, (s + 1) * maxPagesPerSequence);
       const block = Math.floor(firstPosition[s]! / this.#swarm.limits.pageSize), page = table[block]!;
       const owner = running.find(({ pages }) => pages[block] === page);
-      assert.ok(owner, `nobody holds page ${page}, which entry ${s} of the batch writes to`);
-      for (const [i, page] of owner.pages.entries()) assert.equal(table[i], page, `block ${i} of request ${owner.id}`);
-      for (const page of owner.pages.slice(block)) assert.equal(pool.holders(page), 1, `page ${page} is written to by request ${owner.id} and held by others`);
+      if (!owner) assert.fail(`nobody holds page ${page}, which entry ${s} of the batch writes to`);
+      for (const [i, page] of owner.pages.entries()) {
+        if (table[i] !== page) assert.fail(`block ${i} of request ${owner.id} is page ${page}, and the batch says ${table[i]}`);
+        if (i >= block && pool.holders(page) !== 1) assert.fail(`page ${page} is written to by request ${owner.id} and held by others`);
+      }
       return this.#oracleOf(owner.id);
     });
   }
@@ -167,9 +169,11 @@ export class Watch {
 
   /** What is launched is what was decided: the same tokens of the same sequences, and logits of those whose last one is among them. */
   launched({ owners, firstRow, numRows, firstPosition, logitRows }: Launch, work: readonly Work[]): void {
-    const launched = owners.map(({ id }, s) => ({ id, from: firstPosition[s]!, numTokens: numRows[s]! }));
+    if (owners.length !== work.length) assert.fail(`a step of ${owners.length} parts, and ${work.length} were decided`);
     // By now they count as computed.
-    assert.deepEqual(launched, work.map(({ sequence: { id, numComputed }, numTokens }) => ({ id, from: numComputed - numTokens, numTokens })), "a step's parts");
+    for (const [s, { sequence: { id, numComputed }, numTokens }] of work.entries()) {
+      if (owners[s]!.id !== id || numRows[s] !== numTokens || firstPosition[s] !== numComputed - numTokens) assert.fail(`part ${s} of a step is ${numRows[s]} tokens from ${firstPosition[s]} of request ${owners[s]!.id}, not ${numTokens} from ${numComputed - numTokens} of request ${id}`);
+    }
     const rows = work.flatMap(({ sequence, numTokens }, s) => (this.#seen.get(sequence)!.numUncomputed === numTokens ? [firstRow[s]! + numRows[s]! - 1] : []));
     assert.deepEqual([...logitRows], rows, "rows whose logits are wanted");
   }
