@@ -4,7 +4,7 @@ import type { Fault } from "./fault.ts";
 export const faults: readonly Fault[] = [
   {
     name: "page-kept-unsettled", file: "src/engine/prefix-cache.ts",
-    find: "Math.floor(sequence.numSettled / this.#pageSize)", replace: "Math.floor(sequence.numComputed / this.#pageSize)",
+    find: "Math.floor((sequence.numSettled - sequence.numBehind) / this.#pageSize)", replace: "Math.floor((sequence.numComputed - sequence.numBehind) / this.#pageSize)",
     why: "a page is shared before the step that computes it has ended; where that step fails, others read what is not there",
   },
   {

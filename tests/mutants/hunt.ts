@@ -13,6 +13,9 @@ export interface Verdict {
   readonly seconds: number;
 }
 
+/** Longer than any of them takes: what has not ended by then never does. */
+const patienceSeconds = 180;
+
 export interface Hunter {
   readonly name: string;
   readonly args: (fault: Fault) => readonly string[];
@@ -27,15 +30,12 @@ export const simulator = (operations: number, from: number): Hunter => ({
 });
 const tests = (name: string, pattern: string): Hunter => ({
   name,
-  args: ({ tests = [] }) => ["--test", "--test-reporter=tap", ...globSync(pattern, { cwd: root }), ...tests],
+  args: ({ tests = [] }) => ["--test", "--test-reporter=tap", `--test-timeout=${1000 * (patienceSeconds - 20)}`, ...globSync(pattern, { cwd: root }), ...tests],
   reason: (output) => /^ *not ok \d+ - (?!.*\.test\.ts$)(.*)$/m.exec(output)?.[1] ?? firstError(output),
 });
 const firstError = (output: string): string => /^.*Error.*$/m.exec(output)?.[0] ?? "it ends with an error";
 
 const hunters: readonly Hunter[] = [simulator(15_000, 0), tests("tests beside the sources", "src/{engine,sampling}/*.test.ts"), tests("tests/engine", "tests/engine/*.test.ts"), simulator(150_000, 100_000)];
-
-/** Longer than any of them takes: what has not ended by then never does. */
-const patienceSeconds = 180;
 
 /** Runs node under a fault; what it printed, and whether all was well. */
 function run(fault: Fault, args: readonly string[]): Promise<{ readonly ok: boolean; readonly output: string }> {

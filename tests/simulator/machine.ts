@@ -199,12 +199,12 @@ export class Machine implements ForwardModel {
     const { owners, firstGuess, firstRow, firstPosition, numRows, kvLength, tokens, positions, slots } = launch, owner = owners[s]!;
     for (let i = 0; i < numRows[s]!; i++) {
       const row = firstRow[s]! + i, position = firstPosition[s]! + i, slot = slots[row]!;
-      assert.deepEqual([positions[row], slot], [position, this.#slot(launch, s, position)], `row ${row} of request ${owner.id}: position and slot`);
-      if (position < firstGuess[s]! && owner.reaches(position)) assert.equal(tokens[row], owner.tokens[position], `request ${owner.id} computes another token at ${position}`);
+      if (positions[row] !== position || slot !== this.#slot(launch, s, position)) assert.fail(`row ${row} of request ${owner.id}: position ${positions[row]} in slot ${slot}, not ${position} in slot ${this.#slot(launch, s, position)}`);
+      if (position < firstGuess[s]! && owner.reaches(position) && tokens[row] !== owner.tokens[position]) assert.fail(`request ${owner.id} computes another token at ${position}`);
       const before = position === 0 ? owner.empty : this.slots[this.#slot(launch, s, position - 1)]!;
       this.slots[slot] = chain(before, tokens[row]!);
     }
-    assert.equal(kvLength[s], firstPosition[s]! + numRows[s]!, `request ${owner.id}: length of keys`);
+    if (kvLength[s] !== firstPosition[s]! + numRows[s]!) assert.fail(`request ${owner.id}: keys of length ${kvLength[s]}`);
   }
 
   /** What a step that fails may leave where its keys and values go, and of its tokens. */

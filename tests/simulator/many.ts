@@ -34,10 +34,10 @@ export async function simulateAll(kind: MachineKind): Promise<void> {
 /** Some seeds twice. */
 export async function simulateTwice(kind: MachineKind): Promise<void> {
   const hashes = new Set<number>();
-  for (let seed = 0; seed < 10; seed++) {
+  for (let seed = 0; seed < 4; seed++) {
     const [first, second] = [await simulateOne(kind, seed, nothingReached()), await simulateOne(kind, seed, nothingReached())];
     assert.deepEqual(first, second, `seed ${seed}`);
     hashes.add(first.hash);
   }
-  assert.equal(hashes.size, 10, "and another seed another run");
+  assert.equal(hashes.size, 4, "and another seed another run");
 }

@@ -62,7 +62,7 @@ class Run implements World {
   readonly #machine: Machine;
   readonly #watch: Watch;
   readonly #guesses: Guesses | undefined;
-  readonly #tell: (line: string) => void;
+  readonly #tell: ((line: string) => void) | undefined;
   readonly #open = new Map<string, Open>();
   readonly #ended: Oracle[] = [];
   #clock = 0;
@@ -81,7 +81,7 @@ class Run implements World {
   /** What stats should say. */
   readonly #counted = { numSteps: 0, promptTokens: 0, generationTokens: 0, stepTokens: 0, numStepsAhead: 0 };
 
-  constructor(swarm: Swarm, reached: Reached, tell: (line: string) => void) {
+  constructor(swarm: Swarm, reached: Reached, tell?: (line: string) => void) {
     this.swarm = swarm;
     this.dice = new Dice(-1 - swarm.seed);
     this.requests = new Requests(swarm, this.dice);
@@ -97,10 +97,10 @@ class Run implements World {
     if (!limits.enablePrefixCaching) reached["runs without caching"]++;
   }
 
-  /** Goes into the hash, and is told. */
-  #note(what: string): void {
+  /** Goes into the hash, and is told, with what else whoever listens wants to know. */
+  #note(what: string, more?: unknown): void {
     for (let i = 0; i < what.length; i++) this.hash = (Math.imul(this.hash, 31) + what.charCodeAt(i)) | 0;
-    this.#tell(what);
+    this.#tell?.(more === undefined ? what : `${what} ${JSON.stringify(more, (_, value: unknown) => (value instanceof Map ? [...value] : value))}`);
   }
 
   /** So many operations, and then as many steps as it takes until nothing is left. */
@@ -138,7 +138,7 @@ class Run implements World {
   submit(request: Request): void {
     this.numOperations++;
     const { id, prompt, params, standing, seed } = request;
-    this.#note(`submit ${id} [${prompt}] ${JSON.stringify(standing)} seed ${seed} ${JSON.stringify(params, (_, value: unknown) => (value instanceof Map ? [...value] : value))}`);
+    this.#note(`submit ${id} [${prompt}] seed ${seed} `, { ...standing, ...params });
     if (this.#isStepping) this.#reached["requests that come during a step"]++;
     if (params.seed === undefined) this.#reached["seeds drawn by the engine"]++;
     this.#open.set(id, { request, oracle: new Oracle(request, this.swarm), since: this.#clock, numAnswers: 0, left: false });
@@ -381,9 +381,9 @@ export interface Outcome {
 }
 
 /** Runs a seed. `tell` hears of everything that happens. @throws what is wrong */
-export async function simulate(seed: number, device: boolean, numOperations: number, reached: Reached, tell: (line: string) => void = () => {}): Promise<Outcome> {
+export async function simulate(seed: number, device: boolean, numOperations: number, reached: Reached, tell?: (line: string) => void): Promise<Outcome> {
   const swarm = drawSwarm(seed, device);
-  tell(JSON.stringify(swarm));
+  tell?.(JSON.stringify(swarm));
   const run = new Run(swarm, reached, tell);
   await run.all(numOperations);
   return { numOperations: run.numOperations, hash: run.hash };

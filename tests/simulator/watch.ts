@@ -62,9 +62,11 @@ export class Watch {
       const table = blockTable.subarray(s * maxPagesPerSequence, (s + 1) * maxPagesPerSequence);
       const block = Math.floor(firstPosition[s]! / this.#swarm.limits.pageSize), page = table[block]!;
       const owner = running.find(({ pages }) => pages[block] === page);
-      assert.ok(owner, `nobody holds page ${page}, which entry ${s} of the batch writes to`);
-      for (const [i, page] of owner.pages.entries()) assert.equal(table[i], page, `block ${i} of request ${owner.id}`);
-      for (const page of owner.pages.slice(block)) assert.equal(pool.holders(page), 1, `page ${page} is written to by request ${owner.id} and held by others`);
+      if (!owner) assert.fail(`nobody holds page ${page}, which entry ${s} of the batch writes to`);
+      for (const [i, page] of owner.pages.entries()) {
+        if (table[i] !== page) assert.fail(`block ${i} of request ${owner.id} is page ${page}, and the batch says ${table[i]}`);
+        if (i >= block && pool.holders(page) !== 1) assert.fail(`page ${page} is written to by request ${owner.id} and held by others`);
+      }
       return { oracle: this.#oracleOf(owner.id), numKnown: owner.numKnown };
     });
   }
