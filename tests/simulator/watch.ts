@@ -92,8 +92,8 @@ export class Watch {
       if (pages.length * pageSize < numComputed || pages.length > this.#pagesFor(numTokens + 1)) assert.fail(say());
       for (let block = Math.floor(numSettled / pageSize); block < pages.length; block++) if (holders[pages[block]!] !== 1) assert.fail(`${say()}: page ${pages[block]} is shared and not computed`);
     }
-    for (const sequence of waiting) assert.ok(sequence.state === "waiting" && sequence.pages.length + sequence.numComputed === 0, `${sequence} waits`);
-    for (const sequence of running) assert.equal(sequence.state, "running", sequence.id);
+    for (const sequence of waiting) if (sequence.state !== "waiting" || sequence.pages.length + sequence.numComputed > 0) assert.fail(`${sequence} waits`);
+    for (const sequence of running) if (sequence.state !== "running") assert.fail(`${sequence} runs`);
     this.#compare(holders);
   }
 
@@ -159,7 +159,7 @@ export class Watch {
       const { id, isFull, numUncomputed } = sequence;
       if (isFull || budget === 0) continue;
       assert.equal(work[at]?.sequence.id, id, "who is served");
-      assert.equal(work[at]!.numTokens, Math.min(numUncomputed, budget), `tokens of request ${id}, which lacks ${numUncomputed}, with ${budget} to give`);
+      if (work[at]!.numTokens !== Math.min(numUncomputed, budget)) assert.fail(`request ${id} is given ${work[at]!.numTokens} of the ${numUncomputed} tokens that it lacks, with ${budget} to give`);
       if (work[at]!.numTokens < numUncomputed) this.#reached.chunks++;
       budget -= work[at++]!.numTokens;
     }
