@@ -94,8 +94,8 @@ export class Watch {
       if (pages.length * pageSize < numComputed || pages.length > this.#pagesFor(numTokens + 1 + numSpeculativeTokens)) assert.fail(say());
       for (let block = Math.floor(numSettled / pageSize); block < pages.length; block++) if (holders[pages[block]!] !== 1) assert.fail(`${say()}: page ${pages[block]} is shared and not computed`);
     }
-    for (const sequence of waiting) assert.ok(sequence.state === "waiting" && sequence.pages.length + sequence.numComputed === 0, `${sequence} waits`);
-    for (const sequence of running) assert.equal(sequence.state, "running", sequence.id);
+    for (const sequence of waiting) if (sequence.state !== "waiting" || sequence.pages.length + sequence.numComputed > 0) assert.fail(`${sequence} waits`);
+    for (const sequence of running) if (sequence.state !== "running") assert.fail(`${sequence} runs`);
     this.#compare(holders);
   }
 
