@@ -110,7 +110,7 @@ export class Engine {
       this.#deltas.push({ id, tokens: [], finish: "error", ...wrong });
       return;
     }
-    const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
+    const seed = params.seed ?? Math.floor(uniform(this.#seed, number) * 2 ** 53);
     const { maxModelLen, enablePrefixCaching = true } = this.limits;
     const sequence = new Sequence(id, prompt, params, seed, maxModelLen, enablePrefixCaching ? salt : family ?? null, LogitRules.of(params, prompt, this.#eos), priority);
     this.#sequences.set(id, sequence);

@@ -66,7 +66,7 @@ export class Sampler {
     if (params.topP < 1) kept = firstByMass(ids, kept, logits, mass, params.topP * total);
     const chosenFrom = ids.subarray(0, kept);
     if (params.topK > 0 || params.topP < 1) chosenFrom.sort();
-    return draw(chosenFrom, mass, uniform(seed, 0, position));
+    return draw(chosenFrom, mass, uniform(seed, position));
   }
 }
 
