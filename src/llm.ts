@@ -211,7 +211,7 @@ export class LLM implements AsyncDisposable {
       }, stopped, standing), {
         index,
         decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
-        stop, includeStopStrInOutput, spell, minTokens: sampling.minTokens,
+        stop, includeStopStrInOutput, promptLogprobs: index === 0 && promptLogprobs !== undefined, spell, minTokens: sampling.minTokens,
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
       }),
     }, signal);

@@ -23,7 +23,8 @@ async function drain(engine: Engine, during: (step: number) => void = () => {}):
     for (const delta of await engine.step()) {
       const before = out.get(delta.id);
       assert.ok(!before?.finish, `${delta.id} goes on after its end`);
-      out.set(delta.id, { ...before, ...delta, tokens: [...(before?.tokens ?? []), ...delta.tokens], logprobs: [...(before?.logprobs ?? []), ...(delta.logprobs ?? [])] });
+      out.set(delta.id, { ...before, ...delta, tokens: [...(before?.tokens ?? []), ...delta.tokens], logprobs: [...(before?.logprobs ?? []), ...(delta.logprobs ?? [])],
+        ...((before?.promptLogprobs ?? delta.promptLogprobs) && { promptLogprobs: { from: 1, logprobs: [...(before?.promptLogprobs?.logprobs ?? []), ...(delta.promptLogprobs?.logprobs ?? [])] } }) });
     }
   }
   return out;
@@ -140,8 +141,8 @@ test("the prompt's tokens have the log-probabilities of the definition, whatever
   for (const over of [{}, { maxNumBatchedTokens: 2 }, { maxNumSeqs: 1 }, { maxNumLogits: 5, maxNumBatchedTokens: 4 }]) {
     const { engine, model } = make(over);
     const { promptLogprobs } = await one(engine, prompt, { ...greedy, promptLogprobs: 1, maxTokens: 2 });
-    assert.equal(promptLogprobs!.length, 4);
-    for (const [i, known] of promptLogprobs!.entries()) {
+    assert.equal(promptLogprobs!.logprobs.length, 4);
+    for (const [i, known] of promptLogprobs!.logprobs.entries()) {
       const logits = [...fakeLogits(prompt.slice(0, i + 1), 50)], token = prompt[i + 1]!;
       assert.deepEqual([known.token, known.rank, known.top.length], [token, 1 + logits.filter((x) => x > logits[token]!).length, 1]);
       assert.ok(Math.abs(known.logprob - (logits[token]! - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)))) < 1e-12);

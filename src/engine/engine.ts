@@ -290,17 +290,22 @@ export class Engine {
     if (wrong) this.#end(sequence, { id, tokens: [], ...wrong });
   }
 
-  /** Takes down how likely the prompt's tokens are that follow those of a part. False: it has ended, for the model's logits are no numbers. */
-  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits }: Sampled): boolean {
-    const { id, numSettled, numPromptTokens, promptLogprobs, params } = sequence;
-    const end = numSettled + numTokens;
-    for (let position = end - numLogits + 1, i = hostRow!; position <= end && position < numPromptTokens; position++, i++) {
-      if (argmax(logits[i]!) === undefined) {
+  /** Tells how likely the prompt's tokens are that follow those of a part. False: the request has ended, for the model's logits are no numbers. */
+  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits: rows }: Sampled): boolean {
+    const { id, numSettled, numPromptTokens, numRead: from, params } = sequence;
+    const to = Math.min(numSettled + numTokens + 1, numPromptTokens);
+    if (numLogits === 0) return true;
+    const logprobs: TokenLogprobs[] = [];
+    for (let position = from; position < to; position++) {
+      const logits = rows[hostRow! + position - from]!;
+      if (argmax(logits) === undefined) {
         this.#end(sequence, { id, tokens: [], ...noTokenLeft(sequence, position, false) });
         return false;
       }
-      promptLogprobs!.push(logprobsOf(logits[i]!, sequence.token(position), params.promptLogprobs!));
+      logprobs.push(logprobsOf(logits, sequence.token(position), params.promptLogprobs!));
     }
+    sequence.numRead = to;
+    this.#deltas.push({ id, tokens: [], promptLogprobs: { from, logprobs } });
     return true;
   }
 
@@ -321,8 +326,7 @@ export class Engine {
       for (let i = 0; i < numAccepted; i++) this.#acceptedPerPosition[i]!++;
       this.#drafter!.decided(sequence, numDrafts, tokens.length);
     }
-    const { promptLogprobs } = sequence;
-    const delta: Delta = { id, tokens, ...(isFirst && promptLogprobs && { promptLogprobs }), ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
+    const delta: Delta = { id, tokens, ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);
   }

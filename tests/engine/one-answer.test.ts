@@ -15,7 +15,7 @@ interface Request {
   readonly family: string;
 }
 interface Answer {
-  /** One per token: its id and the bits of every log-probability that came with it. Those of the prompt's tokens go before the first. */
+  /** One per token, those of the prompt first where it is read: its id and the bits of every log-probability that came with it. */
   readonly tokens: readonly string[];
   readonly finish: string | undefined;
 }
@@ -31,10 +31,10 @@ const bitsOf = (x: number): string => {
 };
 const written = ({ token, logprob, rank, top }: TokenLogprobs): string => [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
 const answersOf = (deltas: readonly Delta[]): Answer => ({
-  tokens: deltas.flatMap((d) => d.tokens.map((token, i) => {
-    assert.equal(d.logprobs![i]!.token, token);
-    return [...(i === 0 ? d.promptLogprobs ?? [] : []), d.logprobs![i]!].map(written).join(", ");
-  })),
+  tokens: deltas.flatMap((d) => {
+    for (const [i, token] of d.tokens.entries()) assert.equal(d.logprobs![i]!.token, token);
+    return [...(d.promptLogprobs?.logprobs ?? []), ...(d.logprobs ?? [])].map(written);
+  }),
   finish: deltas.at(-1)?.finish,
 });
 
