@@ -99,7 +99,7 @@ test("a prompt whose log-probabilities are wanted takes the rows of logits that 
     const work = scheduler.schedule().map((w) => [w.sequence.id, w.numTokens, w.numLogits]);
     for (const { sequence, numTokens } of scheduler.schedule()) {
       const last = numTokens === sequence.numUncomputed;
-      for (let end = sequence.numComputed + numTokens; sequence.logitsFrom < end; ) sequence.numRead++;
+      while (sequence.logitsFrom < sequence.numComputed + numTokens) sequence.numRead++;
       sequence.compute(numTokens, last ? 0 : undefined);
       sequence.settle(numTokens, last ? [0] : []);
     }
