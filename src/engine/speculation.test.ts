@@ -76,7 +76,7 @@ class Oracle implements Drafter {
   decided(): void {}
 }
 
-const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen);
+const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen, () => true);
 
 test("right drafts come with the token behind them: a step for each k + 1 tokens, and none past the end", async () => {
   const prompt = Int32Array.of(3, 4), params = { ...greedy, maxTokens: 20 };
