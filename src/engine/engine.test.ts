@@ -242,6 +242,28 @@ test("a logits processor chooses tokens, sees the raw logits, is called once a t
   assert.ok(model.numForwards > 0);
 });
 
+test("a logits processor may abort its own request, others and submit new ones in the middle of a step", async () => {
+  const { engine } = make();
+  const at = (count: number, act: () => void, then: () => void = () => {}): SamplingParams => ({
+    ...greedy, logitsProcessors: [(_, { outputTokenIds }) => {
+      if (outputTokenIds.length !== count) return;
+      act();
+      then();
+    }],
+  });
+  engine.submit("own", Int32Array.of(1, 2), at(2, () => engine.abort("own")));
+  engine.submit("late", Int32Array.of(5, 6), { ...greedy, maxTokens: 9 });
+  engine.submit("other", Int32Array.of(1, 3), at(3, () => engine.abort("late")));
+  engine.submit("thrower", Int32Array.of(1, 4), at(1, () => {
+    engine.abort("thrower");
+    engine.submit("new", Int32Array.of(7, 7), greedy);
+  }, () => { throw new Error("after all"); }));
+  const out = await drain(engine);
+  assert.deepEqual([...out].map(([id, { tokens, finish }]) => [id, tokens.length, finish]).sort(), [["late", 4, "abort"], ["new", 16, "length"], ["other", 16, "length"], ["own", 2, "abort"], ["thrower", 1, "abort"]]);
+  assert.deepEqual(out.get("new")!.tokens, continuation([7, 7], 16));
+  assert.equal(engine.stats().numFreePages, limits.numPages);
+});
+
 test("tokens do not depend on arrivals, chunks, preemption or cancellations around a request", async () => {
   const random = stream(9);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));

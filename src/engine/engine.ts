@@ -274,6 +274,8 @@ export class Engine {
         wrong = { finish: "error", message: error.message, param: error.param };
         break;
       }
+      // A logits processor may have had it aborted.
+      if (sequence.state !== "running") return;
       if (token === undefined) {
         wrong = noTokenLeft(sequence, position, rules && logits && argmax(logits) !== undefined);
         break;
@@ -287,7 +289,7 @@ export class Engine {
       if (ended.finish || !agrees) break;
     }
     if (tokens.length > 0) this.#tell(part, tokens, numAccepted, { ...(params.logprobs !== undefined && { logprobs }), ...ended });
-    if (wrong) this.#end(sequence, { id, tokens: [], ...wrong });
+    if (wrong && sequence.state === "running") this.#end(sequence, { id, tokens: [], ...wrong });
   }
 
   /** Tells how likely the prompt's tokens are that follow those of a part. False: the request has ended, for the model's logits are no numbers. */
