@@ -109,8 +109,10 @@ function leadOf(logits: Float32Array): number {
   for (let id = 0; id < logits.length; id++) {
     const x = logits[id]!;
     if (x <= second) continue;
-    second = Math.min(x, first);
-    first = Math.max(x, first);
+    if (x > first) {
+      second = first;
+      first = x;
+    } else second = x;
   }
   return first - second;
 }
