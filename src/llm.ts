@@ -205,13 +205,13 @@ export class LLM implements AsyncDisposable {
       },
       n,
       start: (prompt, index, stopped) => readOutput(this.#engine.generate(prompt, {
-        ...sampling, seed: seedOf(sampling.seed, index), badWords, maxTokens,
+        ...sampling, seed: seedOfChoice(sampling.seed, index), badWords, maxTokens,
         // They are the same for every choice.
         ...(index === 0 && promptLogprobs !== undefined && { promptLogprobs }),
       }, stopped, standing), {
         index,
         decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
-        stop, includeStopStrInOutput, spell, minTokens: sampling.minTokens,
+        stop, includeStopStrInOutput, promptLogprobs: index === 0 && promptLogprobs !== undefined, spell, minTokens: sampling.minTokens,
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
       }),
     }, signal);
@@ -294,7 +294,7 @@ export class LLM implements AsyncDisposable {
 }
 
 /** The seed of one of several choices, as vLLM derives it; the engine draws one for each where the request has none. */
-const seedOf = (seed: number | undefined, index: number): number | undefined => (seed === undefined ? undefined : seed + index);
+const seedOfChoice = (seed: number | undefined, index: number): number | undefined => (seed === undefined ? undefined : seed + index);
 
 /** The mods of each layer. The compiler is loaded only where there are any: this thread does not need it otherwise. */
 async function resolveAttention(attention: AttentionOverride, path: string): Promise<AttentionOverrideData> {

@@ -7,7 +7,8 @@
  *   drafts             4 4 9           pass 2   row 4            samples 4
  *                                      pass 3   row 4            samples 9       whose own row nobody has computed:
  *
- * were all three right it would be one token behind (`Sequence.numBehind`), and catches up in the next pass 1. Knows no acceptance.
+ * were all three right it would be one token behind (`Sequence.numBehind`), and catches up in the next pass 1. Where logits come to the host, drafts end
+ * before a token that two candidates are about as good for: it would be wrong about as often as right (docs/log.md), and a row costs what it costs.
  */
 import { maxNumLogitsOf } from "../model/memory.ts";
 import { Choices } from "../sampling/choices.ts";
@@ -17,6 +18,9 @@ import { addDrafts, type Drafter } from "./drafter.ts";
 import type { ForwardModel, Sampled } from "./run-ahead.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
+
+/** So far, at least, the likeliest token's logit is above the next one's where it is worth a row. */
+const leastLead = 0.5;
 
 /** One sequence's drafts in the making. */
 interface Drafting {
@@ -32,8 +36,11 @@ export class DraftModel implements Drafter {
   readonly #batch: Batch;
   readonly #choices: Choices;
   readonly #sampler: Sampler;
+  readonly #isSure: (logits: Float32Array) => boolean;
 
-  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number) {
+  /** `isSure`: whether the likeliest of these is worth a row; replaced by tests. */
+  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number, isSure = (logits: Float32Array): boolean => leadOf(logits) >= leastLead) {
+    this.#isSure = isSure;
     this.numTokens = numSpeculativeTokens;
     this.#model = model;
     this.#batch = new Batch(limits, maxModelLen);
@@ -65,7 +72,8 @@ export class DraftModel implements Drafter {
       const logits = await this.#model.forward(this.#batch);
       going = going.filter(({ work: { sequence, numDrafts }, end, tokens }, row) => {
         if (sequence.state !== "running") return false;
-        const token = this.#sampler.sample(logits.subarray(row * vocabSize, (row + 1) * vocabSize), sequence.params, sequence.seed, end + tokens.length);
+        const choices = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+        const token = this.#isSure(choices) ? this.#sampler.sample(choices, sequence.params, sequence.seed, end + tokens.length) : undefined;
         if (token !== undefined) tokens.push(token);
         return tokens.length === pass && pass < numDrafts;
       });
@@ -93,4 +101,18 @@ export class DraftModel implements Drafter {
       for (const [row, { tokens }] of going.entries()) if (tokens.length === pass && results[pass]!.tokens[row]! >= 0) tokens.push(results[pass]!.tokens[row]!);
     }
   }
+}
+
+/** How far the largest is above the next one. */
+function leadOf(logits: Float32Array): number {
+  let first = -Infinity, second = -Infinity;
+  for (let id = 0; id < logits.length; id++) {
+    const x = logits[id]!;
+    if (x <= second) continue;
+    if (x > first) {
+      second = first;
+      first = x;
+    } else second = x;
+  }
+  return first - second;
 }

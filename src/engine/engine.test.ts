@@ -23,7 +23,8 @@ async function drain(engine: Engine, during: (step: number) => void = () => {}):
     for (const delta of await engine.step()) {
       const before = out.get(delta.id);
       assert.ok(!before?.finish, `${delta.id} goes on after its end`);
-      out.set(delta.id, { ...before, ...delta, tokens: [...(before?.tokens ?? []), ...delta.tokens], logprobs: [...(before?.logprobs ?? []), ...(delta.logprobs ?? [])] });
+      out.set(delta.id, { ...before, ...delta, tokens: [...(before?.tokens ?? []), ...delta.tokens], logprobs: [...(before?.logprobs ?? []), ...(delta.logprobs ?? [])],
+        ...((before?.promptLogprobs ?? delta.promptLogprobs) && { promptLogprobs: { from: 1, logprobs: [...(before?.promptLogprobs?.logprobs ?? []), ...(delta.promptLogprobs?.logprobs ?? [])] } }) });
     }
   }
   return out;
@@ -140,8 +141,8 @@ test("the prompt's tokens have the log-probabilities of the definition, whatever
   for (const over of [{}, { maxNumBatchedTokens: 2 }, { maxNumSeqs: 1 }, { maxNumLogits: 5, maxNumBatchedTokens: 4 }]) {
     const { engine, model } = make(over);
     const { promptLogprobs } = await one(engine, prompt, { ...greedy, promptLogprobs: 1, maxTokens: 2 });
-    assert.equal(promptLogprobs!.length, 4);
-    for (const [i, known] of promptLogprobs!.entries()) {
+    assert.equal(promptLogprobs!.logprobs.length, 4);
+    for (const [i, known] of promptLogprobs!.logprobs.entries()) {
       const logits = [...fakeLogits(prompt.slice(0, i + 1), 50)], token = prompt[i + 1]!;
       assert.deepEqual([known.token, known.rank, known.top.length], [token, 1 + logits.filter((x) => x > logits[token]!).length, 1]);
       assert.ok(Math.abs(known.logprob - (logits[token]! - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)))) < 1e-12);
@@ -239,6 +240,28 @@ test("a logits processor chooses tokens, sees the raw logits, is called once a t
   }
   assert.equal(engine.stats().numFreePages, 7);
   assert.ok(model.numForwards > 0);
+});
+
+test("a logits processor may abort its own request, others and submit new ones in the middle of a step", async () => {
+  const { engine } = make();
+  const at = (count: number, act: () => void, then: () => void = () => {}): SamplingParams => ({
+    ...greedy, logitsProcessors: [(_, { outputTokenIds }) => {
+      if (outputTokenIds.length !== count) return;
+      act();
+      then();
+    }],
+  });
+  engine.submit("own", Int32Array.of(1, 2), at(2, () => engine.abort("own")));
+  engine.submit("late", Int32Array.of(5, 6), { ...greedy, maxTokens: 9 });
+  engine.submit("other", Int32Array.of(1, 3), at(3, () => engine.abort("late")));
+  engine.submit("thrower", Int32Array.of(1, 4), at(1, () => {
+    engine.abort("thrower");
+    engine.submit("new", Int32Array.of(7, 7), greedy);
+  }, () => { throw new Error("after all"); }));
+  const out = await drain(engine);
+  assert.deepEqual([...out].map(([id, { tokens, finish }]) => [id, tokens.length, finish]).sort(), [["late", 4, "abort"], ["new", 16, "length"], ["other", 16, "length"], ["own", 2, "abort"], ["thrower", 1, "abort"]]);
+  assert.deepEqual(out.get("new")!.tokens, continuation([7, 7], 16));
+  assert.equal(engine.stats().numFreePages, limits.numPages);
 });
 
 test("tokens do not depend on arrivals, chunks, preemption or cancellations around a request", async () => {

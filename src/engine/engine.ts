@@ -111,7 +111,7 @@ export class Engine {
       this.#deltas.push({ id, tokens: [], finish: "error", ...wrong });
       return;
     }
-    const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
+    const seed = params.seed ?? Math.floor(uniform(this.#seed, number) * 2 ** 53);
     const { maxModelLen, enablePrefixCaching = true } = this.limits;
     const sequence = new Sequence(id, prompt, params, seed, maxModelLen, enablePrefixCaching ? salt : family ?? null, LogitRules.of(params, prompt, this.#eos), priority);
     this.#sequences.set(id, sequence);
@@ -275,6 +275,8 @@ export class Engine {
         wrong = { finish: "error", message: error.message, param: error.param };
         break;
       }
+      // A logits processor may have had it aborted.
+      if (sequence.state !== "running") return;
       if (token === undefined) {
         wrong = noTokenLeft(sequence, position, rules && logits && argmax(logits) !== undefined);
         break;
@@ -288,20 +290,25 @@ export class Engine {
       if (ended.finish || !agrees) break;
     }
     if (tokens.length > 0) this.#tell(part, tokens, numAccepted, { ...(params.logprobs !== undefined && { logprobs }), ...ended });
-    if (wrong) this.#end(sequence, { id, tokens: [], ...wrong });
+    if (wrong && sequence.state === "running") this.#end(sequence, { id, tokens: [], ...wrong });
   }
 
-  /** Takes down how likely the prompt's tokens are that follow those of a part. False: it has ended, for the model's logits are no numbers. */
-  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits }: Sampled): boolean {
-    const { id, numSettled, numPromptTokens, promptLogprobs, params } = sequence;
-    const end = numSettled + numTokens;
-    for (let position = end - numLogits + 1, i = hostRow!; position <= end && position < numPromptTokens; position++, i++) {
-      if (argmax(logits[i]!) === undefined) {
+  /** Tells how likely the prompt's tokens are that follow those of a part. False: the request has ended, for the model's logits are no numbers. */
+  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits: rows }: Sampled): boolean {
+    const { id, numSettled, numPromptTokens, numRead: from, params } = sequence;
+    const to = Math.min(numSettled + numTokens + 1, numPromptTokens);
+    if (numLogits === 0) return true;
+    const logprobs: TokenLogprobs[] = [];
+    for (let position = from; position < to; position++) {
+      const logits = rows[hostRow! + position - from]!;
+      if (argmax(logits) === undefined) {
         this.#end(sequence, { id, tokens: [], ...noTokenLeft(sequence, position, false) });
         return false;
       }
-      promptLogprobs!.push(logprobsOf(logits[i]!, sequence.token(position), params.promptLogprobs!));
+      logprobs.push(logprobsOf(logits, sequence.token(position), params.promptLogprobs!));
     }
+    sequence.numRead = to;
+    this.#deltas.push({ id, tokens: [], promptLogprobs: { from, logprobs } });
     return true;
   }
 
@@ -322,8 +329,7 @@ export class Engine {
       for (let i = 0; i < numAccepted; i++) this.#acceptedPerPosition[i]!++;
       this.#drafter!.decided(sequence, numDrafts, tokens.length);
     }
-    const { promptLogprobs } = sequence;
-    const delta: Delta = { id, tokens, ...(isFirst && promptLogprobs && { promptLogprobs }), ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
+    const delta: Delta = { id, tokens, ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);
   }

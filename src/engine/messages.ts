@@ -44,7 +44,7 @@ export type FinishReason = "stop" | "length" | "abort" | "error";
 /** What one step added to one request. */
 export interface Delta {
   readonly id: string;
-  /** Tokens generated in this step, in order, the one that ended it included; empty only with `finish`. */
+  /** Tokens generated in this step, in order, the one that ended it included; empty only with `finish`, or while a prompt is read. */
   readonly tokens: readonly number[];
   /** With the first token: how long the request waited before a step first worked on it. */
   readonly queueSeconds?: number;
@@ -52,8 +52,8 @@ export interface Delta {
   readonly cachedTokens?: number;
   /** One for each token, where the request asked. */
   readonly logprobs?: readonly TokenLogprobs[];
-  /** With the first token, where the request asked: of the prompt's tokens from the second on. */
-  readonly promptLogprobs?: readonly TokenLogprobs[];
+  /** Before the first token or with it, where the request asked: of the prompt's tokens from number `from` on, 1 at first, as far as this step read them. */
+  readonly promptLogprobs?: { readonly from: number; readonly logprobs: readonly TokenLogprobs[] };
   readonly finish?: FinishReason;
   /** The stop token id that ended it, where one did that is not the model's own end token. */
   readonly stopTokenId?: number;

@@ -95,12 +95,11 @@ test("a lower priority goes first, equals by arrival: into the batch, and when p
 test("a prompt whose log-probabilities are wanted takes the rows of logits that nobody else needs, and finds no pages of what it must compute", () => {
   const scheduler = make({ maxNumBatchedTokens: 50, maxNumSeqs: 4, maxNumLogits: 6, pageSize: 2 }, 60);
   const read = (id: string, length: number) => new Sequence(id, Int32Array.from({ length }, (_, i) => i), { ...defaultSampling, maxTokens: 4, promptLogprobs: 1 }, 0, 1 << 20);
-  const done = { token: 0, logprob: 0, rank: 1, top: [] };
   const run = () => {
     const work = scheduler.schedule().map((w) => [w.sequence.id, w.numTokens, w.numLogits]);
     for (const { sequence, numTokens } of scheduler.schedule()) {
       const last = numTokens === sequence.numUncomputed;
-      for (let end = sequence.numComputed + numTokens; sequence.logitsFrom < end; ) sequence.promptLogprobs!.push(done);
+      while (sequence.logitsFrom < sequence.numComputed + numTokens) sequence.numRead++;
       sequence.compute(numTokens, last ? 0 : undefined);
       sequence.settle(numTokens, last ? [0] : []);
     }
@@ -181,7 +180,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
   let arrivals = 0, ops = 0;
 
   const finish = (s: Sequence): void => {
-    if (s.numGenerated > 0 && s.promptLogprobs) invariant(s.promptLogprobs.length === s.numPromptTokens - 1 && s.promptLogprobs.every((known, i) => known.token === s.token(i + 1)), `${s.id} was not read to its end, or twice`);
+    if (s.numGenerated > 0 && s.params.promptLogprobs !== undefined) invariant(s.numRead === s.numPromptTokens, `${s.id} was not read to its end`);
     for (let i = s.numPromptTokens; i < s.numTokens; i++) invariant(s.token(i) === token(s, i), `token ${i} of ${s.id} was lost or repeated`);
     scheduler.remove(s);
     alive.delete(s);
@@ -236,10 +235,10 @@ function simulate(seed: number, reached: Record<string, number>): number {
     invariant(work.reduce((sum, w) => sum + w.numTokens + w.numDrafts, 0) <= limits.maxNumBatchedTokens && work.every((w) => w.numDrafts <= limits.numSpeculativeTokens), "drafts over the budget");
     invariant(work.reduce((sum, w) => sum + w.numLogits + w.numDrafts, 0) <= limits.maxNumLogits, "more rows of logits than there is room for");
     for (const { sequence: s, numTokens: numKnownTokens, numLogits, numDrafts } of [...work]) {
-      const end = s.numComputed + numKnownTokens, { logitsFrom, promptLogprobs } = s;
+      const end = s.numComputed + numKnownTokens, { logitsFrom } = s;
       if (logitsFrom < Infinity) {
         invariant(s.numComputed <= logitsFrom && numLogits === Math.max(0, end - logitsFrom), `${s.id} wants logits from ${logitsFrom} and gets ${numLogits} up to ${end}`);
-        for (let position = logitsFrom + 1; position <= Math.min(end, s.numPromptTokens - 1); position++) promptLogprobs!.push({ token: s.token(position), logprob: 0, rank: 1, top: [] });
+        if (numLogits > 0) s.numRead = Math.min(end + 1, s.numPromptTokens);
         if (s.numComputed > 0 && s.numReadyPages * pageSize >= s.numComputed && !before.has(s)) reached["prompts that go on being read"]!++;
         if (end < s.numTokens && work.reduce((sum, w) => sum + w.numTokens, 0) < limits.maxNumBatchedTokens) reached["prompts cut by rows"]!++;
       } else invariant(numLogits === (end === s.numTokens ? 1 : 0), `${s.id} gets ${numLogits} rows of logits`);

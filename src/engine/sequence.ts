@@ -21,7 +21,6 @@
  * Knows no scheduler, no pool and no tensors.
  */
 import { invariant } from "../core/errors.ts";
-import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
 import type { LogitRules } from "../sampling/rules.ts";
 
@@ -43,8 +42,8 @@ export class Sequence {
   readonly priority: number;
   /** Its place among those of its priority. Set by the scheduler. */
   arrival = 0;
-  /** Where the request wants them: of the prompt's tokens from the second on, as far as they have been computed. Outlives a preemption, too. */
-  readonly promptLogprobs: TokenLogprobs[] | undefined;
+  /** How likely the first so many of the prompt's tokens are has been told, where the request wants to know. Changed by the engine; outlives a preemption. */
+  numRead = 1;
   /** Page of logical block i: tokens i * pageSize and on. Changed by the prefix cache only, as are the two counts. */
   readonly pages: number[] = [];
   /** So many of `pages`, from the first on, others can find. */
@@ -69,7 +68,6 @@ export class Sequence {
     this.rules = rules;
     this.salt = salt;
     this.priority = priority;
-    this.promptLogprobs = params.promptLogprobs === undefined ? undefined : [];
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
     const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;
@@ -129,8 +127,7 @@ export class Sequence {
 
   /** The token from which on every one's logits are wanted, as they say how likely the prompt's next is; Infinity: only the last one's are. */
   get logitsFrom(): number {
-    const numDone = this.promptLogprobs?.length ?? Infinity;
-    return numDone < this.numPromptTokens - 1 ? numDone : Infinity;
+    return this.params.promptLogprobs !== undefined && this.numRead < this.numPromptTokens ? this.numRead - 1 : Infinity;
   }
 
   token(position: number): number {

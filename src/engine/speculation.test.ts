@@ -28,11 +28,11 @@ async function drain(engine: Engine, during: (step: number) => boolean = () => f
   for (let step = 0, more = true; more || !engine.idle; step++) {
     assert.ok(step < 5000, "never idle");
     more = during(step);
-    for (const { id, tokens, logprobs = [], queueSeconds: _, cachedTokens: __, ...end } of await engine.step()) {
+    for (const { id, tokens, logprobs = [], promptLogprobs, queueSeconds: _, cachedTokens: __, ...end } of await engine.step()) {
       const before = out.get(id);
       assert.equal(before?.end.finish, undefined, `${id} goes on after its end`);
       assert.ok(logprobs.length === 0 || logprobs.length === tokens.length);
-      out.set(id, { tokens: [...(before?.tokens ?? []), ...tokens], logprobs: [...(before?.logprobs ?? []), ...logprobs], end });
+      out.set(id, { tokens: [...(before?.tokens ?? []), ...tokens], logprobs: [...(before?.logprobs ?? []), ...(promptLogprobs?.logprobs ?? []), ...logprobs], end });
     }
   }
   return out;
@@ -76,7 +76,7 @@ class Oracle implements Drafter {
   decided(): void {}
 }
 
-const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen);
+const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen, () => true);
 
 test("right drafts come with the token behind them: a step for each k + 1 tokens, and none past the end", async () => {
   const prompt = Int32Array.of(3, 4), params = { ...greedy, maxTokens: 20 };
@@ -201,6 +201,7 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
         ...defaultSampling, seed: i, maxTokens: int(1, 16), temperature: i % 2 ? 0 : 0.4 + random(), ignoreEos: random() < 0.5, stopTokenIds: random() < 0.3 ? [int(14, 49), int(14, 49)] : [],
         topK: random() < 0.3 ? 8 : 0, topP: random() < 0.3 ? 0.8 : 1, minP: random() < 0.2 ? 0.05 : 0, ...allowed,
         ...(random() < 0.25 && { logprobs: 2 }), ...(random() < 0.2 && { frequencyPenalty: 0.4, logitBias: new Map([[int(14, 49), 3]]) }),
+        ...(random() < 0.15 && { promptLogprobs: 1 }), ...(random() < 0.1 && { logitsProcessors: [(logits, { outputTokenIds }) => void (logits[14 + (outputTokenIds.at(-1) ?? 0) % 36] = 4)] }),
         ...(random() < 0.1 && { repetitionPenalty: 1.3, badWords: [[int(14, 49)], [3, 4]], minTokens: 1 }),
         // A few tokens only, so that what stood there before stands there again.
         ...(kind === "ngram" && random() < 0.7 && { allowedTokenIds: [15, 16] }),
@@ -232,7 +233,7 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
     const out = await drain(engine, (step) => {
       now = step;
       for (const r of requests) {
-        if (r.arrival === step) engine.submit(r.id, r.prompt, r.params);
+        if (r.arrival === step) engine.submit(r.id, r.prompt, r.params, { priority: Number(r.id) % 3 });
         if (r.leave === step) engine.abort(r.id);
       }
       return step < 13;

@@ -76,6 +76,8 @@ export interface OutputOptions {
   readonly decoder: TokenDecoder | undefined;
   readonly stop: readonly string[];
   readonly includeStopStrInOutput: boolean;
+  /** Whether the prompt's log-probabilities were asked for. Default false. */
+  readonly promptLogprobs?: boolean;
   /** In the text of so many tokens no stop string ends. */
   readonly minTokens: number;
   /** How the caller spells field names. */
@@ -92,9 +94,16 @@ export class GenerationFailed extends Error {
 /** Text and stop strings over the engine's deltas. Returning early (a stop string) ends the engine's request. */
 export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputOptions): AsyncGenerator<GenerationDelta, void, void> {
   const stops = new StopStrings(options.stop, options.includeStopStrInOutput);
-  const output = outputOf.bind(undefined, options.index ?? 0);
+  // They come while the prompt is read, and go on with its first token.
+  const prompt: (TokenLogprobs | null)[] = [null];
   let made = 0;
+  const output = (text: string, tokens: readonly number[], delta: Delta, finish?: FinishReason, reason?: string | number): GenerationDelta =>
+    outputOf(options.index ?? 0, text, tokens, delta, options.promptLogprobs && made === tokens.length && made > 0 ? prompt : undefined, finish, reason);
   for await (const delta of deltas) {
+    if (delta.promptLogprobs) {
+      for (const [i, known] of delta.promptLogprobs.logprobs.entries()) prompt[delta.promptLogprobs.from + i] = known;
+      continue;
+    }
     if (delta.finish === "error" && delta.param !== undefined) throw new BadRequest(options.spell(delta.param), delta.message ?? `${options.spell(delta.param)} is refused`);
     if (delta.finish === "error") throw new GenerationFailed(delta.message ?? "the engine could not finish this request");
     const tokens: number[] = [];
@@ -124,13 +133,13 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
 }
 
 function outputOf(
-  index: number, text: string, tokens: readonly number[], { logprobs, promptLogprobs, queueSeconds, cachedTokens }: Delta, finishReason?: FinishReason, stopReason?: string | number,
+  index: number, text: string, tokens: readonly number[], { logprobs, queueSeconds, cachedTokens }: Delta, promptLogprobs: GenerationDelta["promptLogprobs"], finishReason?: FinishReason, stopReason?: string | number,
 ): GenerationDelta {
   return {
     index, text, tokens,
     ...(queueSeconds !== undefined && { queueSeconds }),
     ...(cachedTokens !== undefined && { cachedTokens }),
-    ...(promptLogprobs && { promptLogprobs: [null, ...promptLogprobs] }),
+    ...(promptLogprobs && { promptLogprobs }),
     ...(logprobs && { logprobs: logprobs.slice(0, tokens.length) }),
     ...(finishReason && { finishReason }),
     ...(stopReason !== undefined && { stopReason }),

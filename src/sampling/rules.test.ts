@@ -133,7 +133,8 @@ test("a logits processor that throws, returns something or gives the logits away
   for (const [processor, message] of [
     [() => { throw new RangeError("no such word"); }, "logitsProcessors[1] threw RangeError: no such word, after 1 tokens of output"],
     [() => { throw "a text"; }, "logitsProcessors[1] threw a text, after 1 tokens of output"], // eslint-disable-line no-throw-literal
-    [async () => {}, "logitsProcessors[1] returned something; it must write to the logits it is given, at once, and return nothing, after 1 tokens of output"],
+    [() => { throw Object.create(null); }, "logitsProcessors[1] threw a value of type object, after 1 tokens of output"],
+    [async () => { throw new Error("unheard"); }, "logitsProcessors[1] returned something; it must write to the logits it is given, at once, and return nothing, after 1 tokens of output"],
     [(row: Float32Array) => void structuredClone(row, { transfer: [row.buffer as ArrayBuffer] }), "logitsProcessors[1] gave the logits away, after 1 tokens of output"],
   ] as const) {
     const made = of(processor);

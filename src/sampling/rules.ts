@@ -96,9 +96,13 @@ export class LogitRules {
       try {
         result = processor(row, { promptTokenIds: this.#prompt, outputTokenIds: this.#output });
       } catch (error) {
-        fail(`threw ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}`);
+        fail(`threw ${error instanceof Error ? `${error.name}: ${error.message}` : typeof error === "string" ? error : `a value of type ${typeof error}`}`);
       }
-      if (result !== undefined) fail("returned something; it must write to the logits it is given, at once, and return nothing");
+      if (result !== undefined) {
+        // What an async one rejects with is not heard of a second time.
+        Promise.resolve(result).catch(() => {});
+        fail("returned something; it must write to the logits it is given, at once, and return nothing");
+      }
       if (row.length !== logits.length) fail("gave the logits away");
     }
     for (let i = 0; i < this.#seen.length; i++) this.#penalise(row, i, 0);

@@ -27,7 +27,7 @@ function oracle(logits: Float32Array, p: SamplingParams, seed: number, position:
     });
   }
   order.sort((a, b) => a - b);
-  const u = uniform(seed, 0, position) * order.reduce((sum, id) => sum + mass[id]!, 0);
+  const u = uniform(seed, position) * order.reduce((sum, id) => sum + mass[id]!, 0);
   let sum = 0;
   return { token: order.find((id) => (sum += mass[id]!) > u), close, kept: order.length };
 }

@@ -101,8 +101,11 @@ async function* promptsFirst(steps: AsyncIterable<Step>): AsyncGenerator<Step, v
   for await (const step of steps) {
     const { prompt, delta } = step;
     if (known.has(prompt)) yield step;
-    else if (!delta.promptLogprobs) held.set(prompt, [...(held.get(prompt) ?? []), step]);
-    else {
+    else if (!delta.promptLogprobs) {
+      const waiting = held.get(prompt) ?? [];
+      waiting.push(step);
+      held.set(prompt, waiting);
+    } else {
       known.add(prompt);
       yield step;
       yield* held.get(prompt) ?? [];

@@ -12,7 +12,7 @@ export const limits = {
   messages: 10_000,
   prompts: 1024,
   /** What one answer may say of its prompts: their tokens and the log-probabilities beside each, as often as they are repeated for choices. */
-  promptEntries: 2 ** 21,
+  promptEntries: 2 ** 18,
   /** Token ids that /tokenize answers with and /detokenize takes. */
   tokens: 2 ** 20,
   /** Generations (one for each choice of each prompt) and token jobs under way, over all routes. */

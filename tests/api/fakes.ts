@@ -68,6 +68,16 @@ export class FakeEngine implements EngineClient {
     this.#cachedTokens += cachedTokens;
     let hash = prompt.reduce((sum, token) => (Math.imul(sum, 31) + token) | 0, params.seed ?? 0);
     try {
+      // Two tokens of the prompt in each step.
+      for (let from = 1; params.promptLogprobs !== undefined && from < prompt.length; from += 2) {
+        yield {
+          id: "fake", tokens: [], promptLogprobs: {
+            from, logprobs: Array.from(prompt.slice(from, from + 2), (token, i) => ({
+              token, logprob: -from - i, rank: 2, top: Array.from({ length: params.promptLogprobs! }, (_, at) => ({ token: 65 + at, logprob: at < 1 ? -0.25 : -Infinity })),
+            })),
+          },
+        };
+      }
       for (let made = 0; ; ) {
         if (signal?.aborted) return yield { id: "fake", tokens: [], finish: "abort" };
         await (stepMs === undefined ? nextTurn() : sleep(stepMs));
@@ -90,11 +100,6 @@ export class FakeEngine implements EngineClient {
         const last = tokens.at(-1)!;
         yield {
           id: "fake", tokens, ...(queueSeconds !== undefined && made === tokens.length && { queueSeconds }), ...(cachedTokens > 0 && made === tokens.length && { cachedTokens }), ...(finish && { finish }), ...(finish === "stop" && last !== eos && { stopTokenId: last }),
-          ...(params.promptLogprobs !== undefined && made === tokens.length && {
-            promptLogprobs: Array.from(prompt.slice(1), (token, i) => ({
-              token, logprob: -1 - i, rank: 2, top: Array.from({ length: params.promptLogprobs! }, (_, at) => ({ token: 65 + at, logprob: at < 1 ? -0.25 : -Infinity })),
-            })),
-          }),
           ...(params.logprobs !== undefined && {
             logprobs: tokens.map((token) => ({
               token, logprob: -0.5, rank: 1, top: Array.from({ length: params.logprobs! }, (_, i) => ({ token: i === 0 ? token : 65 + i, logprob: i < 2 ? -0.5 - i : -Infinity })),

@@ -2,8 +2,11 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../../src/core/random.ts";
+import { DraftModel } from "../../src/engine/draft-model.ts";
+import type { Drafter } from "../../src/engine/drafter.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "../../src/engine/engine.ts";
 import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
+import { NgramDrafter } from "../../src/engine/ngram.ts";
 import type { FormatOptions } from "../../src/model/load.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
 import { fixture, openTiny } from "./tiny-model.ts";
@@ -15,7 +18,7 @@ interface Request {
   readonly family: string;
 }
 interface Answer {
-  /** One per token: its id and the bits of every log-probability that came with it. Those of the prompt's tokens go before the first. */
+  /** One per token, those of the prompt first where it is read: its id and the bits of every log-probability that came with it. */
   readonly tokens: readonly string[];
   readonly finish: string | undefined;
 }
@@ -31,10 +34,10 @@ const bitsOf = (x: number): string => {
 };
 const written = ({ token, logprob, rank, top }: TokenLogprobs): string => [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
 const answersOf = (deltas: readonly Delta[]): Answer => ({
-  tokens: deltas.flatMap((d) => d.tokens.map((token, i) => {
-    assert.equal(d.logprobs![i]!.token, token);
-    return [...(i === 0 ? d.promptLogprobs ?? [] : []), d.logprobs![i]!].map(written).join(", ");
-  })),
+  tokens: deltas.flatMap((d) => {
+    for (const [i, token] of d.tokens.entries()) assert.equal(d.logprobs![i]!.token, token);
+    return [...(d.promptLogprobs?.logprobs ?? []), ...(d.logprobs ?? [])].map(written);
+  }),
   finish: deltas.at(-1)?.finish,
 });
 
@@ -71,8 +74,8 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
       ...(i % 5 === 2 && { logitsProcessors: [(logits, { outputTokenIds }) => void (logits[outputTokenIds.at(-1) ?? 0]! -= 3)] }),
     },
   }));
-  // Every fourth is another choice of the one before.
-  return requests.map((request, i) => (i % 4 === 3 ? { ...request, prompt: requests[i - 1]!.prompt, family: requests[i - 1]!.family } : request));
+  // Every third is another choice of the one before.
+  return requests.map((request, i) => (i % 3 === 2 ? { ...request, prompt: requests[i - 1]!.prompt, family: requests[i - 1]!.family } : request));
 }
 
 const cases: readonly (readonly [name: string, pageSize: number, formats: FormatOptions])[] = [
@@ -81,9 +84,11 @@ const cases: readonly (readonly [name: string, pageSize: number, formats: Format
 ];
 for (const [name, pageSize, formats] of cases) {
   const { quantization = "none", kvCacheDtype } = formats;
-  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, priorities, chunks, preemptions, cancellations, other choices of the prompt and shared beginnings`, async () => {
+  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, priorities, chunks, preemptions, cancellations, other choices of the prompt, shared beginnings and drafts`, async () => {
     const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, maxNumLogits: 64, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
     await using model = await openTiny(fixture(name), most, 2, formats);
+    // The same weights, rounded otherwise: often of one mind.
+    await using draft = await openTiny(fixture(name), most, 1, { ...formats, quantization: quantization === "int4" ? "int8" : "int4" });
     const { eosTokenIds, seen } = model;
     const random = stream(31);
     const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
@@ -94,11 +99,16 @@ for (const [name, pageSize, formats] of cases) {
     assert.ok(new Set(expected.map((a) => a.tokens.join())).size === expected.length, "requests differ");
 
     let preemptions = 0, cancelled = 0, compared = 0, hits = 0, hitsOfChoices = 0;
+    const drafts = { model: { drafted: 0, accepted: 0 }, ngram: { drafted: 0, accepted: 0 } };
     for (const maxNumBatchedTokens of long ? [...chunkSizes, ...chunkSizes, ...chunkSizes] : chunkSizes) {
       // Pages for one whole sequence and a little more: whoever shares them is preempted sooner or later.
-      const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(24 / pageSize));
-      const enablePrefixCaching = random() < 0.6, maxNumSeqs = int(2, 8);
-      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs, maxNumLogits: int(maxNumSeqs, 12), numPages, enablePrefixCaching }, eosTokenIds });
+      const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(14 / pageSize));
+      const enablePrefixCaching = random() < 0.6, maxNumSeqs = int(2, 8), maxNumLogits = int(maxNumSeqs, random() < 0.5 ? 12 : 48);
+      const limits: EngineLimits = { ...most, maxNumBatchedTokens, maxNumSeqs, maxNumLogits, numPages, enablePrefixCaching };
+      const kind = (["none", "model", "model", "ngram"] as const)[int(0, 3)]!, k = int(1, 5);
+      const drafter: Drafter | undefined = kind === "none" ? undefined : kind === "model" ? new DraftModel(draft, k, limits, maxModelLen, () => true)
+        : new NgramDrafter({ numSpeculativeTokens: k, promptLookupMin: 1, promptLookupMax: 3 });
+      const engine = new Engine(model, { limits, eosTokenIds, ...(drafter && { drafter }) });
       const arrivals = requests.map(() => int(0, 25));
       const plans = requests.map((request, i) => ({
         id: String(i), request, arrival: arrivals[Number(request.family)]!, leave: random() < 0.25 ? int(5, 60) : Infinity,
@@ -113,7 +123,7 @@ for (const [name, pageSize, formats] of cases) {
       });
       for (const [i, want] of expected.entries()) {
         const got = answersOf(out.get(String(i)) ?? []);
-        const where = `request ${i} with chunks of ${maxNumBatchedTokens} and ${numPages} pages`;
+        const where = `request ${i} with chunks of ${maxNumBatchedTokens} ${numPages} pages, drafts by ${kind}`;
         assert.deepEqual(got.tokens, want.tokens.slice(0, got.tokens.length), where);
         compared += got.tokens.length;
         if (got.finish === "abort" || got.finish === undefined) cancelled++;
@@ -122,9 +132,15 @@ for (const [name, pageSize, formats] of cases) {
       preemptions += engine.stats().numPreemptions;
       if (enablePrefixCaching) hits += engine.stats().prefixCacheHits;
       else hitsOfChoices += engine.stats().prefixCacheHits;
+      if (kind !== "none") {
+        drafts[kind].drafted += engine.stats().numDraftTokens;
+        drafts[kind].accepted += engine.stats().acceptedPerPosition.reduce((sum, count) => sum + count, 0);
+      }
       assert.equal(engine.stats().numFreePages, numPages);
     }
     const reached = { ...seen, preemptions, cancelled, compared, hits, hitsOfChoices };
     for (const [what, count] of Object.entries(reached)) assert.ok(count > 10, `${what}: only ${count} of ${JSON.stringify(reached)}`);
+    const { model: { drafted, accepted }, ngram } = drafts;
+    assert.ok(accepted > 0.2 * drafted && accepted < 0.8 * drafted && drafted > 200 && ngram.drafted > 50, JSON.stringify(drafts));
   });
 }
