@@ -89,7 +89,7 @@ export class Oracle {
 
   #choose(logits: Float32Array): number {
     const { params: { temperature, topP, minP, topK }, seed } = this.request, greedy = temperature < 1e-5;
-    return choose(logits, { temperature: greedy ? 0 : Math.max(temperature, 0.01), topP, minP, topK: Math.max(0, topK), uniform: uniform(seed, 0, this.tokens.length) });
+    return choose(logits, { temperature: greedy ? 0 : Math.max(temperature, 0.01), topP, minP, topK: Math.max(0, topK), uniform: uniform(seed, this.tokens.length) });
   }
 
   /** Of the prompt's tokens from the second on, where they are wanted. */

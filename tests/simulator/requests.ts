@@ -119,7 +119,7 @@ export class Requests {
     return {
       id: String(number), prompt: Int32Array.from(prompt), params, standing, wrong,
       space: enablePrefixCaching ? standing.salt! : standing.family ?? `request ${number}`,
-      seed: params.seed ?? Math.floor(uniform(engineSeed, 0, number) * 2 ** 53),
+      seed: params.seed ?? Math.floor(uniform(engineSeed, number) * 2 ** 53),
     };
   }
 }

@@ -48,6 +48,8 @@ interface Open {
   readonly since: number;
   startedAt?: number;
   numAnswers: number;
+  /** So many tokens of its prompt it has been told how likely they are, the first counted too. */
+  numRead: number;
   /** It was aborted while the engine had it. */
   left: boolean;
 }
@@ -145,7 +147,7 @@ class Run implements World {
     this.#note(`submit ${id} [${prompt}] seed ${seed} `, { ...standing, ...params });
     if (this.#isStepping) this.#reached["requests that come during a step"]++;
     if (params.seed === undefined) this.#reached["seeds drawn by the engine"]++;
-    this.#open.set(id, { request, oracle: new Oracle(request, this.swarm), since: this.#clock, numAnswers: 0, left: false });
+    this.#open.set(id, { request, oracle: new Oracle(request, this.swarm), since: this.#clock, numAnswers: 0, numRead: 1, left: false });
     this.#engine.submit(id, prompt.slice(), params, standing);
   }
 
@@ -246,7 +248,15 @@ class Run implements World {
       if (this.#ended.length > 8) this.#ended.shift();
     }
     if (open.left && finish !== undefined) return assert.deepEqual(delta, { id, tokens: [], finish: "abort" });
-    const { oracle, numAnswers } = open, where = `answer ${numAnswers} of request ${id}`;
+    const { oracle, numAnswers, request: { prompt, params } } = open;
+    if (promptLogprobs) {
+      const { from, logprobs } = promptLogprobs;
+      assert.deepEqual(delta, { id, tokens: [], promptLogprobs }, "how likely a prompt was comes alone");
+      assert.ok(params.promptLogprobs !== undefined && from === open.numRead && logprobs.length > 0, `request ${id} is told of ${logprobs.length} tokens of its prompt from ${from} on, and knew of ${open.numRead}`);
+      open.numRead += logprobs.length;
+      return compareLogprobs(logprobs, oracle.promptLogprobs().slice(from - 1, open.numRead - 1), `the prompt of request ${id}`);
+    }
+    const where = `answer ${numAnswers} of request ${id}`;
     // Several tokens at once are what they are one by one, and only the last can be the end.
     const answers = Array.from({ length: Math.max(1, tokens.length) }, (_, i) => oracle.answer(numAnswers + i)), expected = answers.at(-1);
     assert.ok(expected, `${where} comes after its end: ${JSON.stringify(delta)}`);
@@ -254,10 +264,9 @@ class Run implements World {
     assert.match(message ?? "", expected.message ?? /^$/, where);
     compareLogprobs(logprobs, answers.flatMap((answer) => answer!.logprobs ?? []), where);
     reached["log-probabilities compared"] += logprobs.length;
-    const isFirst = tokens.length > 0 && numAnswers === 0, wantsPrompt = open.request.params.promptLogprobs !== undefined;
-    assert.equal(promptLogprobs !== undefined, isFirst && wantsPrompt, `whether ${where} says how likely the prompt was`);
-    if (promptLogprobs) {
-      compareLogprobs(promptLogprobs, oracle.promptLogprobs(), `the prompt of request ${id}`);
+    const isFirst = tokens.length > 0 && numAnswers === 0;
+    if (isFirst && params.promptLogprobs !== undefined) {
+      assert.equal(open.numRead, prompt.length, `tokens of its prompt that request ${id} has been told of before the first token`);
       reached["prompts read"]++;
     }
     if (tokens.length > 1) reached["answers of several tokens"]++;
