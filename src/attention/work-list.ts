@@ -30,6 +30,8 @@ export interface WorkShape {
 
 /** Cost of a block whose mask is evaluated, in units of a full block: only the order of items depends on it. */
 const partialCost = 2;
+/** Where an item's cost stands until the items are in order. */
+const costWord = workItem.firstPartial;
 
 /**
  * Words that a list can need. Items: sequence i makes ceil(rows_i / queryTile) <= 1 + (rows_i - 1) / queryTile of them, so all make at
@@ -141,7 +143,7 @@ export class WorkWriter {
 
   endItem(): void {
     this.#words[this.#item + workItem.numRuns] = this.#itemRuns;
-    this.#words[this.#item + workItem.cost] = this.#blocks * this.#words[this.#item + workItem.numRows]!;
+    this.#words[this.#item + costWord] = this.#blocks * this.#words[this.#item + workItem.numRows]!;
   }
 
   /** The finished list. */
@@ -151,7 +153,20 @@ export class WorkWriter {
     words[0] = this.#numItems;
     words[1] = this.#firstRunWord;
     sortItems(words, this.#numItems);
+    words[2] = this.#numberPartial();
     return words.subarray(0, this.#firstRunWord + this.#runs * runWords);
+  }
+
+  /** Counts the blocks of partial runs, item by item. */
+  #numberPartial(): number {
+    const words = this.#words;
+    let count = 0;
+    for (let at = workHeaderWords; at < this.#firstRunWord; at += workItem.words) {
+      words[at + workItem.firstPartial] = count;
+      const firstRun = this.#firstRunWord + words[at + workItem.firstRun]! * runWords, end = firstRun + words[at + workItem.numRuns]! * runWords;
+      for (let run = firstRun; run < end; run += runWords) if (words[run + 1]! & 1) count += words[run + 1]! >> 1;
+    }
+    return count;
   }
 
   #grow(): void {
@@ -165,7 +180,7 @@ export class WorkWriter {
 /** Whether item i comes before item j: the dearer first, then by sequence and row, so that the order is total. */
 function before(words: Int32Array, i: number, j: number): boolean {
   const a = workHeaderWords + i * workItem.words, b = workHeaderWords + j * workItem.words;
-  const cost = words[a + workItem.cost]! - words[b + workItem.cost]!;
+  const cost = words[a + costWord]! - words[b + costWord]!;
   if (cost !== 0) return cost > 0;
   const sequence = words[a + workItem.sequence]! - words[b + workItem.sequence]!;
   return sequence !== 0 ? sequence < 0 : words[a + workItem.firstRow]! < words[b + workItem.firstRow]!;

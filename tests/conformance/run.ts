@@ -36,6 +36,8 @@ export interface RunOptions {
   readonly compute?: "bf16" | "f16" | undefined;
   /** Ids to run; all when left out. */
   readonly only?: ReadonlySet<string> | undefined;
+  /** Trials are dealt to `of` processes, of which this is `part`; those of a case that share a kernel to the same one. All when left out. */
+  readonly share?: { readonly part: number; readonly of: number } | undefined;
 }
 
 /** Times what the type itself costs that a launch may err: f32 dense and paged, and 16-bit results. */
@@ -58,21 +60,28 @@ function typed<M extends Mods>({ compute }: Place, mods: M): M {
 
 const shapesOf = { all: allShapes, quick: quickShapes, paged: pagedShapes } as const;
 
-export async function* run(backend: Backend, { shapes, only, compute, host = true }: RunOptions): AsyncGenerator<Verdict> {
-  const chosen = <T extends { readonly id: string }>(list: readonly T[]): readonly T[] => list.filter(({ id }) => !only || only.has(id));
+export async function* run(backend: Backend, { shapes, only, compute, share = { part: 0, of: 1 }, host = true }: RunOptions): AsyncGenerator<Verdict> {
+  /** With each case's place in the whole list: the shapes that it is tried in do not depend on what else is. */
+  const chosen = <T extends { readonly id: string }>(list: readonly T[], from = 0): readonly (readonly [c: T, nth: number])[] => list.map((c, i) => [c, from + i] as const).filter(([{ id }]) => !only || only.has(id));
   const place: Place = { ...counting(backend), rows: rowsAsked[shapes], compute };
-  let nth = 0;
-  for (const c of chosen(cases)) {
+  let numDealt = 0;
+  const mine = (): boolean => numDealt++ % share.of === share.part;
+  for (const [c, nth] of chosen(cases)) {
+    const dealt = new Map<string, boolean>();
     for (const l of shapesOf[shapes](nth)) {
-      if (!c.denseOnly || l.form.kind === "dense") yield { ...named(c, l.name), ...(await caught(() => tryCase(place, c, l))) };
+      if (c.denseOnly && l.form.kind !== "dense") continue;
+      const { heads, kvHeads, dim, valueDim } = l.shape, kernel = [heads, kvHeads, dim, valueDim].join();
+      if (!dealt.has(kernel)) dealt.set(kernel, mine());
+      if (dealt.get(kernel)) yield { ...named(c, l.name), ...(await caught(() => tryCase(place, c, l))) };
     }
-    if (c.change) yield { ...named(c, "change"), ...(await caught(() => tryChange(place, c))) };
-    if (host) yield* hostOnly(c);
-    nth++;
+    if (c.change && mine()) yield { ...named(c, "change"), ...(await caught(() => tryChange(place, c))) };
+    if (host && mine()) yield* hostOnly(c);
   }
-  for (const c of chosen(composites)) for (const l of (shapes === "paged" ? pagedShapes : quickShapes)(nth++)) yield { ...named(c, l.name), ...(await caught(() => tryComposite(place, c, l))) };
-  for (const c of chosen(agreements)) yield { ...named(c, "agree"), ...(await caught(() => tryAgreement(place, c))) };
-  for (const c of chosen(refused)) yield { ...named(c, "refused"), ...(await tryRefused(place, c)) };
+  for (const [c, nth] of chosen(composites, cases.length)) {
+    for (const l of (shapes === "paged" ? pagedShapes : quickShapes)(nth)) if (mine()) yield { ...named(c, l.name), ...(await caught(() => tryComposite(place, c, l))) };
+  }
+  for (const [c] of chosen(agreements)) if (mine()) yield { ...named(c, "agree"), ...(await caught(() => tryAgreement(place, c))) };
+  for (const [c] of chosen(refused)) if (mine()) yield { ...named(c, "refused"), ...(await tryRefused(place, c)) };
 }
 
 type Outcome = Pick<Verdict, "status" | "note" | "ratio" | "loose">;
