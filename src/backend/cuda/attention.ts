@@ -70,19 +70,22 @@ export interface AttentionSource {
 export interface Holding {
   readonly rowsOfWarp: 32 | 16;
   readonly keysOfBlock: 64 | 32;
+  /** Whether partial blocks' masks are read as bits: another way through the softmax, which takes registers too. */
+  readonly packed: boolean;
 }
-const holdings: readonly Holding[] = [{ rowsOfWarp: 32, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 32 }];
+const shapes: readonly Omit<Holding, "packed">[] = [{ rowsOfWarp: 32, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 32 }];
 
-/** What is worth trying for a plan, in order. 32 rows of more than 128 output elements never fit, nor does what mods with many loads hold for them. */
+/** What is worth trying for a plan, in order: more rows are worth more than packed bits. 32 rows of more than 128 output elements never fit, nor does what mods with many loads hold for them. */
 export function holdingsFor(plan: AttentionPlan): readonly Holding[] {
   const loads = countLoads([plan.scoreMod, plan.maskMod, plan.weightMod]);
-  return plan.headDimV > 128 || loads > mostLoadsOfTwoTiles ? holdings.slice(1) : holdings;
+  const fitting = plan.headDimV > 128 || loads > mostLoadsOfTwoTiles ? shapes.slice(1) : shapes, ways = packsMask(plan) ? [true, false] : [false];
+  return fitting.flatMap((shape) => ways.map((packed) => ({ ...shape, packed })));
 }
 const mostLoadsOfTwoTiles = 8;
 const countLoads = (mods: readonly (Expr | undefined)[]): number => new Set(mods.flatMap((e) => (e ? postOrder(e).filter((node) => node.kind === "load") : []))).size;
 
-/** Whether what a mask says of partial blocks is packed into bits once for all heads and layers: it is the same for all heads, and asking it costs more than a bit does. */
-export function packsMask({ maskMod }: AttentionPlan): boolean {
+/** Whether what a mask says of partial blocks is worth packing into bits, once for all heads and layers: it is the same for all heads, and it reads tables. A comparison is cheaper than a bit. */
+function packsMask({ maskMod }: AttentionPlan): boolean {
   if (!maskMod) return false;
   const nodes = postOrder(maskMod);
   return !nodes.some((e) => e.kind === "index" && e.name === "h") && nodes.some((e) => e.kind === "load");
@@ -96,7 +99,7 @@ const strideOf = (padded: number): number => 2 * padded + 16;
 /** Which kernel takes what, for people. `decodes`: whether the decode kernel is among them. */
 export function rule({ plan: { numQueryHeads, numKvHeads }, decodeRows, holding }: AttentionSource): string {
   const group = numQueryHeads / numKvHeads;
-  const general = `${holding.rowsOfWarp} rows a warp and ${holding.keysOfBlock} keys a block at most, the most that the compiler keeps in registers under these mods`;
+  const general = `${holding.rowsOfWarp} rows a warp and ${holding.keysOfBlock} keys a block at most, the most that the compiler keeps in registers under these mods${holding.packed ? "; partial blocks' masks as packed bits" : ""}`;
   if (decodeRows > 0) return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${group} heads that share a kv head); attention: all others, ${general}`;
   return `attention: every item, ${general}; no decode: ${group > decodeTileRows ? `${group} query heads share a kv head, more than the ${decodeTileRows} rows of its tile` : "under these mods it does not fit registers, or its stages do not fit shared memory"}`;
 }
@@ -121,7 +124,7 @@ export function attentionSource(plan: AttentionPlan, { maxSharedBytes, determini
   const paddedQk = round16(headDimQk), paddedV = round16(headDimV), strideQk = strideOf(paddedQk), strideV = strideOf(paddedV);
   // 32 rows a warp share each fragment of keys and values.
   const rowTiles = holding.rowsOfWarp / 16, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
-  const packed = packsMask(plan), maskWords = Math.ceil(blockKeys / 32), maskRows = 4 * Math.ceil(queryTile / 4);
+  const { packed } = holding, maskWords = Math.ceil(blockKeys / 32), maskRows = 4 * Math.ceil(queryTile / 4);
   const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV) + (packed ? 2 * rows * 4 * maskWords : 0);
   const stageBytes = blockKeys * (strideQk + strideV), queriesInShared = paddedQk > 128;
   const decodeExtra = 4 * decodeTileRows * (paddedV + 2 * (blockKeys / 16)) + 16 + (queriesInShared ? decodeTileRows * strideQk : 0);
