@@ -94,6 +94,13 @@ test("every key that the mask allows is in a run, and every key of a full run is
 const cost = ({ numRows, runs }: Item): number => numRows * runs.reduce((sum, [, count, partial]) => sum + count * (1 + partial), 0);
 const numPartial = ({ runs }: Item): number => runs.reduce((sum, [, count, partial]) => sum + count * partial, 0);
 
+test("positions that f32 does not hold exactly are refused", () => {
+  const most = 2 ** 24;
+  assert.equal(read(planWork(bound(causal), batchOf([decode(most)]), shape))[0]!.kvLength, most);
+  assert.throws(() => planWork(bound(causal), batchOf([decode(7), decode(most + 1)]), shape), (e: Error) => e.name === "UsageError" && /sequence 1 has 16777217 positions; attention is for 16777216 at most/.test(e.message));
+  assert.throws(() => planWork(undefined, batchOf([{ rows: 2, position: most - 1, keys: 5 }]), shape), /sequence 0 has 16777217 positions/);
+});
+
 test("blocks of partial runs are numbered item by item, in the list's order", () => {
   const list = planWork(bound(and(causal, slidingWindow(40))), batchOf([decode(50), { rows: 40, position: 0, keys: 40 }, decode(3000), { rows: 16, position: 100, keys: 116 }]), shape), items = read(list);
   assert.ok(items.some((item) => numPartial(item) > 1));

@@ -4,8 +4,8 @@
  * Each sequence's rows are cut into tiles; for each tile the blocks of keys are classified by bisection, so that a row of
  * causal attention costs one question and a sliding window a few. It knows lengths and positions, not pages or tensors.
  */
-import { invariant } from "../core/errors.ts";
-import { runWords, workHeaderWords, workItem } from "../ir/plan.ts";
+import { invariant, UsageError } from "../core/errors.ts";
+import { maxPositions, runWords, workHeaderWords, workItem } from "../ir/plan.ts";
 import { type Classifier, verdict } from "../ir/range.ts";
 
 /** The rows of a step: entry i of each array belongs to sequence i, which is the mods' `b` and the row of the block table. */
@@ -47,6 +47,7 @@ export function maxWorkWords(limits: { readonly maxRows: number; readonly maxSeq
 /**
  * Writes the work list of a batch. `mask` is range analysis with its captures bound, or a BlockMask; undefined allows every key.
  *
+ * @throws UsageError for positions that are too many for any kernel
  * The list is written into `out` where one is given (a part of it is returned), else into a new array. Heads share a list:
  * a block is full or empty only if it is so for all of them. A full run may end in a block that kvLength cuts short.
  */
@@ -107,6 +108,8 @@ export class WorkWriter {
   }
 
   beginItem(sequence: number, firstRow: number, numRows: number, firstPosition: number, kvLength: number): void {
+    const end = Math.max(kvLength, firstPosition + numRows);
+    if (end > maxPositions) throw new UsageError(`sequence ${sequence} has ${end} positions; attention is for ${maxPositions} at most`);
     this.#item += workItem.words;
     this.#itemRuns = 0;
     this.#blocks = 0;

@@ -79,5 +79,8 @@ export const workItem = {
   firstPartial: 7,
 } as const;
 
+/** Positions of queries and keys are below this: an f32 holds each exactly, and their differences. */
+export const maxPositions = 2 ** 24;
+
 export const workHeaderWords = 8;
 export const runWords = 2;
