@@ -42,6 +42,8 @@ export interface RunOptions {
 
 /** Times what the type itself costs that a launch may err: f32 dense and paged, and 16-bit results. */
 const factors = { dense: 10, paged: 20, half: 1.1, halfLargest: 2 } as const;
+/** Roundings lie anywhere in half a unit, so their mean over so many rows differs by this part of itself from another such mean: sqrt(2 / 3 / rows), one standard deviation. */
+const spread = (rows: number): number => Math.sqrt(2 / 3 / Math.max(1, rows));
 
 /** Rows of a sequence that the oracle answers: all of a short one, else its ends, the edges of tiles and some between. */
 const rowsAsked = { all: 32, quick: 16, paged: 16 } as const;
@@ -107,11 +109,11 @@ async function tryMods(place: Place, mods: Mods, shape: Shape, form: Launch["for
   return compare(place, answers(shape, mods, data, place.rows, place.compute), result, shape, mods, form);
 }
 
-const factorsOf = ({ compute }: Place, { kind }: Launch["form"]): readonly [mean: number, largest: number] => (compute ? [factors.half, factors.halfLargest] : [factors[kind], factors[kind]]);
+const factorsOf = ({ compute }: Place, { kind }: Launch["form"], rows: number): readonly [mean: number, largest: number] => (compute ? [factors.half + spread(rows), factors.halfLargest] : [factors[kind], factors[kind]]);
 
 /** The launch against the oracle's rows. */
 function compare(place: Place, rows: readonly Row[], result: Result, shape: Shape, mods: Mods, form: Launch["form"]): Outcome {
-  const { valueDim, sequences } = shape, all = factorsOf(place, form);
+  const { valueDim, sequences } = shape, all = factorsOf(place, form, rows.length);
   const offset = (r: Row): number => r.head * sequences[r.sequence]!.rows + r.row;
   const outAt = (r: Row, d: number): number => result.out[r.sequence]![offset(r) * valueDim + d]!;
   if (!mods.outputMod) {
@@ -189,7 +191,7 @@ async function tryComposite(place: Place, c: Composite, { shape, form }: Launch)
     const found = (c.library ?? c.combine)(results.map((r) => ({ out: [...r.out[first.sequence]!.subarray(at * valueDim, (at + 1) * valueDim)], lse: r.lse![first.sequence]![at]! })), sums);
     return gold.map((x, d) => [x, single[d]!, found[d]!] as const);
   });
-  const { ratio, problem } = judge(pairs, "out", ...factorsOf(place, form));
+  const { ratio, problem } = judge(pairs, "out", ...factorsOf(place, form, rows[0]!.length));
   return problem ? failed(problem) : passed("", ratio);
 }
 
@@ -240,6 +242,6 @@ async function tryAgreement(place: Place, { sides, bits: asked }: Agreement): Pr
     const other = b.get(`${left.shape.sequences[r.sequence]!.query(r.row)} ${r.head}`);
     return other ? Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, other.out[d]!] as const) : [];
   });
-  const { ratio, problem } = judge(pairs, "out", ...(place.compute ? factorsOf(place, left.form) : [factors.paged, factors.paged] as const));
+  const { ratio, problem } = judge(pairs, "out", ...(place.compute ? factorsOf(place, left.form, common) : [factors.paged, factors.paged] as const));
   return problem ? failed(problem) : passed(`${common} rows`, ratio);
 }
