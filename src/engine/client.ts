@@ -14,7 +14,7 @@ import type { Thread } from "../core/thread.ts";
 import type { SamplingParams } from "../sampling/params.ts";
 import type { Engine } from "./engine.ts";
 import { Host } from "./host.ts";
-import type { Delta, EngineInfo, FromEngine, Stats, ToEngine } from "./messages.ts";
+import type { Delta, EngineInfo, FromEngine, Standing, Stats, ToEngine } from "./messages.ts";
 import type { EngineOptions, Machine, Progress } from "./open.ts";
 
 export type { EngineOptions, Progress };
@@ -23,9 +23,11 @@ export interface EngineClient {
   readonly info: EngineInfo;
   /**
    * Starts a request; ends after the Delta with `finish`. Leaving the loop early or aborting the signal frees its pages. Throws when
-   * the engine has died. Requests with different salts share nothing in the cache.
+   * the engine has died.
    */
-  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt?: string): AsyncIterable<Delta>;
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, standing?: Standing): AsyncIterable<Delta>;
+  /** Whether the engine runs in this thread, so that functions reach it. */
+  readonly inProcess: boolean;
   /** The newest. */
   readonly stats: Stats;
   /** false once the engine has died or is closed. */
@@ -36,6 +38,7 @@ export interface EngineClient {
 
 /** The way to the engine. */
 interface Link {
+  readonly inProcess: boolean;
   post(message: ToEngine): void;
   /** Whether requests are in flight: only then need the process wait for the engine. */
   busy(yes: boolean): void;
@@ -64,7 +67,7 @@ class Client implements EngineClient {
     this.#stats = {
       numRunning: 0, numWaiting: 0, numFreePages: info.numPages, numPages: info.numPages, numSteps: 0, promptTokens: 0,
       generationTokens: 0, numPreemptions: 0, prefixCacheQueries: 0, prefixCacheHits: 0, stepTokens: 0, stepSeconds: 0, numStepsAhead: 0, hostSeconds: 0,
-      hiddenSeconds: 0, waitSeconds: 0,
+      hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [],
     };
   }
 
@@ -72,11 +75,15 @@ class Client implements EngineClient {
     return this.#stats;
   }
 
+  get inProcess(): boolean {
+    return this.#link.inProcess;
+  }
+
   get alive(): boolean {
     return this.#death === undefined;
   }
 
-  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt = ""): AsyncIterableIterator<Delta> {
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, standing: Standing = {}): AsyncIterableIterator<Delta> {
     const id = String(this.#numRequests++);
     const queue = new Queue<Delta>();
     if (this.#death) queue.fail(this.#death);
@@ -89,7 +96,7 @@ class Client implements EngineClient {
       signal?.addEventListener("abort", abort, { once: true });
       if (this.#inFlight.size === 0) this.#link.busy(true);
       this.#inFlight.set(id, { queue, release: () => signal?.removeEventListener("abort", abort) });
-      this.#link.post({ kind: "submit", id, prompt, params, salt });
+      this.#link.post({ kind: "submit", id, prompt, params, standing });
     }
     // Not a generator function: one that is left before its first `next` would never run its `finally`.
     const deltas = queue[Symbol.asyncIterator]();
@@ -186,7 +193,7 @@ function errorOf({ message, theirs, stack }: FromEngine & { readonly kind: "fail
 
 /** A client of an engine in this thread, which then steps between other work. `release` frees what the engine stands on. */
 export function clientOf(engine: Engine, info: EngineInfo, now: () => number, release: () => Promise<void> = async () => {}): EngineClient {
-  const client: Client = new Client(info, { post: (message) => host.receive(message), busy: () => {}, closed: () => host.ended.then(release) });
+  const client: Client = new Client(info, { inProcess: true, post: (message) => host.receive(message), busy: () => {}, closed: () => host.ended.then(release) });
   const host = new Host(engine, { post: (message) => client.receive(message), now });
   return client;
 }
@@ -233,6 +240,25 @@ export async function startEngine(options: EngineOptions, onProgress?: Progress,
   return connect(thread, onProgress);
 }
 
+/**
+ * Loads a model and runs its engine in this thread, which does nothing else while a step is computed. Functions reach it.
+ * @throws UsageError as `startEngine` does
+ */
+export async function startEngineHere(options: EngineOptions, onProgress?: Progress): Promise<EngineClient> {
+  // Loaded when it is asked for: elsewhere this thread needs no backend.
+  const { openEngine, openMachine } = await import("./open.ts");
+  const now = (): number => performance.now() / 1000;
+  const machine: Machine = { ...machineOf(options), wideVectors: livingEngines === 0 };
+  livingEngines++;
+  try {
+    const { engine, info, release } = await openEngine(options, now, onProgress, openMachine(machine));
+    return clientOf(engine, info, now, () => release().finally(() => livingEngines--));
+  } catch (error) {
+    livingEngines--;
+    throw error;
+  }
+}
+
 /** Shared memory does not cross to a process. */
 function refuseShared(device: string, attention: AttentionOverrideData): void {
   const found = sharedCapture(attention);
@@ -248,6 +274,7 @@ export function connect(thread: Thread, onProgress: Progress = () => {}): Promis
     let exited!: () => void;
     const exit = new Promise<void>((done) => (exited = done));
     const link: Link = {
+      inProcess: false,
       post: (message) => thread.post(message),
       busy: (yes) => (yes ? thread.ref() : thread.unref()),
       closed: () => (thread.ref(), exit),

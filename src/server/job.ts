@@ -7,8 +7,11 @@ import type { FinishReason } from "../engine/messages.ts";
 import type { Generation, GenerationDelta, GenerationResult } from "../llm/generation.ts";
 import { admit, type Context } from "./context.ts";
 
-/** One step of one of the job's generations. */
+/** One step of one choice of one of the job's prompts. */
 export interface Step {
+  /** Of which prompt. */
+  readonly prompt: number;
+  /** Of which choice, counted over all prompts: those of the first, then those of the second. */
   readonly index: number;
   readonly delta: GenerationDelta;
 }
@@ -16,8 +19,12 @@ export interface Step {
 /** What a job is called, and what is measured of it. */
 export interface Asked {
   readonly id: string;
-  /** Most tokens of each generation; undefined: the request did not say. */
+  /** Choices of each prompt. */
+  readonly n: number;
+  /** Most tokens of each choice; undefined: the request did not say. */
   readonly maxTokens: number | undefined;
+  /** Refuses what only the prompts' tokens show to be too much. */
+  readonly check?: (prompts: readonly Int32Array[]) => unknown;
 }
 
 export interface Job {
@@ -25,7 +32,7 @@ export interface Job {
   readonly prompts: readonly Int32Array[];
   /** Tokens of the prompts that were in the cache, as far as it is known: when a prompt's first token has come. */
   readonly cachedTokens: number;
-  /** Steps as they are made, of all generations mixed. Throws HttpError when the client left or the server stops. To be read once. */
+  /** Steps as they are made, of all choices mixed. Throws HttpError when the client left or the server stops. To be read once. */
   readonly steps: AsyncIterable<Step>;
   /** The results; ready once `steps` has ended. */
   results(): Promise<readonly GenerationResult[]>;
@@ -37,16 +44,17 @@ export interface Job {
  * Starts one generation for each of `starts` and waits until all prompts are known to be good.
  * Throws BadRequest when one is not (and ends the others), HttpError 429 or 503 when there is no room.
  */
-export async function openJob(context: Context, request: Request, { id, maxTokens }: Asked, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
+export async function openJob(context: Context, request: Request, { id, n, maxTokens, check }: Asked, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
   const { metrics, now, logRequest } = context;
   const arrivedAt = now();
-  const { signal, release } = admit(context, request, starts.length);
+  const { signal, release } = admit(context, request, n * starts.length);
   const generations: Generation[] = [];
   const cancel = () => generations.forEach((generation) => generation.cancel());
   let prompts: readonly Int32Array[];
   try {
     for (const start of starts) generations.push(start(signal));
     prompts = await Promise.all(generations.map(({ prompt }) => prompt));
+    check?.(prompts);
   } catch (error) {
     cancel();
     release();
@@ -55,34 +63,37 @@ export async function openJob(context: Context, request: Request, { id, maxToken
 
   const submittedAt = now();
   const steps = new Queue<Step>();
-  let running = generations.length, cachedTokens = 0;
-  const follow = async (generation: Generation, index: number): Promise<void> => {
-    const promptTokens = prompts[index]!.length;
-    const observer = metrics.observe({ arrivedAt, submittedAt, promptTokens, maxTokens });
-    const end = (finish: FinishReason): void => {
-      const { tokens, firstTokenSeconds, seconds } = observer.end(finish);
+  let numRunning = generations.length, cachedTokens = 0;
+  const follow = async (generation: Generation, prompt: number): Promise<void> => {
+    const promptTokens = prompts[prompt]!.length;
+    const observer = metrics.observe({ arrivedAt, submittedAt, promptTokens, maxTokens, n });
+    const running = new Set(Array.from({ length: n }, (_, choice) => choice));
+    const end = (choice: number, finish: FinishReason): void => {
+      if (!running.delete(choice)) return;
+      const { tokens, firstTokenSeconds, seconds } = observer.end(choice, finish);
       const first = firstTokenSeconds === undefined ? "" : `first after ${firstTokenSeconds.toFixed(3)} s, `;
-      logRequest?.(`${id}${prompts.length > 1 ? `-${index}` : ""}: ${promptTokens} prompt tokens, ${tokens} generated, ${first}${finish} after ${seconds.toFixed(3)} s`);
+      logRequest?.(`${id}${n * prompts.length > 1 ? `-${prompt * n + choice}` : ""}: ${promptTokens} prompt tokens, ${tokens} generated, ${first}${finish} after ${seconds.toFixed(3)} s`);
     };
     try {
       for await (const delta of generation) {
         observer.delta(delta);
-        cachedTokens += delta.cachedTokens ?? 0;
-        steps.push({ index, delta });
+        // What the later choices of a prompt find in the cache is what the first has computed.
+        if (delta.index === 0) cachedTokens += delta.cachedTokens ?? 0;
+        steps.push({ prompt, index: prompt * n + delta.index, delta });
+        if (delta.finishReason) end(delta.index, delta.finishReason);
       }
-      const { finishReason } = await generation;
-      end(finishReason);
+      for (const { index, finishReason } of (await generation).choices) end(index, finishReason);
     } catch (error) {
-      end(signal.aborted ? "abort" : "error");
+      for (const choice of running) end(choice, signal.aborted ? "abort" : "error");
       steps.fail(error);
       cancel();
     } finally {
-      if (--running === 0) {
+      if (--numRunning === 0) {
         steps.end();
         release();
       }
     }
   };
-  generations.forEach((generation, index) => void follow(generation, index));
+  generations.forEach((generation, prompt) => void follow(generation, prompt));
   return { prompts, get cachedTokens() { return cachedTokens; }, steps, cancel, results: () => Promise.all(generations) };
 }

@@ -11,9 +11,11 @@ export const limits = {
   /** Entries of `messages`, and of a list of prompts. */
   messages: 10_000,
   prompts: 1024,
+  /** What one answer may say of its prompts: their tokens and the log-probabilities beside each, as often as they are repeated for choices. */
+  promptEntries: 2 ** 18,
   /** Token ids that /tokenize answers with and /detokenize takes. */
   tokens: 2 ** 20,
-  /** Generations (one for each prompt) and token jobs under way, over all routes. */
+  /** Generations (one for each choice of each prompt) and token jobs under way, over all routes. */
   requestsInFlight: 1024,
   /** What a refused client is told to wait. */
   retryAfterSeconds: 1,

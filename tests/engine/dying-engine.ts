@@ -8,7 +8,7 @@ post({
   kind: "ready",
   info: {
     architecture: "Dying", backend: "none", dtype: "none", kvCacheDtype: "none", numParameters: 0, maxModelLen: 8, vocabSize: 8, pageSize: 1, numPages: 8,
-    maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+    maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
   },
 });
 thread.onMessage((message) => {
