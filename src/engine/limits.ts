@@ -15,6 +15,7 @@
  */
 import type { Caps } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
+import { maxPositions } from "../ir/plan.ts";
 import { formatBytes } from "../model/memory.ts";
 import type { EngineLimits } from "./engine.ts";
 
@@ -54,7 +55,7 @@ const defaultPoolBytes = 512 * 2 ** 20;
 const minModelLen = 2;
 
 const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: number, max: number]>> = {
-  maxModelLen: ["--max-model-len", minModelLen, 2 ** 30],
+  maxModelLen: ["--max-model-len", minModelLen, maxPositions],
   maxNumSeqs: ["--max-num-seqs", 1, 65_536],
   // A launch on a GPU counts rows in 16 bits.
   maxNumBatchedTokens: ["--max-num-batched-tokens", 1, 65535],
