@@ -10,7 +10,7 @@
  * Knows token ids and never text; knows no thread, no message and no backend: the forward pass is handed in.
  */
 import { invariant, UsageError } from "../core/errors.ts";
-import { uniform } from "../core/random.ts";
+import { seedOf } from "../core/random.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
 import { LogitRules } from "../sampling/rules.ts";
@@ -47,7 +47,8 @@ export class Engine {
   readonly #launcher: Launcher;
   readonly #sampler: Sampler;
   readonly #eos: ReadonlySet<number>;
-  readonly #seed: number;
+  /** Where the seeds of requests without one come from. */
+  readonly seed: number;
   readonly #now: () => number;
   readonly #sequences = new Map<string, Sequence>();
   /** What has happened since the last step returned. */
@@ -78,7 +79,7 @@ export class Engine {
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
-    this.#seed = seed;
+    this.seed = seed;
     this.#now = now;
   }
 
@@ -87,8 +88,11 @@ export class Engine {
     return this.#sequences.size === 0 && this.#deltas.length === 0 && this.#flight === undefined;
   }
 
-  /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. Requests with different salts share no pages. */
-  submit(id: string, prompt: Int32Array, params: SamplingParams, salt = ""): void {
+  /**
+   * Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. Requests with different salts share no pages.
+   * `output`: what an engine before this one has generated for it and told; it goes on behind that, as after a preemption. Its seed must then be given.
+   */
+  submit(id: string, prompt: Int32Array, params: SamplingParams, salt = "", output: readonly number[] = []): void {
     invariant(!this.#sequences.has(id), `request ${id} is already running`);
     const number = this.#numSubmitted++;
     const wrong = this.#check(prompt, params);
@@ -96,8 +100,9 @@ export class Engine {
       this.#deltas.push({ id, tokens: [], finish: "error", ...wrong });
       return;
     }
-    const seed = params.seed ?? Math.floor(uniform(this.#seed, 0, number) * 2 ** 53);
-    const sequence = new Sequence(id, prompt, params, seed, this.limits.maxModelLen, salt, LogitRules.of(params, prompt, this.#eos));
+    const rules = LogitRules.of(params, prompt, this.#eos);
+    for (const token of output) rules?.add(token);
+    const sequence = new Sequence(id, prompt, params, params.seed ?? seedOf(this.seed, number), this.limits.maxModelLen, salt, rules, output);
     this.#sequences.set(id, sequence);
     this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);

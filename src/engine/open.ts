@@ -57,6 +57,8 @@ export interface EngineOptions extends LimitOptions {
 export interface OpenEngine {
   readonly engine: Engine;
   readonly info: EngineInfo;
+  /** The backend's (backend.ts). */
+  readonly pulse: readonly Int32Array[] | undefined;
   /** Stops the backend's threads and frees its memory. The engine can not step afterwards. */
   release(): Promise<void>;
 }
@@ -123,7 +125,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       kvBytes: model.plan.bytes.kvCache,
       loadSeconds: now() - start,
     };
-    return { engine, info, release: () => backend.close() };
+    return { engine, info, pulse: backend.pulse, release: () => backend.close() };
   } catch (error) {
     await opening.then((backend) => backend.close(), () => {});
     throw error;

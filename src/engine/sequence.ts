@@ -13,6 +13,7 @@
  *   tokens   5 6 7 8 -3        numSettled 3, numKnown 4: a step is computing token 3, and what follows is sampled from its row 2
  *
  * Prompt and generated tokens are the same to all but the count: after a preemption both are computed again, but for pages that are still in the cache.
+ * So are those of a request that another engine began and this one goes on with: its output so far is known from the start.
  * Knows no scheduler, no pool and no tensors.
  */
 import { invariant } from "../core/errors.ts";
@@ -47,7 +48,7 @@ export class Sequence {
   #numCachedTokens: number | undefined;
   #state: SequenceState = "waiting";
 
-  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt = "", rules?: LogitRules) {
+  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt = "", rules?: LogitRules, output: readonly number[] = []) {
     this.id = id;
     this.params = params;
     this.seed = seed;
@@ -55,11 +56,13 @@ export class Sequence {
     this.salt = salt;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
-    const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;
-    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens with room for ${this.capacity}`);
-    this.#tokens = new Int32Array(Math.min(this.capacity, prompt.length + 64));
+    const numKnown = prompt.length + output.length;
+    const leavesRoom = prompt.length > 0 && numKnown < this.capacity;
+    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens${output.length > 0 ? ` and ${output.length} of output` : ""} with room for ${this.capacity}`);
+    this.#tokens = new Int32Array(Math.min(this.capacity, numKnown + 64));
     this.#tokens.set(prompt);
-    this.#numTokens = this.#numKnown = prompt.length;
+    this.#tokens.set(output, prompt.length);
+    this.#numTokens = this.#numKnown = numKnown;
   }
 
   get state(): SequenceState {

@@ -16,8 +16,8 @@ try {
   opening.catch(() => {}); // openEngine says it
   const options = await new Promise<EngineOptions>((resolve) => thread.onMessage((message) => resolve(message as EngineOptions)));
   const onProgress: Progress = (stage, done, total) => post({ kind: "progress", stage, done, total });
-  const { engine, info, release } = await openEngine(options, now, onProgress, opening);
-  post({ kind: "ready", info });
+  const { engine, info, pulse, release } = await openEngine(options, now, onProgress, opening);
+  post({ kind: "ready", info, ...(pulse && { pulse }) });
   const host = new Host(engine, { post, now });
   thread.onMessage((message) => host.receive(message as ToEngine));
   await host.ended;

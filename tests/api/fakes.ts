@@ -35,6 +35,8 @@ export class FakeEngine implements EngineClient {
   readonly info: EngineInfo;
   readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string }[] = [];
   alive = true;
+  restarting = false;
+  restarts = 0;
   #running = 0;
   #promptTokens = 0;
   #generationTokens = 0;
