@@ -2,7 +2,7 @@
 import type { Raw } from "../llm/fields.ts";
 import { salted } from "./auth.ts";
 import type { Context } from "./context.ts";
-import { openJob, type Job } from "./job.ts";
+import { aboutTokens, openJob, type Job } from "./job.ts";
 import { checkModel, parseChat, type ChatRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
 import { chatLogprobs, wireUsage, type TokenText } from "./usage.ts";
@@ -13,7 +13,10 @@ export async function chatCompletion(context: Context, request: Request, body: R
   checkModel(body, modelNames);
   const chat = parseChat(body, llm);
   const head = { id: `chatcmpl-${newId()}`, created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, { id: head.id, maxTokens: chat.params.maxTokens }, [(signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal)]);
+  const job = await openJob(context, request, { id: head.id, maxTokens: chat.params.maxTokens }, [{
+    tokens: chat.messages.reduce((sum, { content }) => sum + aboutTokens(String(content)), 0),
+    start: (signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal),
+  }]);
   const tokenText: TokenText = chat.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (chat.stream) return streamEvents(chunks(chat, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);

@@ -2,7 +2,7 @@
 import type { Raw } from "../llm/fields.ts";
 import { salted } from "./auth.ts";
 import type { Context } from "./context.ts";
-import { openJob, type Job } from "./job.ts";
+import { aboutTokens, openJob, type Job } from "./job.ts";
 import { checkModel, parseCompletion, type CompletionRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
 import { completionLogprobs, wireUsage, type TokenText } from "./usage.ts";
@@ -14,7 +14,9 @@ export async function completion(context: Context, request: Request, body: Raw, 
   const asked = parseCompletion(body, llm);
   const params = salted(asked.params, tenant);
   const head = { id: `cmpl-${newId()}`, object: "text_completion", created: Math.floor(now()), model: modelNames[0]! };
-  const job = await openJob(context, request, { id: head.id, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, params, "prompt", signal)));
+  const job = await openJob(context, request, { id: head.id, maxTokens: asked.params.maxTokens }, asked.prompts.map((prompt) => ({
+    tokens: aboutTokens(prompt), start: (signal) => llm.startPrompt(prompt, params, "prompt", signal),
+  })));
   const tokenText: TokenText = asked.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (asked.stream) return streamEvents(chunks(asked, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);

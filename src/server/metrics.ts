@@ -5,8 +5,10 @@
  * deltas come out of the engine. It knows no route.
  */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { EngineInfo, FinishReason, Stats } from "../engine/messages.ts";
+import type { FinishReason, Stats } from "../engine/messages.ts";
 import type { GenerationDelta } from "../llm/generation.ts";
+import type { LLM } from "../llm.ts";
+import type { Gate } from "./gate.ts";
 
 const firstTokenSeconds = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560];
 /** vLLM's, with finer ones below its floor of 10 ms. */
@@ -41,7 +43,8 @@ export interface Measured {
 
 /** Follows one generation to its end. */
 export interface Observer {
-  delta(delta: GenerationDelta): void;
+  /** `at`: now. */
+  delta(delta: GenerationDelta, at: number): void;
   end(finish: FinishReason): Measured;
 }
 
@@ -53,19 +56,20 @@ export interface Metrics {
   answered(handler: string, method: string, status: number): void;
 }
 
-/** The metrics of one engine under `modelName`. `now` gives seconds. */
-export function createMetrics(modelName: string, info: EngineInfo, stats: () => Stats, now: () => number): Metrics {
+/** The metrics of what `llm` runs under `modelName`, and of the gate before it. `now` gives seconds. */
+export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () => number): Metrics {
+  const { info } = llm;
   const registry = new Registry();
   const registers = [registry];
   const labels = { model_name: modelName, engine: "0" };
   const labelNames = Object.keys(labels);
 
-  const gauge = (name: string, help: string, read: (stats: Stats) => number, more: Readonly<Record<string, string>> = {}) => new Gauge({
-    name: `vllm:${name}`, help, labelNames: [...labelNames, ...Object.keys(more)], registers, collect() { this.set({ ...labels, ...more }, read(stats())); },
+  const gauge = (name: string, help: string, read: (stats: Stats) => number, more: Readonly<Record<string, string>> = {}, whose = "vllm") => new Gauge({
+    name: `${whose}:${name}`, help, labelNames: [...labelNames, ...Object.keys(more)], registers, collect() { this.set({ ...labels, ...more }, read(llm.stats)); },
   });
   const counter = (name: string, help: string, read: (stats: Stats) => number, whose = "vllm") => new Counter({
     name: `${whose}:${name}`, help, labelNames, registers,
-    collect() { this.reset(); this.inc(labels, read(stats())); },
+    collect() { this.reset(); this.inc(labels, read(llm.stats)); },
   });
   const histogram = (name: string, help: string, buckets: number[]) => {
     const all = new Histogram({ name: `vllm:${name}`, help, labelNames, buckets, registers });
@@ -93,6 +97,16 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   own("host_seconds_total", "What the host did for all steps: scheduling, batches, starting them, tokens.", ({ hostSeconds }) => hostSeconds);
   own("hidden_host_seconds_total", "Of these, seconds in which a step was under way.", ({ hiddenSeconds }) => hiddenSeconds);
   own("wait_seconds_total", "How long the host waited for steps to end.", ({ waitSeconds }) => waitSeconds);
+  own("engine_restarts_total", "Engines that took the place of one that had died.", () => llm.restarts);
+  gauge("num_requests_in_flight", "Requests let in and not answered to the end.", () => gate.inFlight, {}, "tessera");
+  gauge("num_queued_tokens", "Tokens of prompts that have no token of an answer yet.", () => gate.queuedTokens, {}, "tessera");
+  new Counter({
+    name: "tessera:requests_refused_total", help: "Requests refused before anything was done for them, by reason.", labelNames: [...labelNames, "reason"], registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of gate.refused) this.inc({ ...labels, reason }, count);
+    },
+  });
 
   const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: info.kvCacheDtype, enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
@@ -131,10 +145,9 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
       let tokens = 0;
       let cachedTokens = 0;
       return {
-        delta(delta) {
+        delta(delta, at) {
           cachedTokens += delta.cachedTokens ?? 0;
           if (delta.tokens.length === 0) return;
-          const at = now();
           if (firstAt === undefined) {
             firstAt = at;
             startedAt += delta.queueSeconds ?? 0;

@@ -5,7 +5,7 @@
  */
 import { BadRequest } from "../core/errors.ts";
 import { fieldsOf, mustBe, own, snakeCase, tokenIds, type Raw } from "../llm/fields.ts";
-import { admit, type Context } from "./context.ts";
+import type { Context } from "./context.ts";
 import { limits } from "./limits.ts";
 import { checkModel, parseMessages, parseTemplate, refuseUnsupported } from "./schema.ts";
 
@@ -50,7 +50,7 @@ export async function detokenize(context: Context, request: Request, body: Raw):
 }
 
 async function inFlight<T>(context: Context, request: Request, work: () => Promise<T>): Promise<T> {
-  const { release } = admit(context, request, 1);
+  const { release } = context.gate.admit(request, [0]);
   try {
     return await work();
   } finally {
