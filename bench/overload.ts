@@ -28,11 +28,12 @@ warm.close();
 const client = createClient(server.port, tokens);
 const from = performance.now();
 const measuring = openLoop(client, times * capacity, seconds);
-const firstSample = server.resident.length;
+const before = server.memory.length;
 const entries = await measuring;
 // The first seconds fill the queue.
 const goodput = perSecond(entries, from + 100 * seconds, from + 1000 * seconds);
-const memory = server.resident.slice(firstSample + Math.ceil(seconds / 6), firstSample + Math.floor(seconds));
+// A third of the time for V8 to settle at the size that this load needs, then what is added.
+const memory = server.memory.slice(before, before + Math.floor(seconds / 5)), settled = memory.slice(Math.floor(memory.length / 3));
 client.close();
 server.close();
 
@@ -44,8 +45,9 @@ report(`${name}: goodput of peak`, [(100 * goodput) / peak], "%", availableParal
 report(`${name}: refusal, median`, [percentile(entries, "refused", 50)], "ms", availableParallelism());
 report(`${name}: refusal, 99th percentile`, [percentile(entries, "refused", 99)], "ms", availableParallelism());
 report(`${name}: neither done nor refused`, [entries.length - done - refused], "requests", availableParallelism());
-const half = Math.floor(memory.length / 2), mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
-report(`${name}: memory, second half of the time less the first`, [(mean(memory.slice(half)) - mean(memory.slice(0, half))) / 2 ** 20], "MiB", availableParallelism());
-report(`${name}: memory, most`, [Math.max(...memory) / 2 ** 20], "MiB", availableParallelism());
+for (const [what, bytes] of [["heap in use", settled.map(({ heapBytes }) => heapBytes)], ["resident memory", settled.map(({ residentBytes }) => residentBytes)]] as const) {
+  report(`${name}: ${what}, from a third of the time to its end`, [(bytes.at(-1)! - bytes[0]!) / 2 ** 20], "MiB", availableParallelism());
+  report(`${name}: ${what}, most`, [Math.max(...bytes) / 2 ** 20], "MiB", availableParallelism());
+}
 console.log(`${entries.length} sent: ${Object.entries(counts).map(([outcome, count]) => `${count} ${outcome}`).join(", ")}`);
 process.exit(0);

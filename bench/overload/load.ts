@@ -19,23 +19,23 @@ export interface Entry {
 
 export interface PacedServer {
   readonly port: number;
-  /** Bytes resident, once a second. */
-  readonly resident: readonly number[];
+  /** Bytes that the process has, and that its heap holds in use, every five seconds. */
+  readonly memory: readonly { readonly residentBytes: number; readonly heapBytes: number }[];
   close(): void;
 }
 
 export async function startServer(options: ServerOptions): Promise<PacedServer> {
-  const child: ChildProcess = fork(fileURLToPath(new URL("server.ts", import.meta.url)), [JSON.stringify(options)]);
-  const resident: number[] = [];
+  const child: ChildProcess = fork(fileURLToPath(new URL("server.ts", import.meta.url)), [JSON.stringify(options)], { execArgv: ["--expose-gc"] });
+  const memory: PacedServer["memory"][number][] = [];
   const port = await new Promise<number>((resolve, reject) => {
     child.on("exit", (code) => reject(new Error(`the server ended with ${code}`)));
     child.on("message", (message) => {
       const from = message as FromServer;
       if ("port" in from) return resolve(from.port);
-      resident.push(from.residentBytes);
+      memory.push(from);
     });
   });
-  return { port, resident, close: () => void child.kill("SIGKILL") };
+  return { port, memory, close: () => void child.kill("SIGKILL") };
 }
 
 export interface Client {

@@ -24,9 +24,8 @@ export const limits = {
   /** Bytes of a stream that wait for its client, and how far behind it may be, or read nothing, before it is cut off. */
   streamBytes: 64 * 1024,
   stallSeconds: 30,
-  /** Bytes and number of a request's headers. */
+  /** Bytes of a request's headers. */
   headerBytes: 16 * 1024,
-  headers: 100,
   /** How long a client may take over its headers, and over its whole request; how long a connection may idle between two; how often that is looked at. */
   headersMs: 10_000,
   requestMs: 60_000,

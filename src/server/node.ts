@@ -74,7 +74,6 @@ export async function bind({ host = "127.0.0.1", port = 8000 }: Address = {}): P
     outgoing.once("prefinish", () => outgoing.setTimeout(stallMs, () => outgoing.destroy()));
     void listener(incoming, outgoing);
   });
-  server.maxHeadersCount = limits.headers;
   server.maxConnections = limits.connections;
   await listen(server, host, port);
   const address = server.address() as AddressInfo;
