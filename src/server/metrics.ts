@@ -112,6 +112,12 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
     .set({ ...labels, ...config }, 1);
 
+  const bySource = new Counter({
+    name: "vllm:prompt_tokens_by_source_total", help: "Prompt tokens of requests that got a first token: computed, or found in the prefix cache.", labelNames: [...labelNames, "source"], registers,
+  });
+  const cached = new Counter({ name: "vllm:prompt_tokens_cached_total", help: "Of these, the ones found in the prefix cache.", labelNames, registers });
+  for (const source of ["local_compute", "local_cache_hit"]) bySource.inc({ ...labels, source }, 0);
+  cached.inc(labels, 0);
   const success = new Counter({
     name: "vllm:request_success_total", help: "Requests finished, by reason.", labelNames: [...labelNames, "finished_reason"], registers,
   });
@@ -152,6 +158,9 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
             firstAt = at;
             startedAt += delta.queueSeconds ?? 0;
             firstToken(at - arrivedAt);
+            cached.inc(labels, cachedTokens);
+            bySource.inc({ ...labels, source: "local_cache_hit" }, cachedTokens);
+            bySource.inc({ ...labels, source: "local_compute" }, numPromptTokens - cachedTokens);
           } else {
             betweenTokens(at - lastAt);
             betweenTokensOld(at - lastAt);

