@@ -100,13 +100,13 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
   own("engine_restarts_total", "Engines that took the place of one that had died.", () => llm.restarts);
   gauge("num_requests_in_flight", "Requests let in and not answered to the end.", () => gate.inFlight, {}, "tessera");
   gauge("num_queued_tokens", "Tokens of prompts that have no token of an answer yet.", () => gate.queuedTokens, {}, "tessera");
-  new Counter({
+  const refused = new Counter({
     name: "tessera:requests_refused_total", help: "Requests refused before anything was done for them, by reason.", labelNames: [...labelNames, "reason"], registers,
-    collect() {
-      this.reset();
-      for (const [reason, count] of gate.refused) this.inc({ ...labels, reason }, count);
-    },
   });
+  const countRefused = (): void => {
+    refused.reset();
+    for (const [reason, count] of gate.refused) refused.inc({ ...labels, reason }, count);
+  };
 
   const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: info.kvCacheDtype, enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
@@ -142,7 +142,10 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
 
   return {
     contentType: registry.contentType,
-    text: () => registry.metrics(),
+    text() {
+      countRefused();
+      return registry.metrics();
+    },
     answered: (handler, method, status) => answers.inc({ handler, method, status: `${Math.floor(status / 100)}xx` }),
     observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens }) {
       let firstAt: number | undefined;
