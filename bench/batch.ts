@@ -97,7 +97,7 @@ function stepOf({ sequences, context }: Case): Batch {
     sequence.admit();
     sequence.compute(context - 1, undefined);
     for (let page = 0; page < Math.ceil(context / pageSize); page++) sequence.pages.push(page * sequences + s);
-    return { sequence, numTokens: 1 };
+    return { sequence, numTokens: 1, numLogits: 1 };
   }));
   return batch;
 }

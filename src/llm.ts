@@ -10,8 +10,9 @@
 import type { AttentionOverride, AttentionOverrideData } from "./attention/override.ts";
 import { BadRequest, UsageError } from "./core/errors.ts";
 import type { EngineClient } from "./engine/client.ts";
-import { prepareEngine, startEngine, type EngineEvent, type EngineOptions, type Progress } from "./engine/start.ts";
-import type { EngineInfo, Stats } from "./engine/messages.ts";
+import { prepareEngine, startEngine, startEngineHere, type EngineEvent, type EngineOptions, type Progress } from "./engine/start.ts";
+import type { EngineInfo, Standing, Stats } from "./engine/messages.ts";
+import { readSpeculativeConfig } from "./engine/speculative-config.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { findModel, withChatTemplate } from "./llm/find-model.ts";
@@ -33,6 +34,11 @@ export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eos
   readonly attention?: AttentionOverride;
   /** Load no tokenizer: prompts are token ids, results have no text. For checkpoints that have none. */
   readonly skipTokenizerInit?: boolean;
+  /**
+   * The engine runs in this thread, which then does nothing else while a step of the model is computed, in place of a thread (on a GPU a process) of its
+   * own. For `logitsProcessors`: functions do not cross to another thread. Default false.
+   */
+  readonly inProcess?: boolean;
   /** A chat template (Jinja) in place of the model's own: a file's path, or the template itself. */
   readonly chatTemplate?: string;
   /** "auto" (the default) takes sampling defaults from the model's generation_config.json; "vllm" takes none. */
@@ -59,8 +65,8 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
-  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, deterministic: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true,
-  attention: true, skipTokenizerInit: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true, onEngineEvent: true,
+  dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, deterministic: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true, schedulingPolicy: true, speculativeConfig: true,
+  attention: true, skipTokenizerInit: true, inProcess: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true, onEngineEvent: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({
   addGenerationPrompt: true, continueFinalMessage: true, templateKwargs: true,
@@ -92,6 +98,7 @@ export class LLM implements AsyncDisposable {
   readonly #engine: EngineClient;
   readonly #text: TextService | undefined;
   readonly #defaults: Raw;
+  #numFamilies = 0;
 
   /** Joins parts that are already started. Most callers want `LLM.load`. */
   constructor({ name, engine, text, seed, defaults = {} }: Parts) {
@@ -110,25 +117,30 @@ export class LLM implements AsyncDisposable {
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
     const unknown = unknownOption(options, loadOptions, "LLM.load");
     if (unknown) throw new UsageError(unknown.message);
-    const { skipTokenizerInit = false, chatTemplate, generationConfig = "auto", hub, onProgress, onEngineEvent, attention, seed = drawSeed(), ...engineOptions } = options;
+    const { skipTokenizerInit = false, inProcess = false, chatTemplate, generationConfig = "auto", hub, onProgress, onEngineEvent, attention, speculativeConfig, seed = drawSeed(), ...engineOptions } = options;
+    const speculation = speculativeConfig && readSpeculativeConfig(speculativeConfig);
     if (skipTokenizerInit && chatTemplate !== undefined) {
       throw new UsageError("chatTemplate (--chat-template) needs a tokenizer, and skipTokenizerInit (--skip-tokenizer-init) loads none; leave one of them out");
     }
     const device = engineOptions.device ?? "cpu";
-    const thread = prepareEngine({ ...engineOptions, device });
+    const thread = inProcess ? undefined : prepareEngine({ ...engineOptions, device });
     let text: TextService | undefined;
     try {
-      const found = await findModel(model, !skipTokenizerInit, { ...hub, ...(onProgress && { onProgress }) });
+      const hubOptions = { ...hub, ...(onProgress && { onProgress }) };
+      const found = await findModel(model, !skipTokenizerInit, hubOptions);
+      const guesses = speculation?.method === "draft_model" ? { ...speculation, model: (await findModel(speculation.model, false, hubOptions)).path } : speculation;
       const override = attention && (await resolveAttention(attention, found.path));
       text = skipTokenizerInit ? undefined : await startText(withChatTemplate(found.text, chatTemplate));
       // A chat's turn may end with a token that only the tokenizer's files name.
-      const engine = await startEngine({ ...engineOptions, device, seed, ...(override && { attention: override }), model: found.path, eosTokenIds: text?.eosIds ?? [] },
-        { thread, ...(onProgress && { onProgress }), ...(onEngineEvent && { onEvent: onEngineEvent }) });
+      const asked = {
+        ...engineOptions, device, seed, ...(override && { attention: override }), ...(guesses && { speculativeConfig: guesses }), model: found.path, eosTokenIds: text?.eosIds ?? [],
+      };
+      const engine = thread ? await startEngine(asked, { thread, ...(onProgress && { onProgress }), ...(onEngineEvent && { onEvent: onEngineEvent }) }) : await startEngineHere(asked, onProgress);
       const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};
       return new LLM({ name: found.name, engine, text, defaults, seed });
     } catch (error) {
       text?.close();
-      await thread.terminate();
+      await thread?.terminate();
       throw error;
     }
   }
@@ -150,7 +162,15 @@ export class LLM implements AsyncDisposable {
   check(params: GenerateParams | Raw, spell = camelCase): CheckedParams {
     const spelled = Object.fromEntries(Object.entries(this.#defaults).map(([field, value]) => [spell(field), value]));
     const given = Object.entries(params).filter(([, value]) => value !== undefined && value !== null);
-    return checkParams({ ...spelled, ...Object.fromEntries(given) }, this.info.vocabSize, spell);
+    const checked = checkParams({ ...spelled, ...Object.fromEntries(given) }, this.info.vocabSize, spell);
+    if (checked.priority !== 0 && this.info.schedulingPolicy !== "priority") {
+      throw mustBe(spell("priority"), checked.priority, `0, as requests are served in the order they come; load the model with schedulingPolicy "priority" (--scheduling-policy)`);
+    }
+    if (checked.sampling.logitsProcessors && !this.#engine.inProcess) {
+      const name = spell("logitsProcessors");
+      throw new BadRequest(name, `${name} has functions, and the engine runs in a thread of its own, to which they do not cross; load the model with inProcess: true`);
+    }
+    return checked;
   }
 
   /** `generate` with parameters already checked; errors of the prompt name `field`. */
@@ -172,11 +192,12 @@ export class LLM implements AsyncDisposable {
       const name = params.spell("stop");
       throw new BadRequest(name, `${name} needs text, and no tokenizer is loaded (--skip-tokenizer-init); use ${params.spell("stopTokenIds")}`);
     }
-    const { stop, badWords: words, includeStopStrInOutput, sampling, spell, cacheSalt } = params;
+    const { n, stop, badWords: words, includeStopStrInOutput, sampling: { promptLogprobs, ...sampling }, spell, cacheSalt, priority } = params;
     if (!this.#text && words.length > 0) {
       const name = spell("badWords");
       throw new BadRequest(name, `${name} needs a tokenizer, and none is loaded (--skip-tokenizer-init); use ${spell("logitBias")}`);
     }
+    const standing: Standing = { ...(cacheSalt !== undefined && { salt: cacheSalt }), priority, ...(n > 1 && { family: String(this.#numFamilies++) }) };
     let maxTokens = 0, badWords: readonly (readonly number[])[] = [];
     return new Generation({
       encode: async () => {
@@ -185,9 +206,15 @@ export class LLM implements AsyncDisposable {
         if (this.#text && words.length > 0) badWords = await badWordIds(this.#text, words);
         return prompt;
       },
-      start: (prompt, stopped) => readOutput(this.#engine.generate(prompt, { ...sampling, badWords, maxTokens }, stopped, cacheSalt), {
+      n,
+      start: (prompt, index, stopped) => readOutput(this.#engine.generate(prompt, {
+        ...sampling, seed: seedOfChoice(sampling.seed, index), badWords, maxTokens,
+        // They are the same for every choice.
+        ...(index === 0 && promptLogprobs !== undefined && { promptLogprobs }),
+      }, stopped, standing), {
+        index,
         decoder: this.#text?.decoder({ skipSpecialTokens: params.skipSpecialTokens, continues: field !== "messages" }),
-        stop, includeStopStrInOutput, spell, minTokens: sampling.minTokens,
+        stop, includeStopStrInOutput, promptLogprobs: index === 0 && promptLogprobs !== undefined, spell, minTokens: sampling.minTokens,
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
       }),
     }, signal);
@@ -278,6 +305,9 @@ export class LLM implements AsyncDisposable {
     return this.#text;
   }
 }
+
+/** The seed of one of several choices, as vLLM derives it; the engine draws one for each where the request has none. */
+const seedOfChoice = (seed: number | undefined, index: number): number | undefined => (seed === undefined ? undefined : seed + index);
 
 /** The mods of each layer. The compiler is loaded only where there are any: this thread does not need it otherwise. */
 async function resolveAttention(attention: AttentionOverride, path: string): Promise<AttentionOverrideData> {

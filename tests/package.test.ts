@@ -104,6 +104,12 @@ test("the README's library example runs as printed", (t) => {
   assert.match(run("library.ts"), /\S+[\s\S]*\[(length|stop), \d+ tokens\]/);
 });
 
+test("the README's example of functions that change the logits runs as printed, and ends by itself", (t) => {
+  if (unavailable) return t.skip(unavailable);
+  writeFileSync(join(project, "processors.ts"), example("processors"));
+  assert.match(run("processors.ts"), /^0: .*\S[\s\S]*^1: .*\S[\s\S]*^2: .*\S/m);
+});
+
 test("the README's attention example runs as printed, and ends by itself", (t) => {
   if (unavailable) return t.skip(unavailable);
   writeFileSync(join(project, "attention.ts"), example("attention"));
@@ -118,6 +124,7 @@ test("the examples type-check against the published types, strictly", (t) => {
   if (unavailable) return t.skip(unavailable);
   writeFileSync(join(project, "library.ts"), example("library"));
   writeFileSync(join(project, "attention.ts"), example("attention"));
+  writeFileSync(join(project, "processors.ts"), example("processors"));
   writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions: {
     strict: true, noEmit: true, module: "nodenext", target: "es2024", lib: ["es2024", "esnext.disposable", "dom"], types: ["node"], typeRoots: [`${root}node_modules/@types`],
   }, include: ["*.ts"] }));

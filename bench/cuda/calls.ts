@@ -107,9 +107,9 @@ export class Calls {
       this.#modules.push(module);
       return module;
     };
-    const decodeModule = decode && load(decode.cubin), values = readCaptures(bindings);
+    const module = load(general.cubin), decodeModule = decode && load(decode.cubin), values = readCaptures(bindings);
     const compiled = {
-      source, general: load(general.cubin).function("attention", source.general.sharedBytes),
+      source, general: module.function("attention", source.general.sharedBytes), ...(source.mask && { packMask: module.function("packMask") }),
       ...(decodeModule && { decode: decodeModule.function("decode", source.decode!.sharedBytes), planDecode: decodeModule.function("planDecode") }),
     };
     const fill = (n: number): Int32Array => new Int32Array(batch).fill(n);

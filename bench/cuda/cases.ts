@@ -16,6 +16,8 @@ export interface Problem {
   pairs(length: number): number;
 }
 
+/** The group of a token that is one of four, as a hash of its position has it: every block of keys holds some of each. */
+const groupOf = (position: number): number => Math.imul(position, 0x9e3779b1) >>> 30;
 const triangle = (n: number): number => (n * (n + 1)) / 2;
 const documentOf = (position: number): number => cuts.filter((cut) => cut <= position).length;
 const isCausal = (q: number, kv: number): boolean => kv <= q;
@@ -37,6 +39,16 @@ export const problems = {
     allows: (q, kv) => isCausal(q, kv) && documentOf(q) === documentOf(kv),
     pairs: (n) => [0, ...cuts.filter((cut) => cut < n)].reduce((sum, from, i, starts) => sum + triangle((starts[i + 1] ?? n) - from), 0),
   },
+  scattered: {
+    ...plain, mods: (_heads, length) => ({ maskMod: and(causal, document(Int32Array.from({ length }, (_, i) => groupOf(i)))) }),
+    allows: (q, kv) => isCausal(q, kv) && groupOf(q) === groupOf(kv),
+    pairs: (n) => {
+      const seen = [0, 0, 0, 0];
+      let pairs = 0;
+      for (let i = 0; i < n; i++) pairs += ++seen[groupOf(i)]!;
+      return pairs;
+    },
+  },
   softcap50: { mods: () => ({ maskMod: causal, scoreMod: softCap(cap) }), allows: isCausal, scored: (score) => cap * Math.tanh(score / cap), pairs: triangle },
 } as const satisfies Readonly<Record<string, Problem>>;
 export type ProblemName = keyof typeof problems;
@@ -56,7 +68,7 @@ const prefill = (batch: number, heads: number, kvHeads: number, dim: number, pro
 const decode = (batch: number, length: number): Case => ({ kind: "decode", batch, heads: 32, kvHeads: 8, length, dim: 128, problem: "causal" });
 
 export const cases: readonly Case[] = [
-  ...(["causal", "full", "alibi", "window1024", "doc8", "softcap50"] as const).map((problem) => prefill(2, 32, 32, 128, problem)),
+  ...(["causal", "full", "alibi", "window1024", "doc8", "scattered", "softcap50"] as const).map((problem) => prefill(2, 32, 32, 128, problem)),
   prefill(1, 32, 8, 128, "causal"),
   ...(["causal", "full"] as const).map((problem) => prefill(2, 32, 32, 64, problem)),
   ...(["causal", "full"] as const).map((problem) => prefill(2, 16, 16, 256, problem)),
@@ -72,7 +84,7 @@ export function nameOf({ kind, batch, heads, kvHeads, length, dim, problem }: Ca
 export const peerNamesOf = (one: Case): readonly string[] => (one.problem === "softcap50" ? [nameOf(one), `${nameOf(one)}-approx`] : [nameOf(one)]);
 
 const titles: Readonly<Record<ProblemName, string>> = {
-  full: "full", causal: "causal", alibi: "ALiBi", window1024: "window 1024", doc8: "8 documents", softcap50: "soft cap 50",
+  full: "full", causal: "causal", alibi: "ALiBi", window1024: "window 1024", doc8: "8 documents", scattered: "4 scattered groups", softcap50: "soft cap 50",
 };
 /** A case for people: "causal, 2 x 32 heads of 128", "decode, 64 x 4096 tokens". All but full are causal. */
 export function titleOf({ kind, batch, heads, kvHeads, length, dim, problem }: Case): string {

@@ -31,5 +31,5 @@ const host = new Host(new Engine(model, { limits, eosTokenIds: [] }), { post, no
 thread.onMessage((message) => host.receive(message as ToEngine));
 post({
   kind: "ready",
-  info: { ...limits, architecture: "Paced", backend: "none", dtype: "none", kvCacheDtype: "none", numParameters: 0, vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0 },
+  info: { ...limits, architecture: "Paced", backend: "none", dtype: "none", kvCacheDtype: "none", numParameters: 0, vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0 },
 });

@@ -17,7 +17,8 @@ gbps         bytes of K and V over the time; the call is replayed from a CUDA gr
              256 MB are written between runs, so that nothing is left in L2
 rel_oracle   |out − oracle| / |out| in Frobenius norms over some rows of every head, the oracle in float64 with the same mods on dense indices
 rel_peer     the same between this peer's whole output and that of the case's first peer
-inputs       normal bf16 [B, H, S, D], seed 20 a case; documents cut at DOCUMENT_CUTS; window 1024: the query's own key and 1023 before it
+inputs       normal bf16 [B, H, S, D], seed 20 a case; documents cut at DOCUMENT_CUTS; window 1024: the query's own key and 1023 before it;
+             scattered: four groups whose tokens lie between each other as a hash puts them, so that no block of keys is all allowed or all left out
 """
 import argparse
 import functools
@@ -49,6 +50,11 @@ def same_document(length):
     starts = torch.zeros(length, dtype=torch.int32, device="cuda")
     starts[[cut for cut in DOCUMENT_CUTS if cut < length]] = 1
     ids = torch.cumsum(starts, 0).to(torch.int32)
+    return lambda b, h, q, kv: ids[q] == ids[kv]
+
+
+def same_group(length):
+    ids = (((torch.arange(length, dtype=torch.int64, device="cuda") * 0x9E3779B1) & 0xFFFFFFFF) >> 30).to(torch.int32)
     return lambda b, h, q, kv: ids[q] == ids[kv]
 
 
@@ -86,6 +92,15 @@ def document_pairs(length):
     return sum(triangle(b - a) for a, b in zip(edges, edges[1:]))
 
 
+def group_pairs(length):
+    seen, pairs = [0] * 4, 0
+    for i in range(length):
+        group = ((i * 0x9E3779B1) & 0xFFFFFFFF) >> 30
+        seen[group] += 1
+        pairs += seen[group]
+    return pairs
+
+
 def window_pairs(length):
     return triangle(length) - triangle(max(0, length - WINDOW))
 
@@ -96,6 +111,7 @@ MODS = {
     "alibi": (lambda s: causal, alibi, triangle, None),
     "window1024": (lambda s: and_masks(causal, window), None, window_pairs, None),
     "doc8": (lambda s: and_masks(causal, same_document(s)), None, document_pairs, None),
+    "scattered": (lambda s: and_masks(causal, same_group(s)), None, group_pairs, None),
     "softcap50": (lambda s: causal, lambda heads: soft_cap, triangle, None),
     "softcap50-approx": (lambda s: causal, lambda heads: approximate_soft_cap(), triangle, None),
 }
@@ -111,7 +127,7 @@ def decode(batch, length):
 
 
 CASES = dict([
-    *[prefill(2, 32, 32, 8192, 128, mod) for mod in ("causal", "full", "alibi", "window1024", "doc8", "softcap50", "softcap50-approx")],
+    *[prefill(2, 32, 32, 8192, 128, mod) for mod in ("causal", "full", "alibi", "window1024", "doc8", "scattered", "softcap50", "softcap50-approx")],
     prefill(1, 32, 8, 8192, 128, "causal"),
     *[prefill(2, 32, 32, 8192, 64, mod) for mod in ("causal", "full")],
     *[prefill(2, 16, 16, 8192, 256, mod) for mod in ("causal", "full")],

@@ -63,7 +63,7 @@ export async function predict(chats: readonly HeldOutChat[], change: (checkpoint
   const { config, source } = change(opened), pageSize = 16;
   const backend = await openBackend("cpu", { threads: 1 }); // bits do not depend on how many
   try {
-    const limits = { maxModelLen: context, maxNumSeqs: 1, maxNumBatchedTokens: context, maxLogits: context, pageSize, numPages: context / pageSize };
+    const limits = { maxModelLen: context, maxNumSeqs: 1, maxNumBatchedTokens: context, maxNumLogits: context, pageSize, numPages: context / pageSize };
     const model = await loadModel(backend, source ?? opened.source, { ...opened.config, ...config }, limits);
     const driver = new Driver(backend, model), logits: Float32Array[] = [];
     for (const { ids } of chats) logits.push(...(await driver.step([{ sequence: 0, position: 0, ids: [...ids], wanted: ids.length }])));

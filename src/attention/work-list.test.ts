@@ -26,7 +26,7 @@ function batchOf(sequences: readonly Rows[]): WorkBatch {
   };
 }
 
-interface Item { readonly sequence: number; readonly firstRow: number; readonly numRows: number; readonly firstPosition: number; readonly kvLength: number; readonly cost: number; readonly runs: readonly (readonly [first: number, count: number, partial: number])[] }
+interface Item { readonly sequence: number; readonly firstRow: number; readonly numRows: number; readonly firstPosition: number; readonly kvLength: number; readonly firstPartial: number; readonly runs: readonly (readonly [first: number, count: number, partial: number])[] }
 
 function read(list: Int32Array): Item[] {
   return Array.from({ length: list[0]! }, (_, i) => {
@@ -36,7 +36,7 @@ function read(list: Int32Array): Item[] {
       const run = list[1]! + (word("firstRun") + r) * runWords;
       return [list[run]!, list[run + 1]! >> 1, list[run + 1]! & 1] as const;
     });
-    return { sequence: word("sequence"), firstRow: word("firstRow"), numRows: word("numRows"), firstPosition: word("firstPosition"), kvLength: word("kvLength"), cost: word("cost"), runs };
+    return { sequence: word("sequence"), firstRow: word("firstRow"), numRows: word("numRows"), firstPosition: word("firstPosition"), kvLength: word("kvLength"), firstPartial: word("firstPartial"), runs };
   });
 }
 
@@ -90,12 +90,29 @@ test("every key that the mask allows is in a run, and every key of a full run is
   }), { numRuns: 300 });
 });
 
+/** As the list's order counts it: a partial block is two. */
+const cost = ({ numRows, runs }: Item): number => numRows * runs.reduce((sum, [, count, partial]) => sum + count * (1 + partial), 0);
+const numPartial = ({ runs }: Item): number => runs.reduce((sum, [, count, partial]) => sum + count * partial, 0);
+
+test("positions that f32 does not hold exactly are refused", () => {
+  const most = 2 ** 24;
+  assert.equal(read(planWork(bound(causal), batchOf([decode(most)]), shape))[0]!.kvLength, most);
+  assert.throws(() => planWork(bound(causal), batchOf([decode(7), decode(most + 1)]), shape), (e: Error) => e.name === "UsageError" && /sequence 1 has 16777217 positions; attention is for 16777216 at most/.test(e.message));
+  assert.throws(() => planWork(undefined, batchOf([{ rows: 2, position: most - 1, keys: 5 }]), shape), /sequence 0 has 16777217 positions/);
+});
+
+test("blocks of partial runs are numbered item by item, in the list's order", () => {
+  const list = planWork(bound(and(causal, slidingWindow(40))), batchOf([decode(50), { rows: 40, position: 0, keys: 40 }, decode(3000), { rows: 16, position: 100, keys: 116 }]), shape), items = read(list);
+  assert.ok(items.some((item) => numPartial(item) > 1));
+  assert.equal(items.reduce((before, item) => (assert.equal(item.firstPartial, before), before + numPartial(item)), 0), list[2]);
+});
+
 test("items come longest first, and the order does not depend on anything else", () => {
   const batch = batchOf([decode(50), { rows: 40, position: 0, keys: 40 }, decode(3000), decode(50), { rows: 16, position: 100, keys: 116 }]);
   const list = planWork(bound(causal), batch, shape), items = read(list);
   for (let i = 1; i < items.length; i++) {
     const a = items[i - 1]!, b = items[i]!;
-    assert.ok(a.cost > b.cost || (a.cost === b.cost && (a.sequence < b.sequence || (a.sequence === b.sequence && a.firstRow < b.firstRow))));
+    assert.ok(cost(a) > cost(b) || (cost(a) === cost(b) && (a.sequence < b.sequence || (a.sequence === b.sequence && a.firstRow < b.firstRow))));
   }
   assert.deepEqual([...planWork(bound(causal), batch, shape)], [...list]);
 });

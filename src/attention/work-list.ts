@@ -4,8 +4,8 @@
  * Each sequence's rows are cut into tiles; for each tile the blocks of keys are classified by bisection, so that a row of
  * causal attention costs one question and a sliding window a few. It knows lengths and positions, not pages or tensors.
  */
-import { invariant } from "../core/errors.ts";
-import { runWords, workHeaderWords, workItem } from "../ir/plan.ts";
+import { invariant, UsageError } from "../core/errors.ts";
+import { maxPositions, runWords, workHeaderWords, workItem } from "../ir/plan.ts";
 import { type Classifier, verdict } from "../ir/range.ts";
 
 /** The rows of a step: entry i of each array belongs to sequence i, which is the mods' `b` and the row of the block table. */
@@ -30,6 +30,8 @@ export interface WorkShape {
 
 /** Cost of a block whose mask is evaluated, in units of a full block: only the order of items depends on it. */
 const partialCost = 2;
+/** Where an item's cost stands until the items are in order. */
+const costWord = workItem.firstPartial;
 
 /**
  * Words that a list can need. Items: sequence i makes ceil(rows_i / queryTile) <= 1 + (rows_i - 1) / queryTile of them, so all make at
@@ -45,6 +47,7 @@ export function maxWorkWords(limits: { readonly maxRows: number; readonly maxSeq
 /**
  * Writes the work list of a batch. `mask` is range analysis with its captures bound, or a BlockMask; undefined allows every key.
  *
+ * @throws UsageError for positions that are too many for any kernel
  * The list is written into `out` where one is given (a part of it is returned), else into a new array. Heads share a list:
  * a block is full or empty only if it is so for all of them. A full run may end in a block that kvLength cuts short.
  */
@@ -105,6 +108,8 @@ export class WorkWriter {
   }
 
   beginItem(sequence: number, firstRow: number, numRows: number, firstPosition: number, kvLength: number): void {
+    const end = Math.max(kvLength, firstPosition + numRows);
+    if (end > maxPositions) throw new UsageError(`sequence ${sequence} has ${end} positions; attention is for ${maxPositions} at most`);
     this.#item += workItem.words;
     this.#itemRuns = 0;
     this.#blocks = 0;
@@ -141,7 +146,7 @@ export class WorkWriter {
 
   endItem(): void {
     this.#words[this.#item + workItem.numRuns] = this.#itemRuns;
-    this.#words[this.#item + workItem.cost] = this.#blocks * this.#words[this.#item + workItem.numRows]!;
+    this.#words[this.#item + costWord] = this.#blocks * this.#words[this.#item + workItem.numRows]!;
   }
 
   /** The finished list. */
@@ -151,7 +156,20 @@ export class WorkWriter {
     words[0] = this.#numItems;
     words[1] = this.#firstRunWord;
     sortItems(words, this.#numItems);
+    words[2] = this.#numberPartial();
     return words.subarray(0, this.#firstRunWord + this.#runs * runWords);
+  }
+
+  /** Counts the blocks of partial runs, item by item. */
+  #numberPartial(): number {
+    const words = this.#words;
+    let count = 0;
+    for (let at = workHeaderWords; at < this.#firstRunWord; at += workItem.words) {
+      words[at + workItem.firstPartial] = count;
+      const firstRun = this.#firstRunWord + words[at + workItem.firstRun]! * runWords, end = firstRun + words[at + workItem.numRuns]! * runWords;
+      for (let run = firstRun; run < end; run += runWords) if (words[run + 1]! & 1) count += words[run + 1]! >> 1;
+    }
+    return count;
   }
 
   #grow(): void {
@@ -165,7 +183,7 @@ export class WorkWriter {
 /** Whether item i comes before item j: the dearer first, then by sequence and row, so that the order is total. */
 function before(words: Int32Array, i: number, j: number): boolean {
   const a = workHeaderWords + i * workItem.words, b = workHeaderWords + j * workItem.words;
-  const cost = words[a + workItem.cost]! - words[b + workItem.cost]!;
+  const cost = words[a + costWord]! - words[b + costWord]!;
   if (cost !== 0) return cost > 0;
   const sequence = words[a + workItem.sequence]! - words[b + workItem.sequence]!;
   return sequence !== 0 ? sequence < 0 : words[a + workItem.firstRow]! < words[b + workItem.firstRow]!;

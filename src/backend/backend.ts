@@ -63,7 +63,7 @@ export interface BatchInputs {
   readonly slots: Buffer;
   /** [maxSequences, maxPagesPerSequence] the block table: page ids of each sequence, in order */
   readonly blockTable: Buffer;
-  /** [maxLogits] rows of the step whose logits are wanted */
+  /** [maxNumLogits] rows of the step whose logits are wanted */
   readonly logitRows: Buffer;
   readonly maxPagesPerSequence: number;
 }

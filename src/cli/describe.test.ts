@@ -23,7 +23,7 @@ test("speed counts the tokens after the first", () => {
 test("weights that were rounded when they were loaded are said to be, and how to have them as they were", () => {
   const info: EngineInfo = {
     architecture: "LlamaForCausalLM", backend: "wasm", dtype: "int8", kvCacheDtype: "bfloat16", numParameters: 4e8, maxModelLen: 10, vocabSize: 10, pageSize: 1, numPages: 10,
-    maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+    maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
   };
   assert.match(describe(info)[0]!, /, int8, context/);
   assert.match(describe({ ...info, dtype: "bfloat16", convertedFrom: "Q4_K" })[0]!, /, bfloat16 made of Q4_K on load, context/);

@@ -9,7 +9,13 @@ export function countText(count: number): string {
   return scale ? `${(count / scale[0]).toFixed(1)} ${scale[1]}` : String(count);
 }
 
-/** Four lines: model, backend, memory, and how much one step may hold. */
+function drafterText(speculation: NonNullable<EngineInfo["speculation"]>): string {
+  if (speculation.method === "draft_model") return `by ${speculation.model}, ${countText(speculation.numParameters ?? 0)} parameters`;
+  const { promptLookupMin: min, promptLookupMax: max } = speculation;
+  return `that followed where the last ${min === max ? min : `${min} to ${max}`} stood before`;
+}
+
+/** Lines: model, backend, memory, who guesses tokens if anybody does, and how much one step may hold. */
 export function describe(info: EngineInfo): readonly string[] {
   const cache = `${info.numPages * info.pageSize} tokens in ${info.numPages} pages of ${info.pageSize}`;
   const dtype = info.quantizedOnLoad ? `${info.dtype} rounded on load (--quantization none keeps what the checkpoint has)`
@@ -18,6 +24,7 @@ export function describe(info: EngineInfo): readonly string[] {
     `model    ${info.architecture}, ${countText(info.numParameters)} parameters, ${dtype}, context ${info.maxModelLen} tokens`,
     `backend  ${info.backend}`,
     `memory   weights ${formatBytes(info.weightBytes)}, KV cache ${formatBytes(info.kvBytes)} of ${info.kvCacheDtype} = ${cache}`,
+    ...(info.speculation ? [`drafts   up to ${info.speculation.numSpeculativeTokens} tokens ${drafterText(info.speculation)}`] : []),
     `batch    up to ${info.maxNumSeqs} sequences and ${info.maxNumBatchedTokens} tokens in one step; loaded in ${info.loadSeconds.toFixed(1)} s`,
   ];
 }

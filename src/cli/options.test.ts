@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { BadRequest } from "../core/errors.ts";
-import { flagOf, loadOptions, parseBias, parseBytes, parseIds, parseInteger, parseNumber, parsePort, parseSeconds, samplingParams, spelledParams } from "./options.ts";
+import { flagOf, loadOptions, parseBias, parseBytes, parseIds, parseInteger, parseNumber, parsePort, parseSeconds, parseSpeculative, samplingParams, spelledParams } from "./options.ts";
 
 test("sizes read as vLLM reads them: capital units are binary, small ones decimal", () => {
   for (const [text, bytes] of [["0", 0], ["1000", 1000], ["64M", 64 * 2 ** 20], ["64m", 64e6], ["1.5G", 1.5 * 2 ** 30], ["1GiB", 2 ** 30], ["2k", 2000]] as const) assert.equal(parseBytes(text), bytes);
@@ -32,6 +32,11 @@ test("token ids and biases are read from a flag's text, and only sampling flags 
   assert.deepEqual(samplingParams({ ...flags, ...{ system: "be kind" } }), flags);
   assert.throws(() => spelledParams({ presencePenalty: 3 }), (error) => error instanceof BadRequest && /^--presence-penalty is 3; it must be a number from -2 to 2/.test(error.message));
   assert.throws(() => spelledParams({ logitBias: { 5: 200 } }), (error) => error instanceof BadRequest && /^--logit-bias\[5\] is 200; it must be/.test(error.message));
+});
+
+test("--speculative-config is vLLM's JSON with the library's names", () => {
+  assert.deepEqual(parseSpeculative('{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}'), { method: "ngram", numSpeculativeTokens: 5, promptLookupMax: 4, promptLookupMin: 2 });
+  for (const text of ["", "ngram", "[]", "null", "5", "{method: ngram}"]) assert.throws(() => parseSpeculative(text), /it must be JSON, such as/);
 });
 
 test("ports and deadlines are refused beyond their bounds", () => {

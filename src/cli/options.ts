@@ -4,7 +4,9 @@
  */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { devices } from "../backend/registry.ts";
-import { snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
+import { schedulingPolicies } from "../engine/messages.ts";
+import type { SpeculativeConfig } from "../engine/speculative-config.ts";
+import { isObject, snakeCase, type Raw, type Spelling } from "../llm/fields.ts";
 import { checkParams, type GenerateParams } from "../llm/params.ts";
 import type { LoadOptions } from "../llm.ts";
 import { kvCacheDTypes } from "../model/kv-format.ts";
@@ -70,6 +72,18 @@ export function parseBias(text: string, before: Readonly<Record<number, number>>
   return { ...before, [id]: parseNumber(bias!) };
 }
 
+/** vLLM's JSON, its fields as the library calls them. What is in it is the library's to check. */
+export function parseSpeculative(text: string): SpeculativeConfig {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // Told below.
+  }
+  if (!isObject(value)) throw new InvalidArgumentError("it must be JSON, such as '{\"method\": \"ngram\", \"num_speculative_tokens\": 4, \"prompt_lookup_max\": 3}'.");
+  return Object.fromEntries(Object.entries(value).map(([field, given]) => [field.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()), given])) as unknown as SpeculativeConfig;
+}
+
 /** For a flag that may be given several times. One that took several values would swallow the model's name behind it. */
 export function collect(text: string, before: readonly string[] = []): readonly string[] {
   return [...before, text];
@@ -101,6 +115,8 @@ export function addEngineFlags(command: Command): Command {
     .option("--kv-cache-memory-bytes <bytes>", "size of the KV cache, such as 64M", parseBytes)
     .option("--enable-prefix-caching", "share what is computed of prompts that begin alike (default)")
     .option("--no-enable-prefix-caching", "compute every prompt from its first token")
+    .addOption(new Option("--scheduling-policy <policy>", "who is served first: first come (fcfs), or by the requests' priority, lowest first").choices(schedulingPolicies).default("fcfs"))
+    .option("--speculative-config <json>", 'guess several tokens and verify them at once: {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3} or {"model": "<draft model>", "num_speculative_tokens": 4}', parseSpeculative)
     .option("--attention <file>", "a module with mods in place of the model's attention: export default { maskMod, scoreMod, layers }")
     .option("--chat-template <file>", "a Jinja chat template in place of the model's own")
     .addOption(new Option("--hf-token <token>", "access token of the hub, for private and gated models").env("HF_TOKEN"))
@@ -110,11 +126,11 @@ export function addEngineFlags(command: Command): Command {
 
 /** The flags as the library takes them, each by name: a command's flags hold more than these. HF_ENDPOINT in `env` is a mirror of the hub. */
 export function loadOptions(flags: EngineFlags, env: Readonly<Record<string, string | undefined>> = process.env): LoadOptions {
-  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching } = flags;
+  const { dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheMemoryBytes, enablePrefixCaching, schedulingPolicy, speculativeConfig } = flags;
   const { skipTokenizerInit, chatTemplate, generationConfig, hfToken } = flags;
   const hub = { ...(hfToken && { token: hfToken }), ...(env["HF_ENDPOINT"] && { hubUrl: env["HF_ENDPOINT"] }) };
   const given = {
-    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching,
+    dtype, quantization, loadFormat, gpuMemoryUtilization, kvCacheDtype, device, threads, deterministic, seed, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize, kvCacheBytes: kvCacheMemoryBytes, enablePrefixCaching, schedulingPolicy, speculativeConfig,
     skipTokenizerInit, chatTemplate, generationConfig, hub: Object.keys(hub).length > 0 ? hub : undefined,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));

@@ -1,7 +1,7 @@
 /**
  * Counter-based random numbers: the number is a function of its key and counter, with no state between calls.
  *
- * So the draw for (seed, choice, position) is the same whatever else is in the batch, whichever order requests ran in,
+ * So the draw for (seed, position) is the same whatever else is in the batch, whichever order requests ran in,
  * and when a token is computed again. Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
  */
 
@@ -33,19 +33,19 @@ export function philox(counter: readonly [number, number, number, number], key: 
   return [c0 >>> 0, c1 >>> 0, c2 >>> 0, c3 >>> 0];
 }
 
-/** A uniform number in [0, 1) with 53 random bits, for the token at `position` of choice number `choice` under `seed` (any safe integer). */
-export function uniform(seed: number, choice: number, position: number): number {
-  const [a, b] = philox([position | 0, choice | 0, 0, 0], [seed | 0, Math.floor(seed / 2 ** 32) | 0]);
+/** A uniform number in [0, 1) with 53 random bits, for the token at `position` under `seed` (any safe integer). */
+export function uniform(seed: number, position: number): number {
+  const [a, b] = philox([position | 0, 0, 0, 0], [seed | 0, Math.floor(seed / 2 ** 32) | 0]);
   return ((a >>> 5) * 2 ** 26 + (b >>> 6)) / 2 ** 53;
 }
 
 /** The seed of the request that came as number `number`, where it brought none and the engine's own is `seed`: 53 bits. */
 export function seedOf(seed: number, number: number): number {
-  return Math.floor(uniform(seed, 0, number) * 2 ** 53);
+  return Math.floor(uniform(seed, number) * 2 ** 53);
 }
 
 /** A seeded stream of uniform numbers in [0, 1), for tests, simulations and synthetic weights. */
 export function stream(seed: number): () => number {
   let position = 0;
-  return () => uniform(seed, 0, position++);
+  return () => uniform(seed, position++);
 }

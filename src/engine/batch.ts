@@ -3,7 +3,7 @@
  *
  *   row        0  1  2 | 3 | 4  5  6  7        three sequences: a chunk, a decode, a prompt
  *   firstRow   0         3   4                 sequence s has rows firstRow[s] .. firstRow[s] + numRows[s] - 1
- *   logitRows            3               7     the row of a sequence's last token, where it is in this step
+ *   logitRows            3               7     rows whose logits are wanted: of a sequence the last ones, one where its last token is in this step
  *
  * A token that is not known yet is -1 - i, for row i of the logits of the step before (sequence.ts).
  *
@@ -11,7 +11,9 @@
  */
 import type { WorkBatch } from "../attention/work-list.ts";
 import { invariant } from "../core/errors.ts";
+import { maxNumLogitsOf } from "../model/memory.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
+import type { Sequence } from "./sequence.ts";
 
 export class Batch implements WorkBatch {
   readonly maxPagesPerSequence: number;
@@ -22,7 +24,7 @@ export class Batch implements WorkBatch {
   readonly slots: Int32Array<ArrayBuffer>;
   /** [maxNumSeqs, maxPagesPerSequence]; a row's entries past its sequence's pages are stale. */
   readonly blockTable: Int32Array<ArrayBuffer>;
-  /** [maxNumSeqs], of which numLogits are filled; in the order of the work. */
+  /** [maxNumLogits], of which numLogits are filled; in the order of the work. */
   readonly logitRows: Int32Array<ArrayBuffer>;
   /** [maxNumSeqs] each: the sequence's rows, the position of the first, and the tokens that are in the cache once this step has run. */
   readonly firstRow: Int32Array<ArrayBuffer>;
@@ -41,7 +43,7 @@ export class Batch implements WorkBatch {
     this.positions = new Int32Array(maxTokens);
     this.slots = new Int32Array(maxTokens);
     this.blockTable = new Int32Array(maxNumSeqs * this.maxPagesPerSequence);
-    this.logitRows = new Int32Array(maxNumSeqs);
+    this.logitRows = new Int32Array(maxNumLogitsOf(limits));
     this.firstRow = new Int32Array(maxNumSeqs);
     this.numRows = new Int32Array(maxNumSeqs);
     this.firstPosition = new Int32Array(maxNumSeqs);
@@ -56,34 +58,40 @@ export class Batch implements WorkBatch {
     return this.#numSequences;
   }
 
-  /** How many sequences end with their last token, and so want logits. */
+  /** How many rows want logits, of all sequences. */
   get numLogits(): number {
     return this.#numLogits;
   }
 
   /** Takes over the work of a step. */
-  fill(work: readonly Work[]): void {
-    let row = 0, numLogits = 0;
-    for (let s = 0; s < work.length; s++) {
-      const { sequence, numTokens } = work[s]!;
-      const { pages, numComputed } = sequence;
-      const end = numComputed + numTokens;
-      const fits = end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence;
-      invariant(fits, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
-      this.firstRow[s] = row;
-      this.numRows[s] = numTokens;
-      this.firstPosition[s] = numComputed;
-      this.kvLength[s] = end;
-      for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
-      sequence.copyTokens(this.tokens, row, numComputed, numTokens);
-      for (let position = numComputed; position < end; position++, row++) {
-        this.positions[row] = position;
-        this.slots[row] = pages[Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
-      }
-      if (end === sequence.numTokens) this.logitRows[numLogits++] = row - 1;
+  fill(work: readonly Omit<Work, "numDrafts">[]): void {
+    this.clear();
+    for (const { sequence, numTokens, numLogits } of work) this.add(sequence, sequence.numComputed, numTokens, numLogits);
+  }
+
+  clear(): void {
+    this.#numTokens = this.#numSequences = this.#numLogits = 0;
+  }
+
+  /** Rows of one more sequence: its tokens of positions from .. from + count - 1, or where it does not have that one yet `token`; the last `numLogits` want logits. */
+  add(sequence: Sequence, from: number, count: number, numLogits: number, token?: number): void {
+    const { pages } = sequence, s = this.#numSequences++, end = from + count;
+    const fits = end <= pages.length * this.#pageSize && pages.length <= this.maxPagesPerSequence;
+    invariant(fits, `sequence ${sequence.id} computes token ${end - 1} with ${pages.length} pages`);
+    let row = this.#numTokens;
+    this.firstRow[s] = row;
+    this.numRows[s] = count;
+    this.firstPosition[s] = from;
+    this.kvLength[s] = end;
+    for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
+    if (token === undefined) sequence.copyTokens(this.tokens, row, from, count);
+    else this.tokens[row] = token;
+    for (let position = from; position < end; position++, row++) {
+      this.positions[row] = position;
+      this.slots[row] = pages[Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
     }
+    invariant(this.#numLogits + numLogits <= this.logitRows.length, `${this.#numLogits + numLogits} rows of logits with room for ${this.logitRows.length}`);
+    for (let logitRow = row - numLogits; logitRow < row; logitRow++) this.logitRows[this.#numLogits++] = logitRow;
     this.#numTokens = row;
-    this.#numSequences = work.length;
-    this.#numLogits = numLogits;
   }
 }

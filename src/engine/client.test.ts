@@ -9,7 +9,7 @@ import type { Delta, EngineInfo } from "./messages.ts";
 
 const limits: EngineLimits = { maxNumBatchedTokens: 16, maxNumSeqs: 4, pageSize: 4, maxModelLen: 4000, numPages: 4000 };
 const info: EngineInfo = {
-  ...limits, architecture: "Fake", backend: "none", dtype: "f32", kvCacheDtype: "float32", numParameters: 0, vocabSize: 50, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+  ...limits, architecture: "Fake", backend: "none", dtype: "f32", kvCacheDtype: "float32", numParameters: 0, vocabSize: 50, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
 };
 const params = { ...defaultSampling, temperature: 0 };
 const long = { ...params, maxTokens: 3000 };

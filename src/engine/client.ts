@@ -13,15 +13,17 @@ import type { SamplingParams } from "../sampling/params.ts";
 import type { Engine } from "./engine.ts";
 import { Host } from "./host.ts";
 import { Ledger, type Entry } from "./ledger.ts";
-import type { Delta, EngineInfo, FromEngine, Stats, ToEngine } from "./messages.ts";
+import type { Delta, EngineInfo, FromEngine, Standing, Stats, ToEngine } from "./messages.ts";
 
 export interface EngineClient {
   readonly info: EngineInfo;
   /**
    * Starts a request; ends after the Delta with `finish`. Leaving the loop early or aborting the signal frees its pages. Throws when
-   * the engine has died for good. Requests with different salts share nothing in the cache.
+   * the engine has died for good.
    */
-  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt?: string): AsyncIterable<Delta>;
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, standing?: Standing): AsyncIterable<Delta>;
+  /** Whether the engine runs in this thread, so that functions reach it. */
+  readonly inProcess: boolean;
   /** The newest; counters are over all engines there were. */
   readonly stats: Stats;
   /** Whether there is an engine now: false while another takes the place of one that died, and once there will be none. */
@@ -36,6 +38,7 @@ export interface EngineClient {
 
 /** The way to the engine, whichever it is at the time. */
 export interface Link {
+  readonly inProcess: boolean;
   post(message: ToEngine): void;
   /** Whether requests are in flight: only then need the process wait for the engine. */
   busy(yes: boolean): void;
@@ -52,6 +55,7 @@ interface InFlight extends Entry {
 /** Stats that count from an engine's start; the others are of the moment. */
 const counters = [
   "numSteps", "promptTokens", "generationTokens", "numPreemptions", "prefixCacheQueries", "prefixCacheHits", "numStepsAhead", "hostSeconds", "hiddenSeconds", "waitSeconds",
+  "draftSeconds", "numDrafts", "numDraftTokens",
 ] as const satisfies readonly (keyof Stats)[];
 
 export class Client implements EngineClient {
@@ -83,7 +87,12 @@ export class Client implements EngineClient {
   get stats(): Stats {
     const now = this.#up ? this.#stats : { ...noStats(this.info), numWaiting: this.#ledger.size };
     if (this.#restarts === 0 && this.#up) return now;
-    return { ...now, ...Object.fromEntries(counters.map((name) => [name, now[name] + this.#former[name]])) };
+    const acceptedPerPosition = Array.from({ length: this.info.speculation?.numSpeculativeTokens ?? 0 }, (_, i) => (now.acceptedPerPosition[i] ?? 0) + (this.#former.acceptedPerPosition[i] ?? 0));
+    return { ...now, ...Object.fromEntries(counters.map((name) => [name, now[name] + this.#former[name]])), acceptedPerPosition };
+  }
+
+  get inProcess(): boolean {
+    return this.#link.inProcess;
   }
 
   get alive(): boolean {
@@ -103,7 +112,7 @@ export class Client implements EngineClient {
     return this.#ledger.size;
   }
 
-  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt = ""): AsyncIterableIterator<Delta> {
+  generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, standing: Standing = {}): AsyncIterableIterator<Delta> {
     const id = String(this.#numRequests++);
     const queue = new Queue<Delta>();
     if (this.#death) queue.fail(this.#death);
@@ -118,7 +127,7 @@ export class Client implements EngineClient {
       const seed = params.seed ?? seedOf(this.#seed, this.#numSeeds);
       this.#numSeeds++;
       this.#ledger.add({
-        id, prompt, params: { ...params, seed }, salt, output: [], handedOver: false, numDeaths: 0, numBefore: 0,
+        id, prompt, params: { ...params, seed }, standing, output: [], numRead: 1, handedOver: false, numDeaths: 0, numBefore: 0,
         queue, release: () => signal?.removeEventListener("abort", abort),
       });
       if (this.#ledger.size === 1) this.#link.busy(true);
@@ -206,8 +215,9 @@ export class Client implements EngineClient {
 
   #handOver(): void {
     if (!this.#up) return;
-    for (const { id, prompt, params, salt, output } of this.#ledger.next()) {
-      this.#link.post({ kind: "submit", id, prompt, params, salt, ...(output.length > 0 && { output: [...output] }) });
+    for (const { id, prompt, params, standing, output, numRead } of this.#ledger.next()) {
+      const told = output.length > 0 || numRead > 1 ? { told: { tokens: [...output], numRead } } : {};
+      this.#link.post({ kind: "submit", id, prompt, params, standing, ...told });
     }
   }
 
@@ -243,6 +253,7 @@ export class Client implements EngineClient {
 const noStats = ({ numPages }: EngineInfo): Stats => ({
   numRunning: 0, numWaiting: 0, numFreePages: numPages, numPages, numSteps: 0, promptTokens: 0, generationTokens: 0, numPreemptions: 0, prefixCacheQueries: 0, prefixCacheHits: 0,
   stepTokens: 0, stepSeconds: 0, numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0,
+  draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [],
 });
 
 function end(queue: Queue<Delta>, id: string): void {
@@ -261,6 +272,7 @@ export function errorOf({ message, theirs, stack }: FromEngine & { readonly kind
 /** A client of an engine in this thread, which then steps between other work; no other takes its place. `release` frees what the engine stands on. */
 export function clientOf(engine: Engine, info: EngineInfo, now: () => number, release: () => Promise<void> = async () => {}): EngineClient {
   const link: Link = {
+    inProcess: true,
     post: (message) => host.receive(message),
     busy: () => {},
     close: async () => {

@@ -23,7 +23,8 @@ async function drain(engine: Engine, during: (step: number) => void = () => {}):
     for (const delta of await engine.step()) {
       const before = out.get(delta.id);
       assert.ok(!before?.finish, `${delta.id} goes on after its end`);
-      out.set(delta.id, { ...before, ...delta, tokens: [...(before?.tokens ?? []), ...delta.tokens], logprobs: [...(before?.logprobs ?? []), ...(delta.logprobs ?? [])] });
+      out.set(delta.id, { ...before, ...delta, tokens: [...(before?.tokens ?? []), ...delta.tokens], logprobs: [...(before?.logprobs ?? []), ...(delta.logprobs ?? [])],
+        ...((before?.promptLogprobs ?? delta.promptLogprobs) && { promptLogprobs: { from: 1, logprobs: [...(before?.promptLogprobs?.logprobs ?? []), ...(delta.promptLogprobs?.logprobs ?? [])] } }) });
     }
   }
   return out;
@@ -135,6 +136,31 @@ test("logprobs come with every token where asked, and agree with the definition"
   assert.ok(Math.abs(first.logprob - expected) < 1e-12);
 });
 
+test("the prompt's tokens have the log-probabilities of the definition, whatever the chunks, and logits that are no numbers end the request", async () => {
+  const prompt = [4, 2, 9, 9, 7];
+  for (const over of [{}, { maxNumBatchedTokens: 2 }, { maxNumSeqs: 1 }, { maxNumLogits: 5, maxNumBatchedTokens: 4 }]) {
+    const { engine, model } = make(over);
+    const { promptLogprobs } = await one(engine, prompt, { ...greedy, promptLogprobs: 1, maxTokens: 2 });
+    assert.equal(promptLogprobs!.logprobs.length, 4);
+    for (const [i, known] of promptLogprobs!.logprobs.entries()) {
+      const logits = [...fakeLogits(prompt.slice(0, i + 1), 50)], token = prompt[i + 1]!;
+      assert.deepEqual([known.token, known.rank, known.top.length], [token, 1 + logits.filter((x) => x > logits[token]!).length, 1]);
+      assert.ok(Math.abs(known.logprob - (logits[token]! - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)))) < 1e-12);
+    }
+    const forward = model.forward.bind(model);
+    model.forward = async (batch) => {
+      const logits = await forward(batch);
+      const bad = batch.logitRows.subarray(0, batch.numLogits).findIndex((row) => batch.positions[row] === 2);
+      if (bad >= 0) logits[50 * bad] = NaN;
+      return logits;
+    };
+    const { finish, tokens, message } = await one(engine, prompt, { ...greedy, promptLogprobs: 1 });
+    assert.deepEqual([finish, tokens], ["error", []]);
+    assert.match(message!, /logits for token 3 are not numbers/);
+    assert.equal(engine.stats().numFreePages, 40);
+  }
+});
+
 test("requests without a seed differ from each other, and a second engine with the same seed repeats them all", async () => {
   const run = async (seed: number) => {
     const { engine } = make({}, [], seed);
@@ -146,6 +172,96 @@ test("requests without a seed differ from each other, and a second engine with t
   assert.notDeepEqual(a, b);
   assert.deepEqual(await run(5), [a, b]);
   assert.notDeepEqual(await run(6), [a, b]);
+});
+
+test("choices of one prompt compute its full pages once, with a prefix cache and without, and without it nobody else finds them", async () => {
+  const prompt = Int32Array.from({ length: 22 }, (_, i) => (i * 7) % 50);
+  for (const enablePrefixCaching of [true, false]) for (const maxNumBatchedTokens of [5, 64]) {
+    const { engine, model } = make({ enablePrefixCaching, maxNumBatchedTokens, maxNumSeqs: 3, numPages: 60 });
+    let numPromptTokens = 0;
+    const forward = model.forward.bind(model);
+    model.forward = (batch) => {
+      for (let row = 0; row < batch.numTokens; row++) if (batch.positions[row]! < prompt.length) numPromptTokens++;
+      return forward(batch);
+    };
+    const run = async (family: string, ids: readonly string[]) => {
+      numPromptTokens = 0;
+      for (const [i, id] of ids.entries()) engine.submit(id, prompt, { ...defaultSampling, seed: i, maxTokens: 3 + i }, { family });
+      return drain(engine);
+    };
+    const out = await run("first", ["a", "b", "c", "d", "e"]);
+    assert.equal(numPromptTokens, 22 + 4 * 2, "five pages and two tokens");
+    for (const [i, id] of ["a", "b", "c", "d", "e"].entries()) {
+      assert.deepEqual(out.get(id)!.tokens, (await one(make().engine, [...prompt], { ...defaultSampling, seed: i, maxTokens: 3 + i })).tokens);
+    }
+    await run("second", ["f"]);
+    assert.equal(numPromptTokens, enablePrefixCaching ? 2 : 22);
+    engine.submit("g", prompt, greedy);
+    engine.submit("h", prompt, greedy);
+    numPromptTokens = 0;
+    await drain(engine);
+    assert.equal(numPromptTokens, enablePrefixCaching ? 4 : 44);
+    assert.equal(engine.stats().numFreePages, 60);
+  }
+});
+
+test("a logits processor chooses tokens, sees the raw logits, is called once a token in spite of preemption, and ends nobody but its own request", async () => {
+  const { engine, model } = make({ numPages: 7, maxModelLen: 27 });
+  const calls: number[][] = [];
+  const shift: SamplingParams = {
+    ...greedy, maxTokens: 12, logprobs: 0,
+    logitsProcessors: [(logits, { promptTokenIds, outputTokenIds }) => {
+      calls.push([...promptTokenIds, ...outputTokenIds]);
+      logits.fill(-Infinity);
+      logits[outputTokenIds.length] = 1;
+    }],
+  };
+  engine.submit("good", Int32Array.of(1, 2, 3), { ...greedy, maxTokens: 20 });
+  engine.submit("sampled", Int32Array.of(4, 5), { ...defaultSampling, seed: 3, maxTokens: 8 });
+  engine.submit("shift", Int32Array.of(9), shift);
+  const failing = (id: string, logitsProcessors: SamplingParams["logitsProcessors"] & object) => engine.submit(id, Int32Array.of(7, 8), { ...greedy, logitsProcessors });
+  failing("throws", [(_, { outputTokenIds }) => { if (outputTokenIds.length === 2) throw new Error("two are enough"); }]);
+  failing("nan", [(logits) => void (logits[3] = NaN)]);
+  failing("nothing", [(logits) => void logits.fill(-Infinity)]);
+  const out = await drain(engine);
+  assert.deepEqual(out.get("good")!.tokens, continuation([1, 2, 3], 20));
+  assert.deepEqual(out.get("sampled")!.tokens, (await one(make().engine, [4, 5], { ...defaultSampling, seed: 3, maxTokens: 8 })).tokens);
+  const tokens = Array.from({ length: 12 }, (_, i) => i);
+  assert.deepEqual([out.get("shift")!.tokens, out.get("shift")!.finish], [tokens, "length"]);
+  assert.deepEqual(calls, tokens.map((i) => [9, ...tokens.slice(0, i)]));
+  assert.ok(engine.stats().numPreemptions > 0, "somebody was preempted");
+  const logits = [...fakeLogits([9], 50)];
+  const raw = logits[0]! - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
+  assert.ok(Math.abs(out.get("shift")!.logprobs![0]!.logprob - raw) < 1e-6, "log-probabilities are the model's");
+  for (const [id, length, message] of [["throws", 2, /logitsProcessors\[0\] threw Error: two are enough, after 2 tokens/], ["nan", 0, /no token .*NaN/], ["nothing", 0, /left no token/]] as const) {
+    const { tokens, finish, param, message: got } = out.get(id)!;
+    assert.deepEqual([tokens.length, finish, param], [length, "error", "logitsProcessors"], id);
+    assert.match(got!, message);
+  }
+  assert.equal(engine.stats().numFreePages, 7);
+  assert.ok(model.numForwards > 0);
+});
+
+test("a logits processor may abort its own request, others and submit new ones in the middle of a step", async () => {
+  const { engine } = make();
+  const at = (count: number, act: () => void, then: () => void = () => {}): SamplingParams => ({
+    ...greedy, logitsProcessors: [(_, { outputTokenIds }) => {
+      if (outputTokenIds.length !== count) return;
+      act();
+      then();
+    }],
+  });
+  engine.submit("own", Int32Array.of(1, 2), at(2, () => engine.abort("own")));
+  engine.submit("late", Int32Array.of(5, 6), { ...greedy, maxTokens: 9 });
+  engine.submit("other", Int32Array.of(1, 3), at(3, () => engine.abort("late")));
+  engine.submit("thrower", Int32Array.of(1, 4), at(1, () => {
+    engine.abort("thrower");
+    engine.submit("new", Int32Array.of(7, 7), greedy);
+  }, () => { throw new Error("after all"); }));
+  const out = await drain(engine);
+  assert.deepEqual([...out].map(([id, { tokens, finish }]) => [id, tokens.length, finish]).sort(), [["late", 4, "abort"], ["new", 16, "length"], ["other", 16, "length"], ["own", 2, "abort"], ["thrower", 1, "abort"]]);
+  assert.deepEqual(out.get("new")!.tokens, continuation([7, 7], 16));
+  assert.equal(engine.stats().numFreePages, limits.numPages);
 });
 
 test("tokens do not depend on arrivals, chunks, preemption or cancellations around a request", async () => {

@@ -9,15 +9,16 @@
  * at once and its rows of those steps are ignored. Everything is a function of the requests and the seed, in the order they came.
  * Knows token ids and never text; knows no thread, no message and no backend: the forward pass is handed in.
  */
-import { invariant, UsageError } from "../core/errors.ts";
+import { BadRequest, invariant, UsageError } from "../core/errors.ts";
 import { seedOf } from "../core/random.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
 import { LogitRules } from "../sampling/rules.ts";
 import { argmax, Sampler } from "../sampling/sampler.ts";
+import type { Drafter } from "./drafter.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
-import type { Delta, FinishReason, Stats } from "./messages.ts";
+import { type Delta, nothingTold, type Standing, type Stats, type Told, type TokenLogprobs } from "./messages.ts";
 import { drain, type Flight, type ForwardModel, Launcher, type Part, type Sampled } from "./run-ahead.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -25,6 +26,8 @@ import { Sequence } from "./sequence.ts";
 export type { ForwardModel };
 
 export interface EngineLimits extends SchedulerLimits {
+  /** Sequences that begin alike share pages. Default true. */
+  readonly enablePrefixCaching?: boolean;
   /** Most tokens of one sequence, prompt and output together. */
   readonly maxModelLen: number;
   readonly numPages: number;
@@ -38,6 +41,8 @@ export interface EngineSetup {
   readonly seed?: number;
   /** Seconds, for stats; default: no time passes. */
   readonly now?: () => number;
+  /** Who guesses what may follow, where somebody does. */
+  readonly drafter?: Drafter;
 }
 
 export class Engine {
@@ -46,6 +51,7 @@ export class Engine {
   readonly #scheduler: Scheduler;
   readonly #launcher: Launcher;
   readonly #sampler: Sampler;
+  readonly #drafter: Drafter | undefined;
   readonly #eos: ReadonlySet<number>;
   /** Where the seeds of requests without one come from. */
   readonly seed: number;
@@ -65,17 +71,25 @@ export class Engine {
   #hostSeconds = 0;
   #hiddenSeconds = 0;
   #waitSeconds = 0;
+  #draftSeconds = 0;
+  #numDrafts = 0;
+  #numDraftTokens = 0;
+  /** Drafts that were right, by their place behind the known tokens. */
+  readonly #acceptedPerPosition: number[];
   /** When the last step ended. */
   #settledAt = 0;
   /** The step that was started and will be settled next. */
   #flight: Flight | undefined;
   #stepping = false;
 
-  constructor(model: ForwardModel, { limits, eosTokenIds, seed = 0, now = () => 0 }: EngineSetup) {
+  constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter }: EngineSetup) {
+    const limits = drafter ? { ...given, numSpeculativeTokens: drafter.numTokens } : given;
     this.limits = limits;
+    this.#drafter = drafter;
+    this.#acceptedPerPosition = new Array<number>(drafter?.numTokens ?? 0).fill(0);
     this.#model = model;
     const pool = new PagePool(limits.numPages);
-    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true, seed }));
+    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, seed }));
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
@@ -89,10 +103,10 @@ export class Engine {
   }
 
   /**
-   * Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. Requests with different salts share no pages.
-   * `output`: what an engine before this one has generated for it and told; it goes on behind that, as after a preemption. Its seed must then be given.
+   * Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. `told`: what an engine before this one has told of it; this
+   * one goes on behind that, as after a preemption. Its seed must then be given.
    */
-  submit(id: string, prompt: Int32Array, params: SamplingParams, salt = "", output: readonly number[] = []): void {
+  submit(id: string, prompt: Int32Array, params: SamplingParams, { salt = "", family, priority }: Standing = {}, told: Told = nothingTold): void {
     invariant(!this.#sequences.has(id), `request ${id} is already running`);
     const number = this.#numSubmitted++;
     const wrong = this.#check(prompt, params);
@@ -100,9 +114,10 @@ export class Engine {
       this.#deltas.push({ id, tokens: [], finish: "error", ...wrong });
       return;
     }
+    const { maxModelLen, enablePrefixCaching = true } = this.limits;
     const rules = LogitRules.of(params, prompt, this.#eos);
-    for (const token of output) rules?.add(token);
-    const sequence = new Sequence(id, prompt, params, params.seed ?? seedOf(this.seed, number), this.limits.maxModelLen, salt, rules, output);
+    for (const token of told.tokens) rules?.add(token);
+    const sequence = new Sequence(id, prompt, params, params.seed ?? seedOf(this.seed, number), maxModelLen, enablePrefixCaching ? salt : family ?? null, rules, priority, told);
     this.#sequences.set(id, sequence);
     this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);
@@ -126,10 +141,11 @@ export class Engine {
     invariant(!this.#stepping, "a step began within a step");
     this.#stepping = true;
     try {
-      this.#flight ??= this.#start();
+      this.#flight ??= this.#drafter ? await this.#startDrafted() : this.#start();
       const flight = this.#flight;
       if (flight) {
-        this.#flight = flight.mayBeFollowed && this.#scheduler.hasRoom ? this.#start() : undefined;
+        const follows = flight.mayBeFollowed && this.#scheduler.hasRoom;
+        this.#flight = !follows ? undefined : this.#drafter ? await this.#startDrafted() : this.#start();
         await this.#settle(flight);
       }
     } finally {
@@ -139,20 +155,32 @@ export class Engine {
     this.#deltas = [];
     return deltas;
   }
+
   /** Schedules and starts a step, if there is work: behind the one under way, where there is one. */
-  #start(work?: readonly Work[]): Flight | undefined {
+  #start(work?: readonly Work[], since = this.#now()): Flight | undefined {
     return this.#timed(() => {
       const todo = work ?? this.#scheduler.schedule();
       if (todo.length === 0) return undefined;
-      if (this.#fresh.size > 0) for (const { sequence } of todo) this.#leaveQueue(sequence.id, this.#now());
+      if (this.#fresh.size > 0) for (const { sequence } of todo) this.#leaveQueue(sequence.id, since);
       if (this.#flight) this.#numStepsAhead++;
-      return this.#launcher.start(todo, this.#now());
+      return this.#launcher.start(todo, since);
     });
+  }
+
+  /** The same with drafts behind the tokens of sequences that have room for some. Who is aborted while they are thought of has no part in the step. */
+  async #startDrafted(): Promise<Flight | undefined> {
+    const since = this.#now();
+    const work = this.#timed(() => this.#scheduler.schedule());
+    const from = this.#now();
+    await this.#drafter!.propose(work);
+    this.#draftSeconds += this.#now() - from;
+    return this.#start(work.filter(({ sequence }) => sequence.state === "running"), since);
   }
 
   /**
    * Waits for a step and does what follows from its tokens. A mod of the operator's may fail for one request (an index outside its table): that
-   * one ends with the error, found by computing each alone, and the others never notice, as company does not show in their bits.
+   * one ends with the error, found by computing each alone, and the others never notice, as company does not show in their bits. Drafts, for which a
+   * mod may fail where it would never have come to, are forgotten.
    */
   async #settle(flight: Flight): Promise<void> {
     const from = this.#now();
@@ -181,10 +209,10 @@ export class Engine {
     if (next) await drain(next);
     // Aborts may have come meanwhile, and may come while each is computed.
     for (const { sequence } of [...parts, ...(next?.parts ?? [])]) if (sequence.state === "running") sequence.undo();
-    for (const { sequence, numTokens } of parts) {
+    for (const { sequence, numTokens, numLogits, numDrafts } of parts) {
       if (sequence.state !== "running") continue;
-      if (parts.length === 1) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message });
-      else await this.#settle(this.#start([{ sequence, numTokens }])!);
+      if (parts.length === 1 && numDrafts === 0) this.#end(sequence, { id: sequence.id, tokens: [], finish: "error", message });
+      else await this.#settle(this.#start([{ sequence, numTokens: numTokens - numDrafts, numLogits: numLogits - numDrafts, numDrafts: 0 }])!);
     }
   }
 
@@ -205,7 +233,8 @@ export class Engine {
       numSteps: this.#numSteps, promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions,
       prefixCacheQueries: cache.numQueries, prefixCacheHits: cache.numHits,
       stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds, numStepsAhead: this.#numStepsAhead,
-      hostSeconds: this.#hostSeconds, hiddenSeconds: this.#hiddenSeconds, waitSeconds: this.#waitSeconds,
+      hostSeconds: this.#hostSeconds, hiddenSeconds: this.#hiddenSeconds, waitSeconds: this.#waitSeconds, draftSeconds: this.#draftSeconds,
+      numDrafts: this.#numDrafts, numDraftTokens: this.#numDraftTokens, acceptedPerPosition: [...this.#acceptedPerPosition],
     };
   }
 
@@ -229,36 +258,82 @@ export class Engine {
     return undefined;
   }
 
-  /** A step has computed its part of a sequence: what the client gets of it. */
-  #advance({ sequence, numTokens, row, hostRow }: Part, sampled: Sampled): void {
-    const { id, params, rules } = sequence;
-    if (row === undefined) return sequence.settle(numTokens, undefined);
-    const logits = hostRow === undefined ? undefined : sampled.logits[hostRow]!;
-    const token = logits ? this.#sampler.sample(logits, params, sequence.seed, sequence.numKnown, rules) : fromDevice(sampled.tokens[row]!);
-    if (token === undefined && rules && logits && argmax(logits) !== undefined) {
-      const message = `after ${sequence.numGenerated} tokens of output no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more`;
-      return this.#end(sequence, { id, tokens: [], finish: "error", message, param: params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens" });
+  /**
+   * A step has computed its part of a sequence: what the client gets of it. Each row is sampled for its position as if it were the only one; a draft that
+   * is what was sampled is there already, and the row behind it counts too. The first that is not is where drafts end.
+   */
+  #advance(part: Part, sampled: Sampled): void {
+    const { sequence, numTokens, reachesEnd, numDrafts } = part;
+    const { id, params, rules, numKnown } = sequence;
+    if (sequence.logitsFrom < Infinity && !this.#readPrompt(part, sampled)) return;
+    if (!reachesEnd) return sequence.settle(numTokens, noTokens);
+    const tokens: number[] = [], logprobs: TokenLogprobs[] = [];
+    let ended: Ending = {}, wrong: Ending | undefined, numAccepted = 0;
+    for (let i = 0; i <= numDrafts; i++) {
+      const position = numKnown + i, logits = logitsOf(part, i, sampled);
+      let token: number | undefined;
+      try {
+        token = logits ? this.#sampler.sample(logits, params, sequence.seed, position, rules) : fromDevice(sampled.tokens[rowOf(part, i)]!);
+      } catch (error) {
+        if (!(error instanceof BadRequest)) throw error;
+        wrong = { finish: "error", message: error.message, param: error.param };
+        break;
+      }
+      // A logits processor may have had it aborted.
+      if (sequence.state !== "running") return;
+      if (token === undefined) {
+        wrong = noTokenLeft(sequence, position, rules && logits && argmax(logits) !== undefined);
+        break;
+      }
+      tokens.push(token);
+      rules?.add(token);
+      if (params.logprobs !== undefined) logprobs.push(logprobsOf(logits!, token, params.logprobs));
+      ended = this.#endedBy(sequence, position + 1, token);
+      const agrees = i < numDrafts && sequence.token(position) === token;
+      if (agrees) numAccepted++;
+      if (ended.finish || !agrees) break;
     }
-    if (token === undefined) {
-      const message = `the model's logits for token ${sequence.numKnown} are not numbers (NaN or infinity)`;
-      return this.#end(sequence, { id, tokens: [], finish: "error", message });
+    if (tokens.length > 0) this.#tell(part, tokens, numAccepted, { ...(params.logprobs !== undefined && { logprobs }), ...ended });
+    if (wrong && sequence.state === "running") this.#end(sequence, { id, tokens: [], ...wrong });
+  }
+
+  /** Tells how likely the prompt's tokens are that follow those of a part. False: the request has ended, for the model's logits are no numbers. */
+  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits: rows }: Sampled): boolean {
+    const { id, numSettled, numPromptTokens, numRead: from, params } = sequence;
+    const to = Math.min(numSettled + numTokens + 1, numPromptTokens);
+    if (numLogits === 0) return true;
+    const logprobs: TokenLogprobs[] = [];
+    for (let position = from; position < to; position++) {
+      const logits = rows[hostRow! + position - from]!;
+      if (argmax(logits) === undefined) {
+        this.#end(sequence, { id, tokens: [], ...noTokenLeft(sequence, position, false) });
+        return false;
+      }
+      logprobs.push(logprobsOf(logits, sequence.token(position), params.promptLogprobs!));
     }
-    const cachedTokens = sequence.numGenerated === 0 ? sequence.numCachedTokens : undefined;
-    const queueSeconds = sequence.numGenerated === 0 ? this.#fresh.get(id)?.queueSeconds : undefined;
-    if (sequence.numGenerated === 0) {
+    sequence.numRead = to;
+    this.#deltas.push({ id, tokens: [], promptLogprobs: { from, logprobs } });
+    return true;
+  }
+
+  /** The tokens that a part has given, as a Delta; `more`: what else is in it. */
+  #tell({ sequence, numTokens, numDrafts }: Part, tokens: readonly number[], numAccepted: number, more: Omit<Delta, "id" | "tokens">): void {
+    const { id } = sequence, isFirst = sequence.numGenerated === 0;
+    const cachedTokens = isFirst ? sequence.numCachedTokens : undefined;
+    const queueSeconds = isFirst ? this.#fresh.get(id)?.queueSeconds : undefined;
+    if (isFirst) {
       this.#promptTokens += sequence.numPromptTokens;
       this.#fresh.delete(id);
     }
-    this.#generationTokens++;
-    sequence.settle(numTokens, token);
-    rules?.add(token);
-    const delta: Delta = {
-      id, tokens: [token],
-      ...(queueSeconds !== undefined && { queueSeconds }),
-      ...(cachedTokens && { cachedTokens }),
-      ...(params.logprobs !== undefined && { logprobs: [logprobsOf(logits!, token, params.logprobs)] }),
-      ...this.#endedBy(sequence, token),
-    };
+    this.#generationTokens += tokens.length;
+    sequence.settle(numTokens, tokens);
+    if (numDrafts > 0) {
+      this.#numDrafts++;
+      this.#numDraftTokens += numDrafts;
+      for (let i = 0; i < numAccepted; i++) this.#acceptedPerPosition[i]!++;
+      this.#drafter!.decided(sequence, numDrafts, tokens.length);
+    }
+    const delta: Delta = { id, tokens, ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);
   }
@@ -268,10 +343,11 @@ export class Engine {
     if (fresh) fresh.queueSeconds ??= at - fresh.since;
   }
 
-  #endedBy({ params, numKnown, capacity }: Sequence, token: number): { finish?: FinishReason; stopTokenId?: number } {
+  /** Whether a sequence ends with `token`, the last of `numTokens`. */
+  #endedBy({ params, capacity }: Sequence, numTokens: number, token: number): Ending {
     if (!params.ignoreEos && this.#eos.has(token)) return { finish: "stop" };
     if (params.stopTokenIds.includes(token)) return { finish: "stop", stopTokenId: token };
-    return numKnown === capacity ? { finish: "length" } : {};
+    return numTokens === capacity ? { finish: "length" } : {};
   }
 
   #end(sequence: Sequence, last: Delta): void {
@@ -282,4 +358,25 @@ export class Engine {
   }
 }
 
+/** How a request ends, if it does. */
+type Ending = Pick<Delta, "finish" | "stopTokenId" | "message" | "param">;
+
+const noTokens: readonly number[] = [];
 const fromDevice = (token: number): number | undefined => (token < 0 ? undefined : token);
+
+/** The row of logits that decides draft `i`, or what follows the last one. */
+const rowOf = ({ firstRow, numLogits, numDrafts }: Part, i: number): number => firstRow + numLogits - 1 - numDrafts + i;
+/** Its logits, where they are here. */
+const logitsOf = (part: Part, i: number, { logits }: Sampled): Float32Array | undefined =>
+  (part.hostRow === undefined ? undefined : logits[part.hostRow + rowOf(part, i) - part.firstRow]!);
+
+/** Why there is no token for a position: by the request's own rules, where `ruledOut`, or by the model's logits. */
+function noTokenLeft({ params, numPromptTokens }: Sequence, position: number, ruledOut: boolean | undefined): Ending {
+  if (!ruledOut) return { finish: "error", message: `the model's logits for token ${position} are not numbers (NaN or infinity)` };
+  const after = `after ${position - numPromptTokens} tokens of output`;
+  if (params.logitsProcessors?.length) {
+    return { finish: "error", message: `${after} logitsProcessors left no token that may be generated, or a logit that is NaN or +Infinity; leave a distribution`, param: "logitsProcessors" };
+  }
+  const param = params.allowedTokenIds ? "allowedTokenIds" : params.badWords.length > 0 ? "badWords" : "minTokens";
+  return { finish: "error", message: `${after} no token is left that the request allows (allowed ids, bad words, minimum of tokens); allow more`, param };
+}

@@ -4,7 +4,7 @@ import { stream } from "../core/random.ts";
 import { defaultSampling } from "../sampling/params.ts";
 import { clearTokens, type Entry, Ledger } from "./ledger.ts";
 
-const entry = (id: string): Entry => ({ id, prompt: Int32Array.of(1), params: defaultSampling, salt: "", output: [], handedOver: false, numDeaths: 0, numBefore: 0 });
+const entry = (id: string): Entry => ({ id, prompt: Int32Array.of(1), params: defaultSampling, standing: {}, output: [], numRead: 1, handedOver: false, numDeaths: 0, numBefore: 0 });
 const ids = (entries: readonly Entry[]) => entries.map(({ id }) => id).join("");
 function ledgerOf(names: string) {
   const ledger = new Ledger<Entry>();

@@ -5,7 +5,7 @@
  * Which of them may have been the death of it:
  *
  *   numDeaths      engines in a row that died while they may have worked on it, before it came `clearTokens` further: those that had told tokens, and
- *                  as many as an engine works on at once, in the order they came (that of the line behind them is not known here)
+ *                  as many as an engine works on at once, in its order
  *   from 2 on      a suspect: suspects are handed over first, one at a time, and the next once this one has come so far (or has ended);
  *                  all others wait
  *   blamed         the suspect that is being tried when an engine dies, or whoever twice in a row was alone in it: handed to no engine again
@@ -13,7 +13,7 @@
  * Knows no thread and no message.
  */
 import type { SamplingParams } from "../sampling/params.ts";
-import type { Delta } from "./messages.ts";
+import type { Delta, Standing } from "./messages.ts";
 
 /** So many tokens after it was handed over, a request has shown that it is no engine's death. Above what a step under way can hide. */
 export const clearTokens = 16;
@@ -25,9 +25,10 @@ export interface Entry {
   readonly prompt: Int32Array;
   /** With a seed: another engine must draw the same numbers. */
   readonly params: SamplingParams;
-  readonly salt: string;
-  /** Tokens that were told. */
+  readonly standing: Standing;
+  /** Tokens that were told, and how many of the prompt's were told to be how likely. */
   readonly output: number[];
+  numRead: number;
   /** An engine has it. */
   handedOver: boolean;
   numDeaths: number;
@@ -68,8 +69,9 @@ export class Ledger<E extends Entry> {
   }
 
   /** Tokens of a request were told. Whether that lets others go. */
-  told(entry: E, { tokens }: Delta): boolean {
+  told(entry: E, { tokens, promptLogprobs }: Delta): boolean {
     for (const token of tokens) entry.output.push(token);
+    if (promptLogprobs) entry.numRead = promptLogprobs.from + promptLogprobs.logprobs.length;
     if (entry.numDeaths === 0 || entry.output.length - entry.numBefore < clearTokens) return false;
     entry.numDeaths = 0;
     if (this.#tried !== entry) return false;
@@ -98,6 +100,7 @@ export class Ledger<E extends Entry> {
     this.#tried = undefined;
     this.#held.clear();
     for (const entry of this.#entries.values()) this.#held.add(entry);
+    had.sort((a, b) => (a.standing.priority ?? 0) - (b.standing.priority ?? 0));
     for (const [place, entry] of had.entries()) {
       entry.handedOver = false;
       if (place < maxNumSeqs || entry.output.length > entry.numBefore) entry.numDeaths++;

@@ -60,3 +60,14 @@ test("what cannot be is refused with what would fit", () => {
     assert.throws(() => choose(options, available), (error) => error instanceof UsageError && message.test(error.message) || assert.fail(String(error)));
   }
 });
+
+test("rows of logits are counted in the plan, one for each sequence where nobody wants more, and never more than a step has tokens", () => {
+  const rowBytes = MiB;
+  const at = (options: LimitOptions, logitsOf?: (maxNumSeqs: number) => number) => chooseLimits(options, {
+    maxPositions: 64, availableBytes: 100 * MiB, defaults: capsOf("cpu").defaults, ...(logitsOf && { logitsOf }),
+    plan: ({ numPages, pageSize, maxNumSeqs, maxNumLogits = maxNumSeqs }) => ({ kvBytes: numPages * pageSize * 65536, totalBytes: numPages * pageSize * 65536 + maxNumLogits * rowBytes }),
+  });
+  assert.equal(at({ maxNumSeqs: 4 }).maxNumLogits, undefined);
+  assert.deepEqual([at({ maxNumSeqs: 4 }, (seqs) => 5 * seqs).maxNumLogits, at({ maxNumSeqs: 4, maxNumBatchedTokens: 16 }, (seqs) => 5 * seqs).maxNumLogits], [20, 16]);
+  assert.deepEqual([at({ maxNumSeqs: 10 }, (seqs) => 5 * seqs).numPages, at({ maxNumSeqs: 20 }, (seqs) => 4 * seqs).numPages], [40, 20], "what they take is not the cache's");
+});

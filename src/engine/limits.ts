@@ -15,6 +15,7 @@
  */
 import type { Caps } from "../backend/backend.ts";
 import { UsageError } from "../core/errors.ts";
+import { maxPositions } from "../ir/plan.ts";
 import { formatBytes } from "../model/memory.ts";
 import type { EngineLimits } from "./engine.ts";
 
@@ -45,6 +46,8 @@ export interface Room {
   /** Of the device. */
   readonly defaults: Caps["defaults"];
   readonly plan: (limits: EngineLimits) => MemoryNeeds;
+  /** Rows of logits that a step of so many sequences may want, where these are more than one for each. */
+  readonly logitsOf?: (maxNumSeqs: number) => number;
 }
 
 const defaultPoolBytes = 512 * 2 ** 20;
@@ -52,7 +55,7 @@ const defaultPoolBytes = 512 * 2 ** 20;
 const minModelLen = 2;
 
 const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: number, max: number]>> = {
-  maxModelLen: ["--max-model-len", minModelLen, 2 ** 30],
+  maxModelLen: ["--max-model-len", minModelLen, maxPositions],
   maxNumSeqs: ["--max-num-seqs", 1, 65_536],
   // A launch on a GPU counts rows in 16 bits.
   maxNumBatchedTokens: ["--max-num-batched-tokens", 1, 65535],
@@ -61,7 +64,7 @@ const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: nu
 };
 
 /** The limits to load with. @throws UsageError that says what would fit. */
-export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, defaults, plan }: Room): EngineLimits {
+export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, defaults, plan, logitsOf }: Room): EngineLimits {
   for (const [name, [flag, min, max]] of Object.entries(flags)) {
     const value = options[name as keyof LimitOptions];
     if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
@@ -83,7 +86,10 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
   }
 
   const wanted = asked ?? maxPositions;
-  const at = (maxModelLen: number, numPages: number): EngineLimits => ({ maxModelLen, maxNumSeqs, maxNumBatchedTokens, pageSize, numPages });
+  // No row has two logits.
+  const maxNumLogits = logitsOf && Math.min(logitsOf(maxNumSeqs), maxNumBatchedTokens);
+  const at = (maxModelLen: number, numPages: number): EngineLimits =>
+    ({ maxModelLen, maxNumSeqs, maxNumBatchedTokens, pageSize, numPages, ...(maxNumLogits !== undefined && { maxNumLogits }) });
   const pagesOf = (tokens: number): number => Math.ceil(tokens / pageSize);
   const one = plan(at(wanted, pagesOf(wanted)));
   const restBytes = one.totalBytes - one.kvBytes;

@@ -1,5 +1,6 @@
 /**
- * All that crosses between the engine and the rest: plain data that survives structuredClone.
+ * All that crosses between the engine and the rest: plain data that survives structuredClone, but for `logitsProcessors`, which only an engine in the
+ * same thread can be sent.
  *
  *   client  ── Submit, Abort, Close ──▶  engine (a worker thread, or the same thread in tests)
  *   client  ◀── Progress, Ready, Deltas, Stats, Failed, Closed ──  engine
@@ -9,14 +10,34 @@
  */
 import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+import type { Speculation } from "./speculative-config.ts";
 
 export type { TokenLogprobs };
 
 export type ToEngine =
-  /** `output`: tokens of it that an engine which has died since has generated and told. */
-  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly salt: string; readonly output?: readonly number[] }
+  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly standing: Standing; readonly told?: Told }
   | { readonly kind: "abort"; readonly id: string }
   | { readonly kind: "close" };
+
+/** How a request stands among the others. */
+export interface Standing {
+  /** Requests with different salts share nothing in the cache. Default "". */
+  readonly salt?: string;
+  /** Choices of one prompt, which share its pages where prefix caching is switched off too: a name that no other prompt's choices have. */
+  readonly family?: string;
+  /** Lower runs earlier, equals in the order they come. Default 0. */
+  readonly priority?: number;
+}
+
+/** What an engine that has died since has told of a request. */
+export interface Told {
+  /** Generated tokens. */
+  readonly tokens: readonly number[];
+  /** How likely the first so many of the prompt's tokens are, where the request wants to know. */
+  readonly numRead: number;
+}
+
+export const nothingTold: Told = { tokens: [], numRead: 1 };
 
 export type FromEngine =
   | { readonly kind: "progress"; readonly stage: string; readonly done: number; readonly total: number }
@@ -35,7 +56,7 @@ export type FinishReason = "stop" | "length" | "abort" | "error";
 /** What one step added to one request. */
 export interface Delta {
   readonly id: string;
-  /** Tokens generated in this step, in order, the one that ended it included; empty only with `finish`. */
+  /** Tokens generated in this step, in order, the one that ended it included; empty only with `finish`, or while a prompt is read. */
   readonly tokens: readonly number[];
   /** With the first token: how long the request waited before a step first worked on it. */
   readonly queueSeconds?: number;
@@ -43,6 +64,8 @@ export interface Delta {
   readonly cachedTokens?: number;
   /** One for each token, where the request asked. */
   readonly logprobs?: readonly TokenLogprobs[];
+  /** Before the first token or with it, where the request asked: of the prompt's tokens from number `from` on, 1 at first, as far as this step read them. */
+  readonly promptLogprobs?: { readonly from: number; readonly logprobs: readonly TokenLogprobs[] };
   readonly finish?: FinishReason;
   /** The stop token id that ended it, where one did that is not the model's own end token. */
   readonly stopTokenId?: number;
@@ -51,6 +74,10 @@ export interface Delta {
   /** The field of the request that is wrong, where the error is one that the sender can mend. */
   readonly param?: string;
 }
+
+/** "fcfs": first come, first served. "priority": by the requests' priorities, and first come, first served among equals. */
+export const schedulingPolicies = ["fcfs", "priority"] as const;
+export type SchedulingPolicy = (typeof schedulingPolicies)[number];
 
 export interface EngineInfo {
   readonly architecture: string;
@@ -74,6 +101,9 @@ export interface EngineInfo {
   readonly weightBytes: number;
   readonly kvBytes: number;
   readonly enablePrefixCaching: boolean;
+  readonly schedulingPolicy: SchedulingPolicy;
+  /** Who guesses what may follow, if anybody does; of a draft model, how large it is. Its weights and cache count in the two sums of bytes. */
+  readonly speculation?: Speculation & { readonly numParameters?: number };
   readonly loadSeconds: number;
 }
 
@@ -100,4 +130,10 @@ export interface Stats {
   readonly hiddenSeconds: number;
   /** How long it waited for steps to end. Above zero after a step that was started ahead: the machine was not waiting for the host. */
   readonly waitSeconds: number;
+  /** How long it took to think of drafts. */
+  readonly draftSeconds: number;
+  /** How often a sequence's step had drafts, how many tokens these were, and how many were right, by their place behind the known tokens. */
+  readonly numDrafts: number;
+  readonly numDraftTokens: number;
+  readonly acceptedPerPosition: readonly number[];
 }

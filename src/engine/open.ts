@@ -8,14 +8,19 @@ import type { AttentionOverrideData } from "../attention/override.ts";
 import type { Backend, WeightDType } from "../backend/backend.ts";
 import { addressableBytes, type BackendOptions, capsOf, type Device, openBackend } from "../backend/registry.ts";
 import { UsageError } from "../core/errors.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
-import { loadModel, openCheckpoint, planModel } from "../model/load.ts";
+import { type Checkpoint, countParameters, loadModel, openCheckpoint, planModel } from "../model/load.ts";
 import { convertedFrom, isRoundedOnLoad, type LoadFormat, type Quantization, type WeightDTypeOption } from "../model/weight-formats.ts";
 import type { WeightSource } from "../weights/source.ts";
-import { Engine } from "./engine.ts";
+import { DraftModel } from "./draft-model.ts";
+import type { Drafter } from "./drafter.ts";
+import { Engine, type EngineLimits } from "./engine.ts";
 import { ProgramModel } from "./forward.ts";
 import { chooseLimits, type LimitOptions } from "./limits.ts";
-import type { EngineInfo } from "./messages.ts";
+import { type EngineInfo, type SchedulingPolicy, schedulingPolicies } from "./messages.ts";
+import { NgramDrafter } from "./ngram.ts";
+import { readSpeculativeConfig, type SpeculativeConfig } from "./speculative-config.ts";
 
 /** How far loading has come, in bytes of a stage. */
 export type Progress = (stage: string, done: number, total: number) => void;
@@ -50,6 +55,10 @@ export interface EngineOptions extends LimitOptions {
    * while the model runs, as what was computed before would not be what is computed now.
    */
   readonly enablePrefixCaching?: boolean;
+  /** Who is served first. Default "fcfs": requests with a priority are refused. */
+  readonly schedulingPolicy?: SchedulingPolicy;
+  /** Guesses of what may follow, which the model verifies several at once: the same tokens in fewer steps, where the guesses are good. Default: none. */
+  readonly speculativeConfig?: SpeculativeConfig;
   /** Mods in place of the model's own, resolved for its layers (attention/override.ts). */
   readonly attention?: AttentionOverrideData;
 }
@@ -79,27 +88,41 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
   const start = now();
   // Whoever reads the model's files first says what is wrong with them before it says that there is no backend.
   opening.catch(() => {});
-  let source: WeightSource | undefined;
+  const sources: WeightSource[] = [];
   try {
     const { model: path, device, dtype = "auto", quantization = "auto", kvCacheDtype = "auto", seed = 0 } = options;
     if (!Number.isSafeInteger(seed)) throw new UsageError(`seed (--seed) is ${seed}; it must be a safe integer`);
     for (const [name, flag] of [["enablePrefixCaching", "--enable-prefix-caching"], ["deterministic", "--deterministic"]] as const) {
       if (!["boolean", "undefined"].includes(typeof options[name])) throw new UsageError(`${name} (${flag}) is ${JSON.stringify(options[name])}; it must be true or false`);
     }
+    const { schedulingPolicy = "fcfs" } = options;
+    if (!schedulingPolicies.includes(schedulingPolicy)) throw new UsageError(`schedulingPolicy (--scheduling-policy) is ${JSON.stringify(schedulingPolicy)}; it must be ${schedulingPolicies.join(" or ")}`);
     const caps = capsOf(device);
-    const checkpoint = openCheckpoint(path, { caps, dtype, quantization, kvCacheDtype, ...(options.loadFormat !== undefined && { loadFormat: options.loadFormat }) });
-    source = checkpoint.source;
+    const speculation = options.speculativeConfig && readSpeculativeConfig(options.speculativeConfig);
+    const open = (one: string): Checkpoint => {
+      const opened = openCheckpoint(one, { caps, dtype, quantization, kvCacheDtype, ...(options.loadFormat !== undefined && { loadFormat: options.loadFormat }) });
+      sources.push(opened.source);
+      return opened;
+    };
+    const checkpoint = open(path), { source } = checkpoint;
+    const draft = speculation?.method === "draft_model" ? open(speculation.model) : undefined;
+    if (draft) checkDraft(draft.config, checkpoint.config);
     const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
     const backend = await opening;
     const limits = chooseLimits(options, {
-      maxPositions: config.maxPositions,
+      maxPositions: Math.min(config.maxPositions, draft?.config.maxPositions ?? Infinity),
       defaults: caps.defaults,
       availableBytes: shareOf(backend, options.gpuMemoryUtilization) ?? availableBytes(device),
       plan: (tried) => {
-        const { bytes, totalBytes } = planModel(config, tried, caps);
-        return { kvBytes: bytes.kvCache, totalBytes };
+        const plans = [planModel(config, tried, caps), ...(draft ? [planModel(draft.config, draftLimits(tried), caps)] : [])];
+        return { kvBytes: sum(plans, (plan) => plan.bytes.kvCache), totalBytes: sum(plans, (plan) => plan.totalBytes) };
       },
+      ...(speculation && { logitsOf: (maxNumSeqs) => maxNumSeqs * (1 + speculation.numSpeculativeTokens) }),
     });
+    // The smaller model first: what has no use must lie together where a backend has several memories, and its weights leave room for that.
+    const draftModel = draft && await loadModel(backend, draft.source, draft.config, draftLimits(limits), onProgress);
+    const drafter: Drafter | undefined = draftModel ? new DraftModel(new ProgramModel(backend, draftModel), speculation!.numSpeculativeTokens, draftLimits(limits), limits.maxModelLen)
+      : speculation?.method === "ngram" ? new NgramDrafter(speculation) : undefined;
     const model = await loadModel(backend, source, config, limits, onProgress);
     const eosTokenIds = [...new Set([...config.eosTokenIds, ...(options.eosTokenIds ?? [])])];
     const changing = model.attentionGroups.some(({ shared }) => shared.length > 0);
@@ -107,7 +130,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       throw new UsageError("enablePrefixCaching (--enable-prefix-caching) is true, but the mods of attention read arrays over a SharedArrayBuffer: what is computed of a prompt would change with them; leave the option out, or give the mods arrays of their own");
     }
     const enablePrefixCaching = options.enablePrefixCaching ?? !changing;
-    const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now });
+    const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now, ...(drafter && { drafter }) });
     const converted = convertedFrom(source, config);
     const info: EngineInfo = {
       architecture: config.architecture,
@@ -120,9 +143,11 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       vocabSize: config.vocabSize,
       eosTokenIds,
       ...limits,
-      weightBytes: model.plan.bytes.weights,
+      weightBytes: model.plan.bytes.weights + (draftModel?.plan.bytes.weights ?? 0),
       enablePrefixCaching,
-      kvBytes: model.plan.bytes.kvCache,
+      schedulingPolicy,
+      kvBytes: model.plan.bytes.kvCache + (draftModel?.plan.bytes.kvCache ?? 0),
+      ...(speculation && { speculation: { ...speculation, ...(draft && { numParameters: countParameters(draft.config) }) } }),
       loadSeconds: now() - start,
     };
     return { engine, info, pulse: backend.pulse, release: () => backend.close() };
@@ -130,8 +155,20 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     await opening.then((backend) => backend.close(), () => {});
     throw error;
   } finally {
-    source?.close();
+    for (const source of sources) source.close();
   }
+}
+
+/** A draft model computes what the model does, and wants the logits of one row of a sequence. */
+const draftLimits = (limits: EngineLimits): EngineLimits => ({ ...limits, maxNumLogits: limits.maxNumSeqs });
+const sum = <T>(items: readonly T[], of: (item: T) => number): number => items.reduce((total, item) => total + of(item), 0);
+
+/** @throws UsageError where a token of one model means nothing, or something else, to the other */
+function checkDraft(draft: ModelConfig, config: ModelConfig): void {
+  if (draft.vocabSize === config.vocabSize) return;
+  throw new UsageError(
+    `speculativeConfig.model (--speculative-config model) has a vocabulary of ${draft.vocabSize} tokens and the model one of ${config.vocabSize}; give a draft model with the model's own tokenizer`,
+  );
 }
 
 /** What a model may take of memory that is the backend's own; undefined where it has none. @throws UsageError for a share that is none, or of nothing */

@@ -69,7 +69,7 @@ export class PageIndex {
     const hash = this.#hashOf(sequence, block, parent), bucket = this.#bucket(hash);
     this.#hash[page] = hash;
     this.#parent[page] = parent;
-    if (block === 0) this.#salts[page] = sequence.salt;
+    if (block === 0) this.#salts[page] = saltOf(sequence);
     sequence.copyTokens(this.#tokens, page * this.#pageSize, block * this.#pageSize, this.#pageSize);
     this.#next[page] = this.#buckets[bucket]!;
     this.#buckets[bucket] = page;
@@ -100,16 +100,23 @@ export class PageIndex {
 
   #hashOf(sequence: Sequence, block: number, parent: number): number {
     let hash = parent === noPage ? this.#seed : this.#hash[parent]!;
-    if (parent === noPage) for (let i = 0; i < sequence.salt.length; i++) hash = this.#mix(hash, sequence.salt.charCodeAt(i));
+    const salt = parent === noPage ? saltOf(sequence) : "";
+    for (let i = 0; i < salt.length; i++) hash = this.#mix(hash, salt.charCodeAt(i));
     const from = block * this.#pageSize;
     for (let i = 0; i < this.#pageSize; i++) hash = this.#mix(hash, sequence.token(from + i));
     return hash | 0;
   }
 
   #holds(page: number, sequence: Sequence, block: number): boolean {
-    if (block === 0 && this.#salts[page] !== sequence.salt) return false;
+    if (block === 0 && this.#salts[page] !== saltOf(sequence)) return false;
     const from = block * this.#pageSize, at = page * this.#pageSize;
     for (let i = 0; i < this.#pageSize; i++) if (this.#tokens[at + i] !== sequence.token(from + i)) return false;
     return true;
   }
+}
+
+/** Whoever has none asks for no page. */
+function saltOf({ id, salt }: Sequence): string {
+  if (salt === null) invariant(false, `sequence ${id} shares no pages`);
+  return salt;
 }

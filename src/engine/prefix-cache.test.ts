@@ -13,7 +13,7 @@ const make = (over: Partial<SchedulerLimits> = {}, numPages = 50, cache: Partial
   return new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, ...cache }));
 };
 const range = (length: number, from = 0) => Array.from({ length }, (_, i) => from + i);
-const sequence = (id: string, prompt: readonly number[], maxTokens = 1, salt = "") =>
+const sequence = (id: string, prompt: readonly number[], maxTokens = 1, salt: string | null = "") =>
   new Sequence(id, Int32Array.from(prompt), { ...defaultSampling, maxTokens }, 0, 1 << 20, salt);
 
 /** One step; every sequence generates `next`. What it computed: [id, from, tokens] each. */
@@ -22,7 +22,7 @@ function step(scheduler: Scheduler, next = 0): (readonly [string, number, number
   for (const { sequence, numTokens } of work) {
     const last = numTokens === sequence.numUncomputed;
     sequence.compute(numTokens, last ? 0 : undefined);
-    sequence.settle(numTokens, last ? next : undefined);
+    sequence.settle(numTokens, last ? [next] : []);
     if (sequence.numTokens === sequence.capacity) scheduler.remove(sequence);
   }
   scheduler.pool.check();
@@ -121,11 +121,12 @@ test("a preempted sequence finds its own pages again", () => {
   assert.equal(scheduler.cache.numHits, 0, "hits are of first admissions");
 });
 
-test("switched off, nothing is found, kept or shared", () => {
-  const scheduler = make({}, 50, { enabled: false });
-  run(scheduler, sequence("a", range(14)));
-  assert.deepEqual(run(scheduler, sequence("b", range(14)), sequence("c", range(2))), [[["b", 0, 14], ["c", 0, 2]]]);
-  assert.deepEqual([scheduler.pool.numKept, scheduler.cache.numHits], [0, 0]);
+test("sequences without a salt find, keep and share nothing, and are not found by others", () => {
+  const scheduler = make();
+  run(scheduler, sequence("a", range(14), 1, null));
+  assert.deepEqual(run(scheduler, sequence("b", range(14), 1, null), sequence("c", range(2), 1, null)), [[["b", 0, 14], ["c", 0, 2]]]);
+  assert.deepEqual([scheduler.pool.numKept, scheduler.cache.numQueries, scheduler.cache.numHits], [0, 0, 0]);
+  assert.deepEqual(run(scheduler, sequence("d", range(14)), sequence("e", range(14), 1, null), sequence("f", range(14))), [[["d", 0, 14], ["e", 0, 2]], [["e", 2, 12], ["f", 12, 2]]]);
 });
 
 test("a hash that collides always, or half of the time, serves the same pages as a good one", () => {

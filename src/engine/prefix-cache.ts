@@ -10,7 +10,7 @@
  * is kept for longer than those behind it, and the page that is taken again first is the end of a chain: no page is in the index whose
  * parent is not.
  *
- * Switched off, it takes pages and gives them back and shares none. Knows no scheduler's order, no model and no clock.
+ * A sequence without a salt takes pages and gives them back and shares none. Knows no scheduler's order, no model and no clock.
  */
 import { PageIndex, noPage } from "./page-index.ts";
 import type { PagePool } from "./page-pool.ts";
@@ -18,8 +18,6 @@ import type { Sequence } from "./sequence.ts";
 
 export interface PrefixCacheOptions {
   readonly pageSize: number;
-  /** Default true. */
-  readonly enabled?: boolean;
   /** Makes hashes unpredictable. Default 0. */
   readonly seed?: number;
   /** One more token in a hash; replaced by tests that want collisions. */
@@ -29,8 +27,7 @@ export interface PrefixCacheOptions {
 export class PrefixCache {
   readonly #pool: PagePool;
   readonly #pageSize: number;
-  /** undefined: switched off. */
-  readonly #index: PageIndex | undefined;
+  readonly #index: PageIndex;
   /** 1 for pages of the index that are computed. */
   readonly #ready: Uint8Array;
   /** What the last `admit` found; reused. */
@@ -39,14 +36,14 @@ export class PrefixCache {
   #numHits = 0;
   #numRecovered = 0;
 
-  constructor(pool: PagePool, { pageSize, enabled = true, seed, hash }: PrefixCacheOptions) {
+  constructor(pool: PagePool, { pageSize, seed, hash }: PrefixCacheOptions) {
     this.#pool = pool;
     this.#pageSize = pageSize;
-    this.#index = enabled ? new PageIndex(pool.numPages, pageSize, seed, hash) : undefined;
+    this.#index = new PageIndex(pool.numPages, pageSize, seed, hash);
     this.#ready = new Uint8Array(pool.numPages);
   }
 
-  /** Tokens that sequences had when they were first admitted; 0 where it is switched off. */
+  /** Tokens that sequences had when they were first admitted, those left out that no pages were looked for. */
   get numQueries(): number {
     return this.#numQueries;
   }
@@ -64,14 +61,15 @@ export class PrefixCache {
   /**
    * Admits a waiting sequence with pages for all its known tokens, as many of them found as there are, and says whether it did. It does not when
    * fewer than `reserve` pages would be left free, or when another sequence is computing the next page it wants: that one is worth
-   * waiting for. The last known token is always left to compute, as somebody wants what follows from it.
+   * waiting for. The last known token is always left to compute, as somebody wants what follows from it, and so are those whose logits are wanted.
    */
   admit(sequence: Sequence, reserve: number): boolean {
     const found = this.#found;
     found.length = 0;
     let numKept = 0;
-    if (this.#index) {
-      const most = Math.floor((sequence.numTokens - 1) / this.#pageSize);
+    const looks = sequence.salt !== null && sequence.logitsFrom > 0;
+    if (looks) {
+      const most = Math.floor(Math.min(sequence.numTokens - 1, sequence.logitsFrom) / this.#pageSize);
       for (let parent = noPage; found.length < most; ) {
         const page = this.#index.find(sequence, found.length, parent);
         if (page === noPage) break;
@@ -88,7 +86,7 @@ export class PrefixCache {
     }
     for (let i = 0; i < numMissing; i++) sequence.pages.push(this.#take());
     const numHits = found.length * this.#pageSize;
-    if (this.#index && sequence.numCachedTokens === undefined) {
+    if (looks && sequence.numCachedTokens === undefined) {
       this.#numQueries += sequence.numTokens;
       this.#numHits += numHits;
     } else this.#numRecovered += numHits;
@@ -98,19 +96,25 @@ export class PrefixCache {
     return true;
   }
 
-  /** Pages for all known tokens of a running sequence: all that are missing, or none and false. */
-  grow(sequence: Sequence): boolean {
-    const numMissing = Math.ceil(sequence.numTokens / this.#pageSize) - sequence.pages.length;
+  /** Pages for all known tokens of a running sequence, and `numDrafts` more: all that are missing, or none and false. */
+  grow(sequence: Sequence, numDrafts = 0): boolean {
+    const numMissing = Math.ceil((sequence.numTokens + numDrafts) / this.#pageSize) - sequence.pages.length;
     if (numMissing > this.#pool.numFree) return false;
     for (let i = 0; i < numMissing; i++) sequence.pages.push(this.#take());
     return true;
   }
 
+  /** Takes back the pages that a running sequence had for drafts that were refused. */
+  trim(sequence: Sequence): void {
+    const { pages } = sequence;
+    for (const least = Math.ceil(sequence.numTokens / this.#pageSize); pages.length > least; ) this.#pool.release(pages.pop()!);
+  }
+
   /** Makes ready what the sequence has computed since, by steps that have ended; a page that somebody else has made ready meanwhile takes the place of its own. */
   keep(sequence: Sequence): void {
-    if (!this.#index) return;
+    if (sequence.salt === null) return;
     const { pages } = sequence;
-    const numFull = Math.floor(sequence.numSettled / this.#pageSize);
+    const numFull = Math.floor((sequence.numSettled - sequence.numBehind) / this.#pageSize);
     for (let block = sequence.numReadyPages; block < numFull; block = ++sequence.numReadyPages) {
       if (block === sequence.numListedPages) {
         const parent = block === 0 ? noPage : pages[block - 1]!;
@@ -134,7 +138,7 @@ export class PrefixCache {
     const { pages } = sequence;
     for (let page = pages.pop(); page !== undefined; page = pages.pop()) {
       const block = pages.length;
-      if (block >= sequence.numReadyPages && block < sequence.numListedPages) this.#index!.remove(page);
+      if (block >= sequence.numReadyPages && block < sequence.numListedPages) this.#index.remove(page);
       this.#pool.release(page, block < sequence.numReadyPages);
     }
     sequence.numListedPages = sequence.numReadyPages = 0;
@@ -145,7 +149,7 @@ export class PrefixCache {
     const kept = this.#pool.kept();
     const order = new Map(kept.map((page, i) => [page, i]));
     for (let page = 0; page < this.#pool.numPages; page++) {
-      const listed = this.#index?.has(page) ?? false;
+      const listed = this.#index.has(page);
       const fail = (what: string): never => {
         throw new Error(`invariant: page ${page} ${what}`);
       };
@@ -156,9 +160,9 @@ export class PrefixCache {
       const holders = this.#pool.holders(page);
       if (holders === 0 && !order.has(page)) fail("can be found but is empty");
       if (this.#ready[page] === 0 && holders !== 1) fail(`is promised by ${holders}`);
-      const parent = this.#index!.parent(page);
+      const parent = this.#index.parent(page);
       if (parent === noPage) continue;
-      if (!this.#index!.has(parent)) fail(`stands behind page ${parent}, which is gone`);
+      if (!this.#index.has(parent)) fail(`stands behind page ${parent}, which is gone`);
       if (this.#ready[page] === 1 && this.#ready[parent] === 0) fail(`is ready and page ${parent} before it is not`);
       if (this.#pool.holders(parent) < Math.min(1, holders)) fail(`is held and page ${parent} before it is not`);
       if (holders === 0 && (order.get(parent) ?? Infinity) < order.get(page)!) fail(`would outlive page ${parent} before it`);
@@ -167,7 +171,7 @@ export class PrefixCache {
 
   /** Lists the full pages that the sequence is going to compute. One that is there already is left to `keep`. */
   #promise(sequence: Sequence): void {
-    if (!this.#index) return;
+    if (sequence.salt === null) return;
     const numFull = Math.floor(sequence.numTokens / this.#pageSize);
     for (let block = sequence.numListedPages; block < numFull; block++) {
       const parent = block === 0 ? noPage : sequence.pages[block - 1]!;
@@ -179,7 +183,7 @@ export class PrefixCache {
 
   #take(): number {
     const page = this.#pool.take();
-    if (this.#index?.has(page)) {
+    if (this.#index.has(page)) {
       this.#index.remove(page);
       this.#ready[page] = 0;
     }

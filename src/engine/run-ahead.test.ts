@@ -14,6 +14,7 @@ const greedy: SamplingParams = { ...defaultSampling, temperature: 0, ignoreEos: 
 interface Answer {
   readonly tokens: readonly number[];
   readonly logprobs: readonly unknown[];
+  readonly promptLogprobs: readonly unknown[];
   readonly end: Partial<Delta>;
 }
 
@@ -23,10 +24,11 @@ async function drain(engine: Engine, during: (step: number) => boolean = () => f
   for (let step = 0, more = true; more || !engine.idle; step++) {
     assert.ok(step < 5000, "never idle");
     more = during(step);
-    for (const { id, tokens, logprobs = [], queueSeconds: _, cachedTokens: __, ...rest } of await engine.step()) {
+    for (const { id, tokens, logprobs = [], promptLogprobs, queueSeconds: _, cachedTokens: __, ...rest } of await engine.step()) {
       const before = out.get(id);
       assert.equal(before?.end.finish, undefined, `${id} goes on after its end`);
-      out.set(id, { tokens: [...(before?.tokens ?? []), ...tokens], logprobs: [...(before?.logprobs ?? []), ...logprobs], end: rest });
+      out.set(id, { tokens: [...(before?.tokens ?? []), ...tokens], logprobs: [...(before?.logprobs ?? []), ...logprobs], promptLogprobs: [...(before?.promptLogprobs ?? []), ...(promptLogprobs?.logprobs ?? [])], end: rest });
+      assert.equal(promptLogprobs?.from ?? 1 + (before?.promptLogprobs.length ?? 0), 1 + (before?.promptLogprobs.length ?? 0), "without a gap or a repeat");
     }
   }
   return out;
@@ -91,7 +93,7 @@ test("a machine that dies with a step behind the one that it dies of rejects onc
 test("tokens, log-probabilities and ends are those of an engine that waits, whatever comes, leaves, is refused or preempted at any time", async () => {
   const random = stream(23);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const reached = { ahead: 0, preemptions: 0, aborts: 0, stops: 0, eos: 0, lengths: 0, refused: 0, hits: 0, hostRows: 0, abortsUnderWay: 0, whole: 0 };
+  const reached = { ahead: 0, preemptions: 0, aborts: 0, stops: 0, eos: 0, lengths: 0, refused: 0, hits: 0, hostRows: 0, abortsUnderWay: 0, whole: 0, promptsRead: 0 };
   for (let round = 0; round < 120; round++) {
     const over: EngineLimits = {
       maxNumBatchedTokens: int(1, 20), maxNumSeqs: int(2, 6), pageSize: int(1, 5), numPages: round % 3 === 0 ? 100 : int(18, 26), maxModelLen: 18, enablePrefixCaching: random() < 0.7,
@@ -105,6 +107,7 @@ test("tokens, log-probabilities and ends are those of an engine that waits, what
         ...defaultSampling, seed: i, maxTokens: int(1, 12), temperature: i % 2 ? 0 : 0.4 + random(), ignoreEos: random() < 0.5, stopTokenIds: random() < 0.3 ? [int(14, 49), int(14, 49)] : [],
         topK: random() < 0.3 ? 8 : 0, topP: random() < 0.3 ? 0.8 : 1, minP: random() < 0.2 ? 0.05 : 0,
         ...(withHost && random() < 0.25 && { logprobs: 2 }), ...(withHost && random() < 0.2 && { frequencyPenalty: 0.4, logitBias: new Map([[int(14, 49), 3]]) }),
+        ...(withHost && random() < 0.2 && { promptLogprobs: int(0, 2) }), ...(withHost && random() < 0.1 && { logitsProcessors: [(logits, { outputTokenIds }) => void (logits[14 + (outputTokenIds.at(-1) ?? 0)] = 4)] }),
       } satisfies SamplingParams,
     }));
     const expected = new Map<string, Answer>();
@@ -140,6 +143,8 @@ test("tokens, log-probabilities and ends are those of an engine that waits, what
       }
       assert.deepEqual(got, want, where);
       reached.whole++;
+      if (want.end.finish !== "error") assert.equal(got.promptLogprobs.length, r.params.promptLogprobs === undefined ? 0 : r.prompt.length - 1);
+      if (got.promptLogprobs.length > 0) reached.promptsRead++;
       if (want.end.finish === "error") reached.refused++;
       else if (want.end.finish === "length") reached.lengths++;
       else if (want.end.stopTokenId !== undefined) reached.stops++;

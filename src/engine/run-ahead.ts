@@ -6,9 +6,11 @@
  *
  * A sequence that goes on has a place for the token it does not know yet (sequence.ts), and the machine reads it from what the step before has
  * sampled. One that turns out to have ended has a row of the next step in vain. What needs logits on the host, log-probabilities and rules, makes its
- * step one that nothing is started behind; on a machine that does not sample every step is such a one. Knows no scheduler and says nothing to clients.
+ * step one that nothing is started behind; on a machine that does not sample every step is such a one, and with speculation every step that gives tokens:
+ * what may follow is guessed from them. Knows no scheduler and says nothing to clients.
  */
 import { invariant, UsageError } from "../core/errors.ts";
+import { maxNumLogitsOf } from "../model/memory.ts";
 import { Choices } from "../sampling/choices.ts";
 import { Batch } from "./batch.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
@@ -39,9 +41,14 @@ export interface ForwardModel {
 export interface Part {
   readonly sequence: Sequence;
   readonly numTokens: number;
-  /** The logits row that its next token is sampled from, where its last token is in this step. */
-  readonly row: number | undefined;
-  /** Where that row is among the logits that come to the host, if they do. */
+  /** The logits of its last `numLogits` tokens are rows `firstRow` and on of the step's. */
+  readonly firstRow: number;
+  readonly numLogits: number;
+  /** Whether its last token is in this step: then the next is sampled from the last of these rows. */
+  readonly reachesEnd: boolean;
+  /** So many of its tokens, the last ones, are drafts, each judged by the row before its own. */
+  readonly numDrafts: number;
+  /** Where the first of these rows is among the logits that come to the host, if they do: all of them or none. */
   readonly hostRow: number | undefined;
 }
 
@@ -59,29 +66,36 @@ export class Launcher {
   readonly #model: ForwardModel;
   readonly #batch: Batch;
   readonly #choices: Choices;
+  readonly #speculates: boolean;
 
   constructor(model: ForwardModel, limits: SchedulerLimits, maxModelLen: number) {
     this.#model = model;
+    this.#speculates = (limits.numSpeculativeTokens ?? 0) > 0;
     this.#batch = new Batch(limits, maxModelLen);
-    this.#choices = new Choices(limits.maxNumSeqs);
+    this.#choices = new Choices(maxNumLogitsOf(limits));
   }
 
   /** Starts a step of this work, at `startedAt`. */
   start(work: readonly Work[], startedAt: number): Flight {
     this.#batch.fill(work);
     const logitsOf: number[] = [];
-    let numLogits = 0;
-    const parts = work.map(({ sequence, numTokens }): Part => {
-      const row = numTokens === sequence.numUncomputed ? numLogits++ : undefined;
-      const onHost = row !== undefined && (!this.#model.launch || needsLogits(sequence));
-      if (row !== undefined && this.#model.launch) this.#choices.set(row, sequence.params, sequence.seed, sequence.numTokens);
-      sequence.compute(numTokens, row);
-      return { sequence, numTokens, row, hostRow: onHost ? logitsOf.push(row) - 1 : undefined };
+    let row = 0;
+    const parts = work.map(({ sequence, numTokens, numLogits, numDrafts }): Part => {
+      const firstRow = row, reachesEnd = numTokens === sequence.numUncomputed;
+      invariant(numLogits <= numTokens && (numLogits > 0 || !reachesEnd), `sequence ${sequence.id}: ${numLogits} rows of logits for ${numTokens} tokens`);
+      const hostRow = numLogits > 0 && (!this.#model.launch || needsLogits(sequence)) ? logitsOf.length : undefined;
+      for (let position = sequence.numComputed + numTokens - numLogits + 1; row < firstRow + numLogits; row++, position++) {
+        if (this.#model.launch) this.#choices.set(row, sequence.params, sequence.seed, position);
+        if (hostRow !== undefined) logitsOf.push(row);
+      }
+      sequence.compute(numTokens, reachesEnd ? row - 1 : undefined);
+      return { sequence, numTokens, firstRow, numLogits, reachesEnd, numDrafts, hostRow };
     });
-    const sampled = this.#model.launch?.(this.#batch, this.#choices, logitsOf) ?? this.#forward(numLogits);
+    const sampled = this.#model.launch?.(this.#batch, this.#choices, logitsOf) ?? this.#forward(row);
     // Whoever awaits it hears of it; a step whose tokens nobody wants any more may fail unheard.
     sampled.catch(() => {});
-    return { parts, startedAt, numTokens: this.#batch.numTokens, mayBeFollowed: this.#model.launch !== undefined && logitsOf.length === 0, sampled };
+    const mayBeFollowed = this.#model.launch !== undefined && logitsOf.length === 0 && !(this.#speculates && parts.some(({ reachesEnd }) => reachesEnd));
+    return { parts, startedAt, numTokens: this.#batch.numTokens, mayBeFollowed, sampled };
   }
 
   async #forward(numLogits: number): Promise<Sampled> {
@@ -94,8 +108,8 @@ export class Launcher {
 
 const noTokens = new Int32Array(0);
 
-/** Whether the host chooses its tokens, or shows how likely they were. */
-const needsLogits = ({ rules, params }: Sequence): boolean => rules !== undefined || params.logprobs !== undefined;
+/** Whether the host chooses its tokens, or shows how likely they, or those of its prompt, were. */
+const needsLogits = ({ rules, params, logitsFrom }: Sequence): boolean => rules !== undefined || params.logprobs !== undefined || logitsFrom < Infinity;
 
 /** Waits for a step whose tokens nobody wants. @throws what the machine died of; that the operator can mend is nothing here */
 export async function drain({ sampled }: Flight): Promise<void> {

@@ -1,17 +1,24 @@
 /**
  * Which tokens of which sequences the next step computes. One rule: every sequence has tokens known and tokens computed, and
- * a step closes the gap, oldest first, under one token budget. There is no prefill and no decode.
+ * a step closes the gap, first come first served, under one token budget. There is no prefill and no decode.
  *
- *   running ++ waiting     is always in order of arrival, so the oldest is served first and always moves
+ *   rank                   the priority, lowest first, and among equals the order of arrival. Running and waiting are lines in this
+ *                          order, so the first of those that run is served first and always moves
  *   pages                  a running sequence that has work holds pages for all its known tokens; when the pool is empty the
- *                          one admitted last gives all of its pages back and is computed again later
+ *                          last of those that run gives all of its pages back and is computed again later
  *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
  *                          free page (so that whom we admit is not thrown out in the next step). Pages with the tokens it begins
  *                          with are shared; while a running sequence is computing the next of them, the line waits for that one
+ *   logits                 a step has so many rows of them; each sequence finds one, and a prompt whose log-probabilities are wanted, which takes one
+ *                          for each token, those that nobody else needs: it is cut into chunks by them as by the budget
+ *   drafts                 what is left of the budget and of free pages, in the end, for running sequences that decode: nobody is preempted or held
+ *                          back for a draft, and the pages of refused ones are given back before anybody is served
  *
+ * Nobody is preempted for one that waits, as in vLLM: priority decides who is admitted next, and once running who keeps its pages.
  * State in, work out: knows no model, no clock, no randomness.
  */
 import { invariant } from "../core/errors.ts";
+import { maxNumLogitsOf } from "../model/memory.ts";
 import type { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
@@ -21,15 +28,21 @@ export interface SchedulerLimits {
   readonly maxNumBatchedTokens: number;
   /** Most sequences that hold pages at once. */
   readonly maxNumSeqs: number;
+  /** Most rows of one step whose logits are wanted. Default: one for each sequence, which is the least. */
+  readonly maxNumLogits?: number;
   readonly pageSize: number;
-  /** Sequences that begin alike share pages. Default true. */
-  readonly enablePrefixCaching?: boolean;
+  /** Most tokens that somebody proposes behind the known ones of a sequence. Default 0. */
+  readonly numSpeculativeTokens?: number;
 }
 
 /** `numTokens` tokens of `sequence`, from its numComputed on. */
 export interface Work {
   sequence: Sequence;
   numTokens: number;
+  /** So many of them, the last ones, whose logits are wanted: at least one where its last token is among them. */
+  numLogits: number;
+  /** Room for so many drafts behind its last token; once they are there (drafter.ts), how many, and then the two other numbers count them. */
+  numDrafts: number;
 }
 
 export class Scheduler {
@@ -39,15 +52,16 @@ export class Scheduler {
   readonly #running: Sequence[] = [];
   readonly #waiting: Sequence[] = [];
   readonly #work: Work[] = [];
+  #numArrivals = 0;
   #numPreemptions = 0;
 
-  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { pageSize: limits.pageSize, enabled: limits.enablePrefixCaching ?? true })) {
+  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { pageSize: limits.pageSize })) {
     this.limits = limits;
     this.pool = pool;
     this.cache = cache;
   }
 
-  /** In order of arrival; all of them arrived before all of `waiting`. */
+  /** In order of rank. Without priorities all of them arrived before all of `waiting`, which is in that order too. */
   get running(): readonly Sequence[] {
     return this.#running;
   }
@@ -71,10 +85,11 @@ export class Scheduler {
     return this.pagesFor(capacity - 1) <= this.pool.numPages;
   }
 
-  /** To the end of the line. The caller has asked `fits`. */
+  /** Into the line, behind all of its priority. The caller has asked `fits`. */
   add(sequence: Sequence): void {
     invariant(sequence.state === "waiting" && this.fits(sequence.capacity), `sequence ${sequence.id} can not be scheduled`);
-    this.#waiting.push(sequence);
+    sequence.arrival = this.#numArrivals++;
+    insert(this.#waiting, sequence);
   }
 
   /** The sequence ends, whatever its state; its pages are free. */
@@ -100,49 +115,93 @@ export class Scheduler {
    */
   schedule(): readonly Work[] {
     let budget = this.limits.maxNumBatchedTokens;
+    let rows = maxNumLogitsOf(this.limits);
     let length = 0;
     const before = this.#numPreemptions;
-    for (let i = 0; i < this.#running.length; i++) this.cache.keep(this.#running[i]!);
+    for (let i = 0; i < this.#running.length; i++) {
+      this.cache.keep(this.#running[i]!);
+      this.cache.trim(this.#running[i]!);
+    }
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
       const sequence = this.#running[i]!;
-      if (!sequence.isFull && this.#makeRoom(sequence)) budget -= this.#give(length++, sequence, budget);
+      if (sequence.isFull || !this.#makeRoom(sequence)) continue;
+      const work = this.#give(length++, sequence, budget, rows - (this.#running.length - 1 - i));
+      budget -= work.numTokens;
+      rows -= work.numLogits;
     }
-    while (before === this.#numPreemptions && budget > 0 && this.#admitNext()) {
-      budget -= this.#give(length++, this.#running.at(-1)!, budget);
+    while (before === this.#numPreemptions && budget > 0 && rows > 0) {
+      const admitted = this.#admitNext();
+      if (!admitted) break;
+      const work = this.#give(length++, admitted, budget, rows);
+      budget -= work.numTokens;
+      rows -= work.numLogits;
     }
     this.#work.length = length;
+    if (this.limits.numSpeculativeTokens) this.#leaveRoom(budget, this.limits.numSpeculativeTokens);
     invariant(length > 0 || this.#running.length + this.#waiting.length === 0 || this.#running.some((s) => s.isFull), "there are sequences but no work");
     return this.#work;
   }
 
-  /** Entry `i` of the work: what `sequence` lacks, within the budget. Returns how many tokens that are. */
-  #give(i: number, sequence: Sequence, budget: number): number {
-    const numTokens = Math.min(sequence.numUncomputed, budget);
-    const work = (this.#work[i] ??= { sequence, numTokens });
+  /** Entry `i` of the work: what `sequence` lacks, within the budget and with at most `rows` rows of logits. */
+  #give(i: number, sequence: Sequence, budget: number, rows: number): Work {
+    const { numComputed, numUncomputed, logitsFrom } = sequence;
+    const work = (this.#work[i] ??= { sequence, numTokens: 0, numLogits: 0, numDrafts: 0 });
+    const offered = Math.min(numUncomputed, budget);
+    const wanted = Math.max(0, numComputed + offered - Math.max(numComputed, logitsFrom));
     work.sequence = sequence;
-    work.numTokens = numTokens;
-    return numTokens;
+    work.numTokens = offered - Math.max(0, wanted - rows);
+    work.numLogits = wanted > 0 ? Math.min(wanted, rows) : work.numTokens === numUncomputed ? 1 : 0;
+    work.numDrafts = 0;
+    return work;
   }
 
-  /** Pages for all known tokens of a running sequence, from those admitted after it where need be; false when it had to go itself. */
+  /** Room for up to `most` drafts of each sequence that decodes, in the order of the work, as far as `budget`, rows of logits and free pages go. */
+  #leaveRoom(budget: number, most: number): void {
+    let rows = Math.min(budget, this.#work.reduce((left, { numLogits }) => left - numLogits, maxNumLogitsOf(this.limits)));
+    for (const work of this.#work) {
+      const { sequence } = work;
+      if (sequence.numGenerated === 0 || sequence.numUncomputed !== 1 || sequence.numKnown < sequence.numTokens) continue;
+      let numDrafts = Math.min(most, rows, sequence.capacity - sequence.numTokens - 1);
+      while (numDrafts > 0 && !this.cache.grow(sequence, numDrafts)) numDrafts--;
+      if (numDrafts <= 0) continue;
+      work.numDrafts = numDrafts;
+      rows -= numDrafts;
+    }
+  }
+
+  /** Pages for all known tokens of a running sequence, from those behind it in rank where need be; false when it had to go itself. */
   #makeRoom(sequence: Sequence): boolean {
     while (!this.cache.grow(sequence)) {
       const victim = this.#running.pop()!;
       this.cache.release(victim);
       victim.preempt();
-      this.#waiting.unshift(victim);
+      insert(this.#waiting, victim);
       this.#numPreemptions++;
       if (victim === sequence) return false;
     }
     return true;
   }
 
-  #admitNext(): boolean {
+  #admitNext(): Sequence | undefined {
     const next = this.#waiting[0];
-    if (!next || this.#running.length === this.limits.maxNumSeqs) return false;
-    if (!this.cache.admit(next, this.#running.length)) return false;
+    if (!next || this.#running.length === this.limits.maxNumSeqs) return undefined;
+    if (!this.cache.admit(next, this.#running.length)) return undefined;
     this.#waiting.shift();
-    this.#running.push(next);
-    return true;
+    insert(this.#running, next);
+    return next;
   }
+}
+
+/** Whether `a` goes before `b`. */
+const outranks = (a: Sequence, b: Sequence): boolean => (a.priority === b.priority ? a.arrival < b.arrival : a.priority < b.priority);
+
+/** Puts a sequence where its rank is in a line. */
+function insert(line: Sequence[], sequence: Sequence): void {
+  let low = 0, high = line.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (outranks(line[middle]!, sequence)) low = middle + 1;
+    else high = middle;
+  }
+  line.splice(low, 0, sequence);
 }

@@ -6,7 +6,7 @@ import { Sequence } from "./sequence.ts";
 /** One step alone: started and ended. */
 const advance = (s: Sequence, count: number, next?: number) => {
   s.compute(count, next === undefined ? undefined : 0);
-  s.settle(count, next);
+  s.settle(count, next === undefined ? [] : [next]);
 };
 const params = { ...defaultSampling, maxTokens: 200 };
 
@@ -41,10 +41,10 @@ test("steps are started one ahead of what is known, and end in their order, or w
   s.compute(2, undefined);
   s.compute(1, 4);
   assert.deepEqual([tokens(), counts(), s.numUncomputed, s.numGenerated], [[5, 6, 7, -5], [0, 3, 3, 4], 1, 0]);
-  s.settle(2, undefined);
+  s.settle(2, []);
   s.compute(1, 0);
   assert.deepEqual([tokens(), counts()], [[5, 6, 7, -5, -1], [2, 4, 3, 5]]);
-  s.settle(1, 8);
+  s.settle(1, [8]);
   assert.deepEqual([tokens(), counts(), s.numGenerated], [[5, 6, 7, 8, -1], [3, 4, 4, 5], 1]);
   s.undo();
   assert.deepEqual([tokens(), counts()], [[5, 6, 7, 8], [3, 3, 4, 4]]);
@@ -63,16 +63,49 @@ test("what no sequence may do is a broken invariant", () => {
   assert.throws(() => s.compute(5, 1), /computes 5 of 4/);
   assert.throws(() => s.compute(4, undefined), /logits belong to the last token/);
   assert.throws(() => s.compute(2, 1), /logits belong to the last token/);
-  assert.throws(() => s.settle(1, undefined), /settles 1 of 0/);
+  assert.throws(() => s.settle(1, []), /settles 1 of 0/);
   s.pages.push(1);
   assert.throws(() => s.finish(), /1 pages/);
   s.pages.pop();
   s.compute(4, 9);
   assert.ok(s.isFull);
   assert.throws(() => s.compute(1, 9), /is full/);
-  assert.throws(() => s.settle(4, undefined), /a token belongs to the last one computed/);
+  assert.throws(() => s.settle(4, []), /a token belongs to the last one computed/);
   assert.throws(() => s.preempt(), /preempted/);
-  s.settle(4, 9);
+  s.settle(4, [9]);
   s.finish();
   assert.throws(() => s.finish(), /finished/);
+});
+
+test("drafts stand behind the known tokens until a step has decided: those it agrees with are known, the rest was never there", () => {
+  const s = new Sequence("a", Int32Array.of(5, 6), { ...params, maxTokens: 8 }, 0, 1000);
+  const counts = () => [s.numSettled, s.numComputed, s.numKnown, s.numTokens, s.numDrafts];
+  const tokens = () => Array.from({ length: s.numTokens }, (_, i) => s.token(i));
+  s.admit();
+  advance(s, 2, 7);
+  s.propose([1, 2, 3]);
+  assert.deepEqual([tokens(), counts(), s.numUncomputed, [...s.known()]], [[5, 6, 7, 1, 2, 3], [2, 2, 3, 6, 3], 4, [5, 6, 7]]);
+  s.compute(4, 3);
+  assert.deepEqual([tokens(), counts()], [[5, 6, 7, 1, 2, 3, -4], [2, 6, 3, 7, 3]]);
+  assert.throws(() => s.settle(4, []), /a token belongs to the last one computed/);
+  assert.throws(() => new Sequence("b", Int32Array.of(1), params, 0, 9).propose([1]), /takes 1 drafts/);
+  s.settle(4, [1, 9]);
+  assert.deepEqual([tokens(), counts()], [[5, 6, 7, 1, 9], [4, 4, 5, 5, 0]]);
+  s.propose([2, 3]);
+  s.compute(3, 0);
+  assert.throws(() => s.settle(3, [3, 3]), /3,3 for 2 drafts/);
+});
+
+test("drafts are forgotten when their step fails, and never reach a sequence's end", () => {
+  const s = new Sequence("a", Int32Array.of(5, 6), { ...params, maxTokens: 4 }, 0, 1000);
+  s.admit();
+  advance(s, 2, 7);
+  assert.throws(() => s.propose([1, 2, 3]), /takes 3 drafts with 3 of 6/);
+  s.propose([1, 2]);
+  s.compute(3, 0);
+  assert.ok(s.isFull);
+  s.undo();
+  assert.deepEqual([s.numSettled, s.numComputed, s.numKnown, s.numTokens, s.numDrafts], [2, 2, 3, 3, 0]);
+  advance(s, 1, 8);
+  assert.equal(s.token(3), 8);
 });

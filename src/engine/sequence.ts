@@ -12,12 +12,18 @@
  *
  *   tokens   5 6 7 8 -3        numSettled 3, numKnown 4: a step is computing token 3, and what follows is sampled from its row 2
  *
+ * Tokens that somebody proposes (`propose`: drafts) stand behind the known ones until the step that computes them has ended, and count in numTokens. What
+ * that step samples decides: those that it agrees with are known tokens like others, and the rest was never there.
+ *
+ *   tokens   5 6 7 8 | 4 4 -5   numKnown 4, two drafts; the token behind them is sampled from row 4, and rows 2 and 3 say what tokens 4 and 5 really are
+ *
  * Prompt and generated tokens are the same to all but the count: after a preemption both are computed again, but for pages that are still in the cache.
  * So are those of a request that another engine began and this one goes on with: its output so far is known from the start.
  * Knows no scheduler, no pool and no tensors.
  */
 import { invariant } from "../core/errors.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+import { nothingTold, type Told } from "./messages.ts";
 import type { LogitRules } from "../sampling/rules.ts";
 
 export type SequenceState = "waiting" | "running" | "finished";
@@ -32,36 +38,49 @@ export class Sequence {
   readonly numPromptTokens: number;
   /** Tokens at which it ends by length: prompt + maxTokens, or the context. */
   readonly capacity: number;
-  /** Sequences with different salts share no pages. */
-  readonly salt: string;
+  /** Sequences with different salts share no pages; one with null shares none with anybody. */
+  readonly salt: string | null;
+  /** Lower runs earlier. */
+  readonly priority: number;
+  /** Its place among those of its priority. Set by the scheduler. */
+  arrival = 0;
+  /** How likely the first so many of the prompt's tokens are has been told, where the request wants to know. Changed by the engine; outlives a preemption. */
+  numRead = 1;
   /** Page of logical block i: tokens i * pageSize and on. Changed by the prefix cache only, as are the two counts. */
   readonly pages: number[] = [];
   /** So many of `pages`, from the first on, others can find. */
   numListedPages = 0;
   /** So many of those are computed, and may be shared. */
   numReadyPages = 0;
+  /** So many of the settled tokens, the last ones, a draft model has not computed yet. Changed by that only. */
+  numBehind = 0;
   #tokens: Int32Array;
   #numTokens: number;
   #numKnown: number;
+  #numDrafts = 0;
   #numComputed = 0;
   #numSettled = 0;
   #numCachedTokens: number | undefined;
   #state: SequenceState = "waiting";
 
-  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt = "", rules?: LogitRules, output: readonly number[] = []) {
+  constructor(
+    id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt: string | null = "", rules?: LogitRules, priority = 0, told: Told = nothingTold,
+  ) {
     this.id = id;
     this.params = params;
     this.seed = seed;
     this.rules = rules;
     this.salt = salt;
+    this.priority = priority;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
-    const numKnown = prompt.length + output.length;
+    const numKnown = prompt.length + told.tokens.length;
     const leavesRoom = prompt.length > 0 && numKnown < this.capacity;
-    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens${output.length > 0 ? ` and ${output.length} of output` : ""} with room for ${this.capacity}`);
+    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens${told.tokens.length > 0 ? ` and ${told.tokens.length} of output` : ""} with room for ${this.capacity}`);
     this.#tokens = new Int32Array(Math.min(this.capacity, numKnown + 64));
     this.#tokens.set(prompt);
-    this.#tokens.set(output, prompt.length);
+    this.#tokens.set(told.tokens, prompt.length);
+    this.numRead = told.numRead;
     this.#numTokens = this.#numKnown = numKnown;
   }
 
@@ -77,6 +96,11 @@ export class Sequence {
   /** Of these, the ones whose ids are known. */
   get numKnown(): number {
     return this.#numKnown;
+  }
+
+  /** Tokens behind the known ones that were proposed and are not decided yet. */
+  get numDrafts(): number {
+    return this.#numDrafts;
   }
 
   /** Tokens whose K and V are in the cache once the steps that were started have ended. */
@@ -108,10 +132,20 @@ export class Sequence {
     return this.#numCachedTokens;
   }
 
+  /** The token from which on every one's logits are wanted, as they say how likely the prompt's next is; Infinity: only the last one's are. */
+  get logitsFrom(): number {
+    return this.params.promptLogprobs !== undefined && this.numRead < this.numPromptTokens ? this.numRead - 1 : Infinity;
+  }
+
   token(position: number): number {
     // The prefix cache asks for every token of a prompt: the message is made when it is wanted.
     if (!(position >= 0 && position < this.#numTokens)) invariant(false, `sequence ${this.id} has no token ${position}`);
     return this.#tokens[position]!;
+  }
+
+  /** The tokens that are known; valid until there are more. */
+  known(): Int32Array {
+    return this.#tokens.subarray(0, this.#numKnown);
   }
 
   /** Copies the tokens of positions from .. from + count - 1 to `out` at `at`. */
@@ -132,7 +166,15 @@ export class Sequence {
   preempt(): void {
     invariant(this.#state === "running" && this.pages.length === 0 && this.#numKnown === this.#numTokens, `${this} preempted`);
     this.#state = "waiting";
-    this.#numComputed = this.#numSettled = 0;
+    this.#numComputed = this.#numSettled = this.numBehind = 0;
+  }
+
+  /** Tokens that may follow the known ones, for the next step to decide. No step is under way, and the end is not among them. */
+  propose(drafts: readonly number[]): void {
+    const free = this.#state === "running" && this.#numKnown === this.#numTokens && this.#numTokens + drafts.length < this.capacity;
+    invariant(free, `${this} takes ${drafts.length} drafts with ${this.#numTokens} of ${this.capacity} tokens`);
+    for (const token of drafts) this.#push(token);
+    this.#numDrafts = drafts.length;
   }
 
   /** A step was started that computes `count` more tokens. When the last one is among them, its logits are in `row` of that step. */
@@ -142,34 +184,49 @@ export class Sequence {
     this.#numComputed += count;
     if (row === undefined) return;
     invariant(!this.isFull, `sequence ${this.id} is full`);
-    if (this.#numTokens === this.#tokens.length) {
-      const grown = new Int32Array(Math.min(this.capacity, 2 * this.#tokens.length));
-      grown.set(this.#tokens);
-      this.#tokens = grown;
-    }
-    this.#tokens[this.#numTokens++] = -1 - row;
+    this.#push(-1 - row);
   }
 
-  /** The oldest step under way, which computed `count` tokens, has ended; `next` is the token sampled after the last one, when that was among them. */
-  settle(count: number, next: number | undefined): void {
+  /**
+   * The oldest step under way, which computed `count` tokens, has ended. `next`: what it has sampled, where the last token was among them: the drafts that
+   * it agrees with, in order, and one more.
+   */
+  settle(count: number, next: readonly number[]): void {
     const settled = this.#numSettled + count;
     invariant(this.#state === "running" && count > 0 && settled <= this.#numComputed, `${this} settles ${count} of ${this.#numComputed - this.#numSettled}`);
-    const expects = settled === this.#numKnown;
-    invariant(expects === (next !== undefined), `sequence ${this.id}: a token belongs to the last one computed and to no other`);
+    const reachesEnd = settled === this.#numKnown + this.#numDrafts;
+    invariant(reachesEnd === next.length > 0, `sequence ${this.id}: a token belongs to the last one computed and to no other`);
     this.#numSettled = settled;
-    if (next !== undefined) this.#tokens[this.#numKnown++] = next;
+    if (!reachesEnd) return;
+    const agrees = next.length <= 1 + this.#numDrafts && next.every((token, i) => i === next.length - 1 || token === this.#tokens[this.#numKnown + i]);
+    invariant(agrees && (this.#numDrafts === 0 || settled === this.#numComputed), `sequence ${this.id}: ${next} for ${this.#numDrafts} drafts`);
+    this.#tokens.set(next, this.#numKnown);
+    this.#numKnown += next.length;
+    if (this.#numDrafts === 0) return;
+    this.#numSettled = this.#numKnown - 1;
+    this.undo();
   }
 
-  /** The steps under way have failed, or what they gave is not wanted: as if they had never been started. */
+  /** The steps under way have failed, or what they gave is not wanted: as if they had never been started, and nothing had been proposed. */
   undo(): void {
     this.#numComputed = this.#numSettled;
     this.#numTokens = this.#numKnown;
+    this.#numDrafts = 0;
   }
 
   /** The end, for whatever reason. The scheduler has taken its pages. */
   finish(): void {
     invariant(this.#state !== "finished" && this.pages.length === 0, `${this} finished`);
     this.#state = "finished";
+  }
+
+  #push(token: number): void {
+    if (this.#numTokens === this.#tokens.length) {
+      const grown = new Int32Array(Math.min(this.capacity, 2 * this.#tokens.length));
+      grown.set(this.#tokens);
+      this.#tokens = grown;
+    }
+    this.#tokens[this.#numTokens++] = token;
   }
 
   /** For invariants: who, in which state, with how many pages. */

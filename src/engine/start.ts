@@ -6,7 +6,7 @@ import { type AttentionOverrideData, sharedCapture } from "../attention/override
 import { capsOf } from "../backend/caps.ts";
 import { UsageError } from "../core/errors.ts";
 import type { Thread } from "../core/thread.ts";
-import type { EngineClient } from "./client.ts";
+import { clientOf, type EngineClient } from "./client.ts";
 import type { EngineInfo } from "./messages.ts";
 import type { EngineOptions, Machine, Progress } from "./open.ts";
 import { supervise, type EngineEvent } from "./supervisor.ts";
@@ -78,6 +78,25 @@ export async function startEngine(options: EngineOptions, starting: Starting = {
     ...(onProgress && { onProgress }), ...(onEvent && { onEvent }),
     now: () => performance.now() / 1000,
   });
+}
+
+/**
+ * Loads a model and runs its engine in this thread, which does nothing else while a step is computed. Functions reach it. When it dies no other takes its place.
+ * @throws UsageError as `startEngine` does
+ */
+export async function startEngineHere(options: EngineOptions, onProgress?: Progress): Promise<EngineClient> {
+  // Loaded when it is asked for: elsewhere this thread needs no backend.
+  const { openEngine, openMachine } = await import("./open.ts");
+  const now = (): number => performance.now() / 1000;
+  const machine: Machine = { ...machineOf(options), wideVectors: livingEngines === 0 };
+  livingEngines++;
+  try {
+    const { engine, info, release } = await openEngine(options, now, onProgress, openMachine(machine));
+    return clientOf(engine, info, now, () => release().finally(() => livingEngines--));
+  } catch (error) {
+    livingEngines--;
+    throw error;
+  }
 }
 
 /** Shared memory does not cross to a process. */

@@ -114,8 +114,8 @@ test("an engine that fails is ended before another is started, which hears who i
   assert.equal(threads[0]!.terminated, true);
   assert.deepEqual([threads.length, last().posted.length], [2, 0], "it loads");
   last().ready();
-  const [again] = last().posted as { output: number[]; params: { seed: number } }[];
-  assert.deepEqual([again!.output, again!.params.seed], [[3, 4], params.seed]);
+  const [again] = last().posted as { told: { tokens: number[] }; params: { seed: number } }[];
+  assert.deepEqual([again!.told.tokens, again!.params.seed], [[3, 4], params.seed]);
   threads[0]!.say({ kind: "deltas", deltas: [{ id, tokens: [99] }] });
   last().say({ kind: "deltas", deltas: [{ id, tokens: [5], finish: "length" }] });
   const tokens: number[] = [];

@@ -57,6 +57,7 @@ interface Life {
 }
 
 class Supervisor implements Link {
+  readonly inProcess = false;
   readonly #supervision: Supervision;
   #thread: Thread | undefined;
   #client: Client | undefined;

@@ -55,6 +55,7 @@ export interface AttentionPlan {
  * A work list: which (query tile, key blocks) pairs a launch computes. One list serves all layers with the same mask.
  *
  *   word 0      number of items        word 1      words before the first run
+ *   word 2      blocks of partial runs in all
  *   item i      8 words from 8 + 8 i   (fields below)
  *   run r       2 words: first block, (number of blocks << 1) | partial
  *
@@ -74,9 +75,12 @@ export const workItem = {
   numRuns: 5,
   /** Keys of the sequence: `kv` runs over 0 .. kvLength - 1. */
   kvLength: 6,
-  /** What the items were sorted by; of no meaning to a kernel. */
-  cost: 7,
+  /** Blocks of partial runs of the items before it: its own have numbers from here on. */
+  firstPartial: 7,
 } as const;
+
+/** Positions of queries and keys are below this: an f32 holds each exactly, and their differences. */
+export const maxPositions = 2 ** 24;
 
 export const workHeaderWords = 8;
 export const runWords = 2;

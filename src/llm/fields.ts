@@ -102,6 +102,12 @@ export function fieldsOf(raw: Raw, spell: Spelling = camelCase) {
       });
     },
 
+    /** A list of functions; what they take and give nobody can check. */
+    functions<T extends (...given: never) => unknown>(field: string, { maxItems }: ListBounds): readonly T[] | undefined {
+      return checked(field, `a list of at most ${maxItems} functions`,
+        (value): value is readonly T[] => Array.isArray(value) && value.length <= maxItems && value.every((item) => typeof item === "function"));
+    },
+
     /** A list of token ids below `vocabSize`. */
     tokenIds(field: string, vocabSize: number, { maxItems }: ListBounds): readonly number[] | undefined {
       const name = spell(field);

@@ -1,5 +1,6 @@
 /**
- * One generation under way: a stream of deltas that is also awaitable for the whole result.
+ * One generation under way: a stream of deltas that is also awaitable for the whole result. It has one choice, or several of one prompt, which run
+ * beside each other and whose deltas are mixed.
  *
  * It starts at once, so that several started together run as one batch. Leaving the loop early, `cancel()` or the caller's
  * AbortSignal ends the engine's side and frees its memory. It turns token ids into text and watches for stop strings; it does
@@ -12,38 +13,54 @@ import type { Spelling } from "./fields.ts";
 import { StopStrings } from "./stop-strings.ts";
 
 export interface GenerationDelta {
+  /** Of which choice: 0 to n - 1. */
+  readonly index: number;
   /** May be "" while the start of a character or of a stop string is held back. */
   readonly text: string;
   readonly tokens: readonly number[];
   /** One for each token, where asked for. */
   readonly logprobs?: readonly TokenLogprobs[];
+  /** With the first token of the first choice, where asked for: of the prompt's tokens, null for the very first, which nothing comes before. */
+  readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
   /** With the first token: how long the engine let the request wait before a step first worked on it. */
   readonly queueSeconds?: number;
   /** With the first token: how many tokens of the prompt were in the cache, where any were. */
   readonly cachedTokens?: number;
-  /** Set on the last delta only. */
+  /** Set on the last delta of a choice only. */
   readonly finishReason?: FinishReason;
   /** The stop string or stop token id that ended it, where one did. */
   readonly stopReason?: string | number;
 }
 
 export interface Usage {
+  /** Counted once, however many choices there are. */
   readonly promptTokens: number;
+  /** Of all choices. */
   readonly completionTokens: number;
   readonly totalTokens: number;
   /** Tokens of the prompt that were in the cache and were not computed again. */
   readonly cachedTokens: number;
 }
 
-export interface GenerationResult {
+/** One answer to a prompt. */
+export interface Choice {
+  readonly index: number;
   readonly text: string;
   readonly tokenIds: readonly number[];
   /** "stop": an end token, stop id or stop string; "length": maxTokens or the context; "abort": `cancel()` or an early break. */
   readonly finishReason: FinishReason;
   readonly stopReason?: string | number;
-  readonly usage: Usage;
   readonly logprobs?: readonly TokenLogprobs[];
+}
+
+/** The first choice, and all of them. */
+export interface GenerationResult extends Omit<Choice, "index"> {
+  /** All `n` of them, the first included. */
+  readonly choices: readonly [Choice, ...Choice[]];
+  readonly usage: Usage;
   readonly promptTokenIds: readonly number[];
+  /** One for each of the prompt's tokens, where asked for; null for the first, which nothing comes before. */
+  readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
 }
 
 /** Text from token ids that arrive in pieces; a character cut in two waits for its other half. */
@@ -53,10 +70,14 @@ export interface TokenDecoder {
 }
 
 export interface OutputOptions {
+  /** Of which choice. Default 0. */
+  readonly index?: number;
   /** undefined: token ids only, no text. */
   readonly decoder: TokenDecoder | undefined;
   readonly stop: readonly string[];
   readonly includeStopStrInOutput: boolean;
+  /** Whether the prompt's log-probabilities were asked for. Default false. */
+  readonly promptLogprobs?: boolean;
   /** In the text of so many tokens no stop string ends. */
   readonly minTokens: number;
   /** How the caller spells field names. */
@@ -73,8 +94,16 @@ export class GenerationFailed extends Error {
 /** Text and stop strings over the engine's deltas. Returning early (a stop string) ends the engine's request. */
 export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputOptions): AsyncGenerator<GenerationDelta, void, void> {
   const stops = new StopStrings(options.stop, options.includeStopStrInOutput);
+  // They come while the prompt is read, and go on with its first token.
+  const prompt: (TokenLogprobs | null)[] = [null];
   let made = 0;
+  const output = (text: string, tokens: readonly number[], delta: Delta, finish?: FinishReason, reason?: string | number): GenerationDelta =>
+    outputOf(options.index ?? 0, text, tokens, delta, options.promptLogprobs && made === tokens.length && made > 0 ? prompt : undefined, finish, reason);
   for await (const delta of deltas) {
+    if (delta.promptLogprobs) {
+      for (const [i, known] of delta.promptLogprobs.logprobs.entries()) prompt[delta.promptLogprobs.from + i] = known;
+      continue;
+    }
     if (delta.finish === "error" && delta.param !== undefined) throw new BadRequest(options.spell(delta.param), delta.message ?? `${options.spell(delta.param)} is refused`);
     if (delta.finish === "error") throw new GenerationFailed(delta.message ?? "the engine could not finish this request");
     const tokens: number[] = [];
@@ -103,13 +132,14 @@ export async function* readOutput(deltas: AsyncIterable<Delta>, options: OutputO
   }
 }
 
-function output(
-  text: string, tokens: readonly number[], { logprobs, queueSeconds, cachedTokens }: Delta, finishReason?: FinishReason, stopReason?: string | number,
+function outputOf(
+  index: number, text: string, tokens: readonly number[], { logprobs, queueSeconds, cachedTokens }: Delta, promptLogprobs: GenerationDelta["promptLogprobs"], finishReason?: FinishReason, stopReason?: string | number,
 ): GenerationDelta {
   return {
-    text, tokens,
+    index, text, tokens,
     ...(queueSeconds !== undefined && { queueSeconds }),
     ...(cachedTokens !== undefined && { cachedTokens }),
+    ...(promptLogprobs && { promptLogprobs }),
     ...(logprobs && { logprobs: logprobs.slice(0, tokens.length) }),
     ...(finishReason && { finishReason }),
     ...(stopReason !== undefined && { stopReason }),
@@ -120,7 +150,37 @@ function output(
 export interface Source {
   /** The checked prompt. Rejects with BadRequest when it does not fit. */
   encode(): Promise<Int32Array>;
-  start(prompt: Int32Array, signal: AbortSignal): AsyncIterable<GenerationDelta>;
+  /** How many choices it has. */
+  readonly n: number;
+  /** Starts choice `index` of them. */
+  start(prompt: Int32Array, index: number, signal: AbortSignal): AsyncIterable<GenerationDelta>;
+}
+
+/** What has come of one choice. */
+class Collected {
+  text = "";
+  readonly tokenIds: number[] = [];
+  readonly logprobs: TokenLogprobs[] = [];
+  promptLogprobs: GenerationDelta["promptLogprobs"];
+  cachedTokens = 0;
+  /** undefined: it was not finished. */
+  finishReason: FinishReason | undefined;
+  stopReason: string | number | undefined;
+
+  add({ text, tokens, logprobs, promptLogprobs, cachedTokens = 0, finishReason, stopReason }: GenerationDelta): void {
+    this.text += text;
+    this.tokenIds.push(...tokens);
+    if (logprobs) this.logprobs.push(...logprobs);
+    this.promptLogprobs ??= promptLogprobs;
+    this.cachedTokens += cachedTokens;
+    this.finishReason = finishReason === "abort" ? undefined : finishReason;
+    this.stopReason = stopReason;
+  }
+
+  choice(index: number): Choice {
+    const { text, tokenIds, logprobs, finishReason = "abort", stopReason } = this;
+    return { index, text, tokenIds, finishReason, ...(stopReason !== undefined && { stopReason }), ...(logprobs.length > 0 && { logprobs }) };
+  }
 }
 
 /**
@@ -183,35 +243,35 @@ export class Generation implements AsyncIterable<GenerationDelta>, PromiseLike<G
   }
 
   async #collect(source: Source, prompt: Int32Array): Promise<GenerationResult> {
-    let text = "";
-    const tokenIds: number[] = [];
-    const logprobs: TokenLogprobs[] = [];
-    let last: GenerationDelta | undefined, cachedTokens = 0;
+    const all = Array.from({ length: source.n }, () => new Collected());
     const { signal } = this.#abort;
-    if (!signal.aborted) {
-      try {
-        for await (const delta of source.start(prompt, signal)) {
-          text += delta.text;
-          tokenIds.push(...delta.tokens);
-          cachedTokens += delta.cachedTokens ?? 0;
-          if (delta.logprobs) logprobs.push(...delta.logprobs);
-          last = delta;
-          if (delta.finishReason !== "abort") this.#queue.push(delta);
-        }
-      } catch (error) {
-        if (!signal.aborted) throw error;
-      }
-    }
-    const finished = last?.finishReason === "abort" ? undefined : last?.finishReason;
-    if (!finished && signal.aborted && !this.#cancelled) throw signal.reason;
-    if (!finished && !signal.aborted) throw new GenerationFailed("the engine ended this request before it was finished");
+    if (!signal.aborted) await Promise.all(all.map((collected, index) => this.#follow(source.start(prompt, index, signal), collected)));
+    if (signal.aborted && !this.#cancelled && all.some(({ finishReason }) => !finishReason)) throw signal.reason;
+    const [first, ...more] = all.map((collected, index) => collected.choice(index));
+    const { index: _, ...answer } = first!;
+    const { promptLogprobs } = all[0]!;
+    const completionTokens = all.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     return {
-      text, tokenIds,
-      finishReason: finished ?? "abort",
-      ...(last?.stopReason !== undefined && { stopReason: last.stopReason }),
-      usage: { promptTokens: prompt.length, completionTokens: tokenIds.length, totalTokens: prompt.length + tokenIds.length, cachedTokens },
-      ...(logprobs.length > 0 && { logprobs }),
+      ...answer,
+      choices: [first!, ...more],
+      // What the later choices find in the cache is what the first has computed.
+      usage: { promptTokens: prompt.length, completionTokens, totalTokens: prompt.length + completionTokens, cachedTokens: all[0]!.cachedTokens },
       promptTokenIds: Array.from(prompt),
+      ...(promptLogprobs && { promptLogprobs }),
     };
+  }
+
+  /** Follows one choice to its end. One that fails ends the others, and its error is what the generation rejects with. */
+  async #follow(deltas: AsyncIterable<GenerationDelta>, collected: Collected): Promise<void> {
+    const { signal } = this.#abort;
+    try {
+      for await (const delta of deltas) {
+        collected.add(delta);
+        if (delta.finishReason !== "abort") this.#queue.push(delta);
+      }
+      if (!collected.finishReason && !signal.aborted) throw new GenerationFailed("the engine ended this request before it was finished");
+    } catch (error) {
+      this.#abort.abort(error);
+    }
   }
 }

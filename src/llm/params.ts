@@ -5,10 +5,12 @@
  * (sampling/params.ts). Nothing here knows how long the prompt is: `fitMaxTokens` is told.
  */
 import { BadRequest } from "../core/errors.ts";
-import { defaultSampling, maxLogprobs, type SamplingParams } from "../sampling/params.ts";
+import { defaultSampling, isGreedy, maxLogprobs, type LogitsProcessor, type SamplingParams } from "../sampling/params.ts";
 import { camelCase, fieldsOf, mustBe, type ListBounds, type NumberBounds, type Raw, type Spelling } from "./fields.ts";
 
 export interface GenerateParams {
+  /** Choices of the prompt, which is computed once; with a seed, choice i has seed + i. Above 1 only where tokens are sampled. Default 1. */
+  readonly n?: number;
   /** 0 takes the likeliest token. Default 1. */
   readonly temperature?: number;
   /** Keep the likeliest tokens whose probabilities sum to this. In (0, 1]; default 1. */
@@ -33,6 +35,8 @@ export interface GenerateParams {
   readonly badWords?: readonly string[];
   /** Tokens before which neither an end token nor a stop id nor a stop string ends the output. Default 0. */
   readonly minTokens?: number;
+  /** Functions that change the logits, where the engine runs in this thread (`LLM.load` with `inProcess`). sampling/params.ts says what they may do. */
+  readonly logitsProcessors?: readonly LogitsProcessor[];
   /** Most tokens to generate. Default 16 for `generate`, the rest of the context for `chat`. */
   readonly maxTokens?: number;
   /** Texts that end the output; it ends just before the first of them. */
@@ -45,6 +49,8 @@ export interface GenerateParams {
   readonly ignoreEos?: boolean;
   /** Log-probabilities of the chosen token and of this many likeliest ones, for every token. */
   readonly logprobs?: number;
+  /** The same for every token of the prompt but the first; the prompt is then computed whole, whatever the cache has of it. */
+  readonly promptLogprobs?: number;
   /** Leave special tokens out of the text. Default true. */
   readonly skipSpecialTokens?: boolean;
   /** Put the model's begin token before a text prompt. Default true. */
@@ -53,21 +59,24 @@ export interface GenerateParams {
   readonly allowSpecial?: boolean;
   /** Share what the cache holds of a prompt only with requests of the same salt. Default: with all that have none. */
   readonly cacheSalt?: string;
+  /** Lower runs earlier, equals in the order they come. Needs a model loaded with `schedulingPolicy: "priority"`. Default 0. */
+  readonly priority?: number;
   /** Aborting it ends the generation, frees its memory in the engine, and rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
 
 /** Every name of `GenerateParams`, for callers whom no type checker helps. */
 export const generateOptions: readonly string[] = Object.keys({
-  temperature: true, topP: true, topK: true, minP: true, seed: true, repetitionPenalty: true, presencePenalty: true, frequencyPenalty: true, logitBias: true,
-  allowedTokenIds: true, badWords: true, minTokens: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
-  ignoreEos: true, logprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, cacheSalt: true, signal: true,
+  n: true, temperature: true, topP: true, topK: true, minP: true, seed: true, repetitionPenalty: true, presencePenalty: true, frequencyPenalty: true, logitBias: true,
+  allowedTokenIds: true, badWords: true, minTokens: true, logitsProcessors: true, maxTokens: true, stop: true, stopTokenIds: true, includeStopStrInOutput: true,
+  ignoreEos: true, logprobs: true, promptLogprobs: true, skipSpecialTokens: true, addSpecialTokens: true, allowSpecial: true, cacheSalt: true, priority: true, signal: true,
 } satisfies Readonly<Record<keyof GenerateParams, true>>);
 
 const maxInt32 = 2 ** 31 - 1;
 
 /** Bounds of every field, for the library and for all routes. */
 export const limits = {
+  n: { min: 1, max: 128 },
   temperature: { min: 0, max: 100 },
   topP: { above: 0, max: 1 },
   topK: { min: -1, max: maxInt32 },
@@ -80,15 +89,19 @@ export const limits = {
   allowedTokenIds: { maxItems: 2 ** 20 },
   badWords: { maxItems: 1000, maxLength: 1024 },
   minTokens: { min: 0, max: maxInt32 },
+  logitsProcessors: { maxItems: 64 },
   maxTokens: { min: 1, max: maxInt32 },
   logprobs: { min: 0, max: maxLogprobs },
+  promptLogprobs: { min: 0, max: maxLogprobs },
   stop: { maxItems: 64, maxLength: 1024 },
   stopTokenIds: { maxItems: 1024 },
   cacheSalt: { maxItems: 1, maxLength: 1024 },
+  priority: { min: Number.MIN_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER },
 } as const satisfies Readonly<Record<string, NumberBounds | ListBounds>>;
 
 /** GenerateParams once checked: every default is filled in except `maxTokens`, which depends on the prompt. */
 export interface CheckedParams {
+  readonly n: number;
   readonly sampling: Omit<SamplingParams, "maxTokens" | "badWords">;
   /** Texts still: token ids once there is a tokenizer (bad-words.ts). */
   readonly badWords: readonly string[];
@@ -99,6 +112,7 @@ export interface CheckedParams {
   readonly addSpecialTokens: boolean | undefined;
   readonly allowSpecial: boolean;
   readonly cacheSalt: string | undefined;
+  readonly priority: number;
   /** How the caller spells field names, for errors found later. */
   readonly spell: Spelling;
 }
@@ -108,14 +122,22 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
   const fields = fieldsOf(raw, spell);
   const topK = fields.integer("topK", limits.topK) ?? defaultSampling.topK;
   const seed = fields.integer("seed", limits.seed);
+  const n = fields.integer("n", limits.n) ?? 1;
+  const temperature = fields.number("temperature", limits.temperature) ?? defaultSampling.temperature;
+  if (n > 1 && isGreedy({ temperature })) throw mustBe(spell("n"), n, `1 where ${spell("temperature")} is 0, as every choice would be the same`);
+  const lastSeed = limits.seed.max - (n - 1);
+  if (seed !== undefined && seed > lastSeed) throw mustBe(spell("seed"), seed, `at most ${lastSeed}, as each of the ${n} choices has one more`);
+  const promptLogprobs = fields.integer("promptLogprobs", limits.promptLogprobs);
+  const logitsProcessors = fields.functions<LogitsProcessor>("logitsProcessors", limits.logitsProcessors) ?? [];
   const allowedTokenIds = fields.tokenIds("allowedTokenIds", vocabSize, limits.allowedTokenIds);
   if (allowedTokenIds?.length === 0) throw mustBe(spell("allowedTokenIds"), allowedTokenIds, "a list of at least one token id; leave it out to allow all");
   const badWords = fields.texts("badWords", limits.badWords) ?? [];
   const blank = badWords.findIndex((word) => word.trim() === "");
   if (blank >= 0) throw mustBe(spell("badWords"), badWords[blank], "more than spaces", `${spell("badWords")}[${blank}]`);
   return {
+    n,
     sampling: {
-      temperature: fields.number("temperature", limits.temperature) ?? defaultSampling.temperature,
+      temperature,
       topP: fields.number("topP", limits.topP) ?? defaultSampling.topP,
       topK: topK === -1 ? 0 : topK,
       minP: fields.number("minP", limits.minP) ?? defaultSampling.minP,
@@ -127,9 +149,11 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
       logitBias: fields.tokenNumbers("logitBias", vocabSize, limits.logitBias),
       allowedTokenIds,
       minTokens: fields.integer("minTokens", limits.minTokens) ?? defaultSampling.minTokens,
+      ...(logitsProcessors.length > 0 && { logitsProcessors }),
       stopTokenIds: fields.tokenIds("stopTokenIds", vocabSize, limits.stopTokenIds) ?? [],
       ignoreEos: fields.boolean("ignoreEos") ?? false,
       logprobs: fields.integer("logprobs", limits.logprobs),
+      ...(promptLogprobs !== undefined && { promptLogprobs }),
     },
     badWords,
     maxTokens: fields.integer("maxTokens", limits.maxTokens),
@@ -139,6 +163,7 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
     addSpecialTokens: fields.boolean("addSpecialTokens"),
     allowSpecial: fields.boolean("allowSpecial") ?? false,
     cacheSalt: checkSalt(fields.text("cacheSalt", limits.cacheSalt.maxLength), spell),
+    priority: fields.integer("priority", limits.priority) ?? 0,
     spell,
   };
 }

@@ -89,9 +89,9 @@ export interface DecoderMemory {
 }
 
 export interface SamplingMemory {
-  /** [maxLogits] records (backend.ts, choiceWord), an input of the step. */
+  /** [maxNumLogits] records (backend.ts, choiceWord), an input of the step. */
   readonly choices: Buffer;
-  /** i32 [maxLogits]: the token of each row of the step before, and then of this one. */
+  /** i32 [maxNumLogits]: the token of each row of the step before, and then of this one. */
   readonly sampled: Buffer;
 }
 

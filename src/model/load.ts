@@ -58,7 +58,7 @@ export interface Model {
   readonly numParameters: number;
   readonly batch: BatchInputs;
   readonly program: Program;
-  /** f32 [maxLogits, vocabSize] */
+  /** f32 [maxNumLogits, vocabSize] */
   readonly logits: Buffer;
   /** Where the device samples: `choices` is written with the batch; `sampled` may be read in place of the logits. */
   readonly sampling?: SamplingMemory;

@@ -28,7 +28,7 @@ test("the plan counts every byte by kind", () => {
 });
 
 test("rows of logits are one for each sequence, or as many as asked for", () => {
-  const logits = (maxLogits?: number): number => planMemory(config, { ...limits, ...(maxLogits !== undefined && { maxLogits }) }, capsOf("cpu"), []).parts.find((part) => part.name === "logits")!.bytes;
+  const logits = (maxNumLogits?: number): number => planMemory(config, { ...limits, ...(maxNumLogits !== undefined && { maxNumLogits }) }, capsOf("cpu"), []).parts.find((part) => part.name === "logits")!.bytes;
   assert.equal(logits(), 4 * 100 * 4);
   assert.equal(logits(32), 32 * 100 * 4);
 });

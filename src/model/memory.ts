@@ -21,7 +21,7 @@ export interface ModelLimits {
   readonly pageSize: number;
   readonly numPages: number;
   /** Most rows of one step whose logits are wanted. Default: one for each sequence. */
-  readonly maxLogits?: number;
+  readonly maxNumLogits?: number;
 }
 
 export type MemoryKind = "weights" | "kvCache" | "activations" | "rotary" | "inputs" | "workLists" | "modTables";
@@ -48,7 +48,7 @@ const i32Bytes = 4;
 /** Room for bytes of the file on their way, while weights are loaded. */
 export const stagingBytes = 2 ** 19;
 
-export const maxLogitsOf = (limits: ModelLimits): number => limits.maxLogits ?? limits.maxNumSeqs;
+export const maxNumLogitsOf = (limits: Pick<ModelLimits, "maxNumSeqs" | "maxNumLogits">): number => limits.maxNumLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);
 
 /** Bytes of a page of keys, or of values, of one layer. */
@@ -66,7 +66,7 @@ export function bytesPerPage(config: ModelConfig, pageSize: number): number {
 export function planMemory(config: ModelConfig, limits: ModelLimits, caps: Caps, workWords: readonly number[], tables: readonly { readonly name: string; readonly bytes: number }[] = []): MemoryPlan {
   checkLimits(config, limits);
   const { maxNumBatchedTokens: maxTokens, maxNumSeqs, numPages, pageSize } = limits;
-  const rows = { tokens: maxTokens, logits: maxLogitsOf(limits) };
+  const rows = { tokens: maxTokens, logits: maxNumLogitsOf(limits) };
   const inputs = {
     header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
     blockTable: maxNumSeqs * maxPagesPerSequence(limits), ...(caps.samples && { choices: rows.logits * choiceWord.words, sampled: rows.logits }),

@@ -28,7 +28,7 @@ export class Choices {
     this.#doubles[at + choiceWord.temperature / 2] = greedy ? 0 : Math.max(params.temperature, leastTemperature);
     this.#doubles[at + choiceWord.topP / 2] = params.topP;
     this.#doubles[at + choiceWord.minP / 2] = params.minP;
-    this.#doubles[at + choiceWord.uniform / 2] = greedy ? 0 : uniform(seed, params.choice ?? 0, position);
+    this.#doubles[at + choiceWord.uniform / 2] = greedy ? 0 : uniform(seed, position);
     this.#words[row * choiceWord.words + choiceWord.topK] = Math.max(0, params.topK);
   }
 }

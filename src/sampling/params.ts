@@ -1,6 +1,23 @@
 /** How the tokens of one request are chosen and when they end: vLLM's SamplingParams, its names (in camelCase) and defaults. */
 import { BadRequest } from "../core/errors.ts";
 
+/**
+ * Changes the logits of one token of one request before it is chosen: after the request's allowed ids, bad words, min tokens and logit bias, before its
+ * penalties and temperature. Called once for each token, several in their order.
+ *
+ * `logits`, f32 [vocabSize], may be written to during the call: any numbers, -Infinity where a token may not be generated. NaN, +Infinity, or no token
+ * left that may be, ends the request with an error, as does a function that throws or returns anything; other requests never notice. Log-probabilities
+ * are those of the model's own logits all the same. The same request gives the same bytes as long as the function is one of its arguments.
+ */
+export type LogitsProcessor = (logits: Float32Array, context: LogitsContext) => void;
+
+/** What a logits processor may read, during the call. */
+export interface LogitsContext {
+  readonly promptTokenIds: Int32Array;
+  /** What has been generated so far. */
+  readonly outputTokenIds: readonly number[];
+}
+
 export interface SamplingParams {
   /** 0 (below 1e-5) takes the likeliest token. Default 1. */
   readonly temperature: number;
@@ -12,8 +29,6 @@ export interface SamplingParams {
   readonly minP: number;
   /** Same seed, same prompt, same tokens. Any safe integer; drawn by the engine's own seed when undefined. */
   readonly seed: number | undefined;
-  /** Which of several completions of one prompt this is: its own random numbers under the same seed. Default 0. */
-  readonly choice?: number;
   /** Divides positive logits of tokens in prompt or output, multiplies others: above 1 they become rarer. Above 0; default 1. */
   readonly repetitionPenalty: number;
   /** Taken from the logits of tokens in the output. In [-2, 2]; default 0. */
@@ -28,6 +43,8 @@ export interface SamplingParams {
   readonly badWords: readonly (readonly number[])[];
   /** Tokens before which no end token and no stop id is generated. Default 0. */
   readonly minTokens: number;
+  /** Functions that change the logits; only an engine in the same thread can be given them. */
+  readonly logitsProcessors?: readonly LogitsProcessor[];
   /** Most tokens to generate. */
   readonly maxTokens: number;
   /** Token ids that end the output, besides the model's own end tokens. */
@@ -36,6 +53,8 @@ export interface SamplingParams {
   readonly ignoreEos: boolean;
   /** Log-probabilities of this many likeliest tokens beside the chosen one; undefined gives none. */
   readonly logprobs: number | undefined;
+  /** The same for the tokens of the prompt, but for its first, which nothing comes before. */
+  readonly promptLogprobs?: number;
 }
 
 export const defaultSampling: SamplingParams = {
@@ -44,7 +63,7 @@ export const defaultSampling: SamplingParams = {
 };
 
 /** Whether the likeliest token is taken. */
-export const isGreedy = ({ temperature }: SamplingParams): boolean => temperature < 1e-5;
+export const isGreedy = ({ temperature }: Pick<SamplingParams, "temperature">): boolean => temperature < 1e-5;
 /** The least temperature of those that are not greedy: a smaller one is raised to it, as in vLLM. */
 export const leastTemperature = 0.01;
 
@@ -62,7 +81,7 @@ const bounds: Readonly<Record<keyof SamplingParams, readonly [expected: string, 
   topK: ["an integer from 0 (or -1)", (p) => count(p.topK) || p.topK === -1],
   minP: ["from 0 to 1", (p) => p.minP >= 0 && p.minP <= 1],
   seed: ["a safe integer", (p) => p.seed === undefined || Number.isSafeInteger(p.seed)],
-  choice: ["an integer from 0", (p) => p.choice === undefined || count(p.choice)],
+  logitsProcessors: ["a list of functions", ({ logitsProcessors = [] }) => logitsProcessors.every((processor) => typeof processor === "function")],
   repetitionPenalty: ["a number above 0", (p) => p.repetitionPenalty > 0 && p.repetitionPenalty < Infinity],
   presencePenalty: ["from -2 to 2", (p) => within(p.presencePenalty, 2)],
   frequencyPenalty: ["from -2 to 2", (p) => within(p.frequencyPenalty, 2)],
@@ -74,6 +93,7 @@ const bounds: Readonly<Record<keyof SamplingParams, readonly [expected: string, 
   stopTokenIds: ["a list of token ids", (p, vocabSize) => ids(p.stopTokenIds, vocabSize)],
   ignoreEos: ["true or false", (p) => typeof p.ignoreEos === "boolean"],
   logprobs: [`an integer from 0 to ${maxLogprobs}`, (p) => p.logprobs === undefined || (count(p.logprobs) && p.logprobs <= maxLogprobs)],
+  promptLogprobs: [`an integer from 0 to ${maxLogprobs}`, (p) => p.promptLogprobs === undefined || (count(p.promptLogprobs) && p.promptLogprobs <= maxLogprobs)],
 };
 
 /** The first field of `params` that is out of its bounds, as the error for whoever sent it. */

@@ -6,14 +6,17 @@
  *   bad words              the last token of a word, where the output ends with what comes before it: -Infinity
  *   min tokens             what would end the output, until there are so many: -Infinity
  *   logit bias             added
+ *   logits processors      the request's own functions (params.ts says what they may do)
  *   repetition             a token of prompt or output: a positive logit is divided by it, another is multiplied
  *   frequency, presence    a token of the output: minus frequency times its count, minus presence
  *
  * Only tokens that a rule names are touched: penalties cost by distinct tokens seen, and a request without rules has no object.
  * A changed logit is computed in doubles and rounded to f32 once. Where a token is forbidden all else about it is moot, so here
- * that is written last. What has been put out is counted, not read again: a preemption changes nothing. Knows no batch.
+ * that is written last; where there are processors, which see that it is forbidden, and may allow it, it is written before them. They get a row of their
+ * request's own: whatever becomes of it, nobody else reads it. What has been put out is counted, not read again: a preemption changes nothing. Knows no batch.
  */
-import type { SamplingParams } from "./params.ts";
+import { BadRequest } from "../core/errors.ts";
+import type { LogitsProcessor, SamplingParams } from "./params.ts";
 
 const greatest = 3.4028234663852886e38;
 
@@ -29,6 +32,10 @@ export class LogitRules {
   readonly #counts: number[] = [];
   readonly #places = new Map<number, number>();
   readonly #output: number[] = [];
+  readonly #processors: readonly LogitsProcessor[];
+  readonly #prompt: Int32Array;
+  /** Where the processors write. */
+  #row: Float32Array | undefined;
   /** What `apply` wrote over, oldest first. */
   readonly #touched: number[] = [];
   readonly #before: number[] = [];
@@ -36,6 +43,8 @@ export class LogitRules {
   private constructor(params: SamplingParams, prompt: Int32Array, endTokens: ReadonlySet<number>) {
     const { repetitionPenalty, frequencyPenalty, presencePenalty, minTokens, stopTokenIds, logitBias } = params;
     this.#params = params;
+    this.#processors = params.logitsProcessors ?? [];
+    this.#prompt = prompt;
     // The model's end tokens are held back even where they would be ignored, as in vLLM.
     this.#ends = minTokens > 0 ? [...new Set([...endTokens, ...stopTokenIds])] : [];
     this.#bias = logitBias ?? new Map();
@@ -48,7 +57,7 @@ export class LogitRules {
   static of(params: SamplingParams, prompt: Int32Array, endTokens: ReadonlySet<number>): LogitRules | undefined {
     const { repetitionPenalty, frequencyPenalty, presencePenalty, minTokens, logitBias, allowedTokenIds, badWords } = params;
     const none = repetitionPenalty === 1 && frequencyPenalty === 0 && presencePenalty === 0 && minTokens === 0 && badWords.length === 0 &&
-      allowedTokenIds === undefined && (logitBias?.size ?? 0) === 0;
+      allowedTokenIds === undefined && (logitBias?.size ?? 0) === 0 && (params.logitsProcessors?.length ?? 0) === 0;
     return none ? undefined : new LogitRules(params, prompt, endTokens);
   }
 
@@ -59,23 +68,44 @@ export class LogitRules {
   }
 
   /**
-   * The logits under the rules: `logits` itself, changed until `restore`, or `scratch`. Both f32 [vocabSize]. Tokens that the model
-   * gave no number stay without one.
+   * The logits under the rules: `logits` itself, changed until `restore`, or `scratch`, or an array of the request's own. All f32 [vocabSize]. Tokens
+   * that the model gave no number stay without one. @throws BadRequest when a logits processor fails
    */
   apply(logits: Float32Array, scratch: Float32Array): Float32Array {
-    const { allowedTokenIds, minTokens } = this.#params;
-    let row = logits;
-    if (allowedTokenIds !== undefined) {
-      row = scratch.fill(-Infinity);
-      for (const id of allowedTokenIds) row[id] = logits[id]!;
+    if (this.#processors.length > 0) return this.#process(logits);
+    const row = this.#allowed(logits, scratch);
+    for (const [id, bias] of this.#bias) if (!this.#places.has(id)) this.#add(row, id, bias);
+    for (let i = 0; i < this.#seen.length; i++) this.#penalise(row, i, this.#bias.get(this.#seen[i]!) ?? 0);
+    this.#forbid(row);
+    return row;
+  }
+
+  /** `apply` where functions stand in the middle. */
+  #process(logits: Float32Array): Float32Array {
+    // A function may have given away the array of the token before.
+    if (this.#row?.length !== logits.length) this.#row = new Float32Array(logits.length);
+    const row = this.#row;
+    if (this.#allowed(logits, row) === logits) row.set(logits);
+    for (const [id, bias] of this.#bias) this.#add(row, id, bias);
+    this.#forbid(row);
+    for (const [i, processor] of this.#processors.entries()) {
+      const fail = (what: string): never => {
+        throw new BadRequest("logitsProcessors", `logitsProcessors[${i}] ${what}, after ${this.#output.length} tokens of output`);
+      };
+      let result: unknown;
+      try {
+        result = processor(row, { promptTokenIds: this.#prompt, outputTokenIds: this.#output });
+      } catch (error) {
+        fail(`threw ${error instanceof Error ? `${error.name}: ${error.message}` : typeof error === "string" ? error : `a value of type ${typeof error}`}`);
+      }
+      if (result !== undefined) {
+        // What an async one rejects with is not heard of a second time.
+        Promise.resolve(result).catch(() => {});
+        fail("returned something; it must write to the logits it is given, at once, and return nothing");
+      }
+      if (row.length !== logits.length) fail("gave the logits away");
     }
-    for (const [id, bias] of this.#bias) if (!this.#places.has(id)) this.#write(row, id, finite(row[id]! + bias, row[id]!));
-    for (let i = 0; i < this.#seen.length; i++) {
-      const id = this.#seen[i]!;
-      this.#write(row, id, this.#penalised(row[id]!, this.#bias.get(id) ?? 0, this.#counts[i]!));
-    }
-    if (this.#output.length < minTokens) for (const id of this.#ends) this.#write(row, id, -Infinity);
-    for (const word of this.#params.badWords) if (this.#wouldEnd(word)) this.#write(row, word.at(-1)!, -Infinity);
+    for (let i = 0; i < this.#seen.length; i++) this.#penalise(row, i, 0);
     return row;
   }
 
@@ -86,11 +116,31 @@ export class LogitRules {
     this.#before.length = 0;
   }
 
-  #penalised(raw: number, bias: number, count: number): number {
+  /** `logits`, or where only some tokens are allowed these, in `scratch`. */
+  #allowed(logits: Float32Array, scratch: Float32Array): Float32Array {
+    const { allowedTokenIds } = this.#params;
+    if (allowedTokenIds === undefined) return logits;
+    scratch.fill(-Infinity);
+    for (const id of allowedTokenIds) scratch[id] = logits[id]!;
+    return scratch;
+  }
+
+  #add(row: Float32Array, id: number, bias: number): void {
+    this.#write(row, id, finite(row[id]! + bias, row[id]!));
+  }
+
+  /** Adds `bias` to the token at place `i` of those seen, and then what its penalties are. */
+  #penalise(row: Float32Array, i: number, bias: number): void {
     const { repetitionPenalty, frequencyPenalty, presencePenalty } = this.#params;
+    const id = this.#seen[i]!, count = this.#counts[i]!, raw = row[id]!;
     const biased = raw + bias;
     const repeated = biased > 0 ? biased / repetitionPenalty : biased * repetitionPenalty;
-    return finite(count > 0 ? repeated - frequencyPenalty * count - presencePenalty : repeated, raw);
+    this.#write(row, id, finite(count > 0 ? repeated - frequencyPenalty * count - presencePenalty : repeated, raw));
+  }
+
+  #forbid(row: Float32Array): void {
+    if (this.#output.length < this.#params.minTokens) for (const id of this.#ends) this.#write(row, id, -Infinity);
+    for (const word of this.#params.badWords) if (this.#wouldEnd(word)) this.#write(row, word.at(-1)!, -Infinity);
   }
 
   /** Whether the word's last token would complete it. */

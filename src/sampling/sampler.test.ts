@@ -26,7 +26,7 @@ function oracle(logits: Float32Array, p: SamplingParams, seed: number, position:
     });
   }
   order.sort((a, b) => a - b);
-  const u = uniform(seed, p.choice ?? 0, position) * order.reduce((sum, id) => sum + mass[id]!, 0);
+  const u = uniform(seed, position) * order.reduce((sum, id) => sum + mass[id]!, 0);
   let sum = 0;
   return { token: order.find((id) => (sum += mass[id]!) > u), close, kept: order.length };
 }
@@ -51,7 +51,6 @@ test("the token is the one that the fully sorted definition draws, for random lo
       topK: pick([0, 0, -1, 1, 2, 7, size - 1, size, size + 1, 10 * size]),
       topP: pick([1, 1, 0.999, 0.9, 0.5, 0.1, 1e-9]),
       minP: pick([0, 0, 0, 0.02, 0.5, 1]),
-      choice: pick([0, 1]),
     };
     const expected = oracle(logits, p, i, 5);
     // Where rounding decides the edge of top-p, both answers are right.
@@ -83,7 +82,7 @@ test("logits without a distribution give no token, sampled or greedy", () => {
   }
 });
 
-test("the same seed, choice and position give the same token whatever was sampled in between", () => {
+test("the same seed and position give the same token whatever was sampled in between", () => {
   const random = stream(3);
   const logits = Float32Array.from({ length: 500 }, () => random() * 6);
   const p = { ...defaultSampling, topP: 0.95 };
@@ -95,7 +94,6 @@ test("the same seed, choice and position give the same token whatever was sample
   }
   assert.ok(new Set(tokens).size > 10);
   assert.notDeepEqual(Array.from({ length: 50 }, (_, i) => warm.sample(logits, p, 12, i)), tokens, "another seed");
-  assert.notDeepEqual(Array.from({ length: 50 }, (_, i) => warm.sample(logits, { ...p, choice: 1 }, 11, i)), tokens, "another choice");
 });
 
 test("sampled frequencies match the filtered probabilities (chi-square)", () => {

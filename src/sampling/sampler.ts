@@ -66,23 +66,22 @@ export class Sampler {
     if (params.topP < 1) kept = firstByMass(ids, kept, logits, mass, params.topP * total);
     const chosenFrom = ids.subarray(0, kept);
     if (params.topK > 0 || params.topP < 1) chosenFrom.sort();
-    return draw(chosenFrom, mass, uniform(seed, params.choice ?? 0, position));
+    return draw(chosenFrom, mass, uniform(seed, position));
   }
 }
 
 /** The likeliest token, lowest id of equals; undefined where there is none. */
 export function argmax(logits: Float32Array): number | undefined {
-  let best = 0, max = -Infinity, sum = 0;
+  let best = 0, max = -Infinity;
   for (let id = 0; id < logits.length; id++) {
     const x = logits[id]!;
-    if (x > max) {
-      max = x;
-      best = id;
-    }
-    // Zero for every number, and NaN from then on once one is NaN or +Infinity.
-    sum += x === -Infinity ? 0 : x - x;
+    // What is not a number stands in the way of every comparison.
+    if (x <= max) continue;
+    if (!(x < Infinity)) return undefined;
+    max = x;
+    best = id;
   }
-  return sum !== 0 || max === -Infinity ? undefined : best;
+  return max === -Infinity ? undefined : best;
 }
 
 /** Whether token a comes before token b. */

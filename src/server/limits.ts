@@ -12,9 +12,13 @@ export const limits = {
   /** Entries of `messages`, and of a list of prompts. */
   messages: 10_000,
   prompts: 1024,
+  /** Choices of all prompts of one request. */
+  choices: 1024,
+  /** What one answer may say of its prompts: their tokens and the log-probabilities beside each, as often as they are repeated for choices. */
+  promptEntries: 2 ** 18,
   /** Token ids that /tokenize answers with and /detokenize takes. */
   tokens: 2 ** 20,
-  /** Generations (one for each prompt) and token jobs that may wait beyond those that run, and tokens of their prompts, over all routes. */
+  /** Generations (one for each choice of each prompt) and token jobs that may wait beyond those that run, and tokens of their prompts, over all routes. */
   queuedRequests: 1024,
   queuedTokens: 2 ** 22,
   /** What a refused client is told to wait: an estimate, within these. */

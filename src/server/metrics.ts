@@ -32,20 +32,22 @@ export interface Started {
   readonly promptTokens: number;
   /** Most tokens it asked for; undefined: it did not say. */
   readonly maxTokens: number | undefined;
+  /** Choices it asked for. */
+  readonly n: number;
 }
 
-/** How one generation went, in seconds since its arrival. */
+/** How one choice went, in seconds since its arrival. */
 export interface Measured {
   readonly tokens: number;
   readonly firstTokenSeconds: number | undefined;
   readonly seconds: number;
 }
 
-/** Follows one generation to its end. */
+/** Follows the choices of one generation to their ends. */
 export interface Observer {
   /** `at`: now. */
   delta(delta: GenerationDelta, at: number): void;
-  end(finish: FinishReason): Measured;
+  end(choice: number, finish: FinishReason): Measured;
 }
 
 export interface Metrics {
@@ -91,11 +93,27 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
   counter("gpu_prefix_cache_queries_total", "prefix_cache_queries_total by its old name.", queries);
   counter("gpu_prefix_cache_hits_total", "prefix_cache_hits_total by its old name.", hits);
   counter("num_preemptions_total", "Requests put back to waiting because the KV cache was full.", ({ numPreemptions }) => numPreemptions);
+  if (info.speculation) {
+    const accepted = ({ acceptedPerPosition }: Stats) => acceptedPerPosition.reduce((sum, count) => sum + count, 0);
+    counter("spec_decode_num_drafts_total", "How often a sequence's step had draft tokens.", ({ numDrafts }) => numDrafts);
+    counter("spec_decode_num_draft_tokens_total", "Draft tokens.", ({ numDraftTokens }) => numDraftTokens);
+    counter("spec_decode_num_accepted_tokens_total", "Draft tokens that were right.", accepted);
+    const { numSpeculativeTokens } = info.speculation;
+    registry.registerMetric(new Counter({
+      name: "vllm:spec_decode_num_accepted_tokens_per_pos_total", help: "Draft tokens that were right, by their position in the draft.", labelNames: [...labelNames, "position"], registers: [],
+      collect() {
+        this.reset();
+        const { acceptedPerPosition } = llm.stats;
+        for (let position = 0; position < numSpeculativeTokens; position++) this.inc({ ...labels, position: String(position) }, acceptedPerPosition[position] ?? 0);
+      },
+    }));
+  }
   const own = (name: string, help: string, read: (stats: Stats) => number) => counter(name, help, read, "tessera");
   own("steps_total", "Steps of the model.", ({ numSteps }) => numSteps);
   own("steps_ahead_total", "Steps started while the one before was under way.", ({ numStepsAhead }) => numStepsAhead);
   own("host_seconds_total", "What the host did for all steps: scheduling, batches, starting them, tokens.", ({ hostSeconds }) => hostSeconds);
   own("hidden_host_seconds_total", "Of these, seconds in which a step was under way.", ({ hiddenSeconds }) => hiddenSeconds);
+  if (info.speculation) own("draft_seconds_total", "How long it took to think of draft tokens.", ({ draftSeconds }) => draftSeconds);
   own("wait_seconds_total", "How long the host waited for steps to end.", ({ waitSeconds }) => waitSeconds);
   own("engine_restarts_total", "Engines that took the place of one that had died.", () => llm.restarts);
   gauge("num_requests_in_flight", "Requests let in and not answered to the end.", () => gate.inFlight, {}, "tessera");
@@ -147,42 +165,51 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
       return registry.metrics();
     },
     answered: (handler, method, status) => answers.inc({ handler, method, status: `${Math.floor(status / 100)}xx` }),
-    observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens }) {
-      let firstAt: number | undefined;
-      let lastAt = arrivedAt;
-      let startedAt = submittedAt;
-      let tokens = 0;
-      let cachedTokens = 0;
+    observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens, n }) {
+      const choices = Array.from({ length: n }, () => ({ firstAt: undefined as number | undefined, lastAt: arrivedAt, startedAt: submittedAt, tokens: 0, cachedTokens: 0 }));
+      let running = n, completed = 0, longest = 0;
       return {
         delta(delta, at) {
-          cachedTokens += delta.cachedTokens ?? 0;
+          const choice = choices[delta.index]!;
+          choice.cachedTokens += delta.cachedTokens ?? 0;
           if (delta.tokens.length === 0) return;
-          if (firstAt === undefined) {
-            firstAt = at;
-            startedAt += delta.queueSeconds ?? 0;
+          if (choice.firstAt === undefined) {
+            choice.firstAt = at;
+            choice.startedAt += delta.queueSeconds ?? 0;
             firstToken(at - arrivedAt);
-            cached.inc(labels, cachedTokens);
-            bySource.inc({ ...labels, source: "local_cache_hit" }, cachedTokens);
-            bySource.inc({ ...labels, source: "local_compute" }, numPromptTokens - cachedTokens);
+            if (delta.index === 0) {
+              cached.inc(labels, choice.cachedTokens);
+              bySource.inc({ ...labels, source: "local_cache_hit" }, choice.cachedTokens);
+              bySource.inc({ ...labels, source: "local_compute" }, numPromptTokens - choice.cachedTokens);
+            }
           } else {
-            betweenTokens(at - lastAt);
-            betweenTokensOld(at - lastAt);
+            betweenTokens(at - choice.lastAt);
+            betweenTokensOld(at - choice.lastAt);
           }
-          lastAt = at;
-          tokens += delta.tokens.length;
+          choice.lastAt = at;
+          choice.tokens += delta.tokens.length;
         },
-        end(finish) {
+        end(index, finish) {
+          const { firstAt, lastAt, startedAt, tokens, cachedTokens } = choices[index]!;
           const seconds = now() - arrivedAt;
           success.inc({ ...labels, finished_reason: finish });
           const measured = { tokens, seconds, firstTokenSeconds: firstAt === undefined ? undefined : firstAt - arrivedAt };
-          if (finish !== "stop" && finish !== "length") return measured;
+          const complete = finish === "stop" || finish === "length";
+          if (complete) {
+            completed++;
+            longest = Math.max(longest, tokens);
+          }
+          // What was asked is counted once for all choices, when the last has ended.
+          if (--running === 0 && completed > 0) {
+            mostTokens(longest);
+            choicesAsked(n);
+            if (maxTokens !== undefined) maxTokensAsked(maxTokens);
+          }
+          if (!complete) return measured;
           whole(seconds);
           promptTokens(numPromptTokens);
           computedTokens(numPromptTokens - cachedTokens);
           generationTokens(tokens);
-          mostTokens(tokens);
-          choicesAsked(1);
-          if (maxTokens !== undefined) maxTokensAsked(maxTokens);
           if (firstAt === undefined) return measured;
           queue(startedAt - submittedAt);
           prefill(firstAt - startedAt);

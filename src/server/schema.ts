@@ -18,6 +18,8 @@ interface Common {
   readonly stream: boolean;
   readonly includeUsage: boolean;
   readonly continuousUsage: boolean;
+  /** Whether the prompt's log-probabilities were asked for in a field of their own, and go into one. */
+  readonly showsPromptLogprobs: boolean;
   readonly returnTokenIds: boolean;
   readonly tokensAsTokenIds: boolean;
 }
@@ -29,6 +31,12 @@ export interface ChatRequest extends Common {
 
 export interface CompletionRequest extends Common {
   readonly prompts: readonly Prompt[];
+  /** Log-probabilities of this many likeliest tokens, where asked for. */
+  readonly logprobs: number | undefined;
+  /** Each choice begins with its prompt: its text, and its tokens' log-probabilities where those of the answer's are asked for. */
+  readonly echo: boolean;
+  /** Nothing is wanted but that: one token is generated, for the engine has to, and kept back. */
+  readonly onlyPrompt: boolean;
 }
 
 const is = (...values: readonly unknown[]) => (value: unknown) => values.includes(value);
@@ -36,12 +44,9 @@ const empty = (value: unknown) => value === "" || (Array.isArray(value) ? value.
 const never = () => false;
 
 /** Fields this server cannot honour yet, the values that ask for nothing, and what to say. */
-const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) => boolean; readonly only: string }>> = {
-  n: { neutral: is(1), only: "1 choice for each prompt (n > 1 is not supported yet); send the request n times with different seeds" },
-  best_of: { neutral: is(1), only: "1" },
+const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown, body: Raw) => boolean; readonly only: string }>> = {
+  best_of: { neutral: (value, body) => value === (own(body, "n") ?? 1), only: "the value of n, as every choice that is made is given (vLLM has no best_of any more)" },
   use_beam_search: { neutral: is(false), only: "false" },
-  prompt_logprobs: { neutral: never, only: "null" },
-  echo: { neutral: is(false), only: "false" },
   suffix: { neutral: empty, only: "an empty string" },
   prompt_embeds: { neutral: never, only: "prompts as text or token ids" },
   truncate_prompt_tokens: { neutral: never, only: "null; cut the prompt before sending it" },
@@ -60,21 +65,20 @@ const unsupported: Readonly<Record<string, { readonly neutral: (value: unknown) 
   documents: { neutral: empty, only: "an empty list" },
   modalities: { neutral: (value) => Array.isArray(value) && value.every(is("text")), only: '["text"]' },
   audio: { neutral: never, only: "text" },
-  priority: { neutral: is(0), only: "0, as requests are served in the order they come" },
   logits_processors: { neutral: empty, only: "an empty list" },
 };
 
 const samplingFields = [
-  "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
-  "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens",
-  "ignore_eos", "skip_special_tokens", "add_special_tokens", "cache_salt",
+  "n", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "stop_token_ids", "include_stop_str_in_output",
+  "prompt_logprobs", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens",
+  "ignore_eos", "skip_special_tokens", "add_special_tokens", "cache_salt", "priority",
 ] as const;
 
 /** Throws BadRequest for a field that would change the answer and is not supported. */
 export function refuseUnsupported(body: Raw): void {
   for (const [field, { neutral, only }] of Object.entries(unsupported)) {
     const value = own(body, field);
-    if (value !== undefined && !neutral(value)) throw new BadRequest(field, `${field} is ${show(value)}; this server supports only ${only}`);
+    if (value !== undefined && !neutral(value, body)) throw new BadRequest(field, `${field} is ${show(value)}; this server supports only ${only}`);
   }
 }
 
@@ -88,10 +92,13 @@ export function checkModel(body: Raw, names: readonly string[]): void {
   }
 }
 
-function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxTokensField = "max_tokens"): Common {
+/** `given`: fields in place of the body's. */
+function parseCommon(body: Raw, llm: LLM, given: Raw, maxTokensField = "max_tokens"): Common {
   refuseUnsupported(body);
   const fields = fieldsOf(body, snakeCase);
   const stream = fields.boolean("stream") ?? false;
+  const showsPromptLogprobs = own(body, "prompt_logprobs") !== undefined;
+  if (showsPromptLogprobs && stream) throw new BadRequest("prompt_logprobs", 'prompt_logprobs are not available with "stream": true; send the request without it');
   const streamOptions = fields.object("streamOptions");
   if (streamOptions && !stream) throw new BadRequest("stream_options", 'stream_options needs "stream": true');
   const options = fieldsOf(streamOptions ?? {}, snakeCase);
@@ -101,8 +108,8 @@ function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxToken
   const spell: Spelling = (field) => (field === "maxTokens" ? maxTokensField : snakeCase(field));
   chosen[maxTokensField] = own(body, maxTokensField);
   return {
-    params: llm.check({ ...chosen, logprobs }, spell),
-    stream, includeUsage,
+    params: llm.check({ ...chosen, ...given }, spell),
+    stream, includeUsage, showsPromptLogprobs,
     continuousUsage: includeUsage && (options.boolean("continuousUsageStats") ?? false),
     returnTokenIds: fields.boolean("returnTokenIds") ?? !llm.hasTokenizer,
     tokensAsTokenIds: fields.boolean("returnTokensAsTokenIds") ?? !llm.hasTokenizer,
@@ -111,8 +118,16 @@ function parseCommon(body: Raw, llm: LLM, logprobs: number | undefined, maxToken
 
 /** The body of POST /v1/completions. Throws BadRequest. */
 export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
-  const logprobs = fieldsOf(body).integer("logprobs", paramLimits.logprobs);
-  return { ...parseCommon(body, llm, logprobs), prompts: parsePrompts(own(body, "prompt"), llm.info.vocabSize) };
+  const fields = fieldsOf(body);
+  const logprobs = fields.integer("logprobs", paramLimits.logprobs), echo = fields.boolean("echo") ?? false;
+  const onlyPrompt = echo && own(body, "max_tokens") === 0;
+  const promptLogprobs = own(body, "prompt_logprobs") ?? (echo ? logprobs : undefined);
+  const common = parseCommon(body, llm, { logprobs, prompt_logprobs: promptLogprobs, ...(onlyPrompt && { max_tokens: 1 }) }), prompts = parsePrompts(own(body, "prompt"), llm.info.vocabSize);
+  const { n } = common.params;
+  if (n * prompts.length > limits.choices) {
+    throw mustBe("n", n, `at most ${Math.floor(limits.choices / prompts.length)} with ${prompts.length} prompts, as one request has at most ${limits.choices} choices`);
+  }
+  return { ...common, prompts, logprobs, echo, onlyPrompt };
 }
 
 /** prompt: a string, token ids, or a list of either. */
@@ -137,9 +152,10 @@ export function parseChat(body: Raw, llm: LLM): ChatRequest {
   const wantsLogprobs = fields.boolean("logprobs") ?? false;
   const topLogprobs = fields.integer("topLogprobs", paramLimits.logprobs);
   if (topLogprobs && !wantsLogprobs) throw new BadRequest("top_logprobs", `top_logprobs is ${topLogprobs}; it needs "logprobs": true`);
+  if (fields.boolean("echo")) throw mustBe("echo", true, "false; a chat's prompt is not text to give back (/v1/completions has echo)");
   const maxTokensField = own(body, "max_completion_tokens") === undefined ? "max_tokens" : "max_completion_tokens";
   return {
-    ...parseCommon(body, llm, wantsLogprobs ? topLogprobs ?? 0 : undefined, maxTokensField),
+    ...parseCommon(body, llm, { logprobs: wantsLogprobs ? topLogprobs ?? 0 : undefined }, maxTokensField),
     messages: parseMessages(body),
     template: parseTemplate(body),
   };

@@ -176,9 +176,9 @@ const boundary: Readonly<Record<string, readonly unknown[]>> = {
   temperature: [-1, 101, "hot", true, [], {}], top_p: [0, -1, 1.1, "1"], top_k: [-2, 1.5, 2 ** 31, "1"], min_p: [-1, 1.1, "0"],
   max_tokens: [0, -1, 1.5, 10_000, 1e9, "16", true], seed: [1.5, 2 ** 53, "1"], stop: ["", [1], [""], 5, Array(65).fill("x")],
   stop_token_ids: [[258], [-1], [0.5], "1", {}], ignore_eos: [1, "true"], stream: [1, "yes"], skip_special_tokens: [0],
-  n: [0, -1, 2, 1e9, "1"], best_of: [2], frequency_penalty: [2.5, -3, "x"], presence_penalty: [2.1], repetition_penalty: [0, -1, "1"],
-  logit_bias: [{ 1: 101 }, 5, { 258: 1 }, { x: 1 }, { 1: "1" }], min_tokens: [-1, 1.5, "1", 9999], bad_words: [[""], [5], [" "]], allowed_token_ids: [[], [258], 5], use_beam_search: [true], prompt_logprobs: [0, 1], response_format: [{ type: "json_object" }, "x"],
-  structured_outputs: [{ regex: "a" }], priority: [1, -1], return_token_ids: [1], stream_options: [{ include_usage: true }, 5], tools: [[{}]],
+  n: [0, -1, 1.5, 129, 1e9, "1"], best_of: [2, 0, "1"], frequency_penalty: [2.5, -3, "x"], presence_penalty: [2.1], repetition_penalty: [0, -1, "1"],
+  logits_processors: [["f"], 5], logit_bias: [{ 1: 101 }, 5, { 258: 1 }, { x: 1 }, { 1: "1" }], min_tokens: [-1, 1.5, "1", 9999], bad_words: [[""], [5], [" "]], allowed_token_ids: [[], [258], 5], use_beam_search: [true], prompt_logprobs: [-1, 21, 1.5, "1"], response_format: [{ type: "json_object" }, "x"],
+  structured_outputs: [{ regex: "a" }], priority: [1, -1, 0.5, "1", 1e300], return_token_ids: [1], stream_options: [{ include_usage: true }, 5], tools: [[{}]],
   model: [5, {}],
 };
 
@@ -196,7 +196,9 @@ test("every field beyond its bounds gives 400 with its name, on both routes, and
   await refused(chat(app, { max_completion_tokens: 0 }), 400, "max_completion_tokens");
   await refused(chat(app, { max_completion_tokens: 9999 }), 400, "max_completion_tokens", /at most 491/);
   for (const logprobs of [-1, 21, true]) await refused(complete(app, { logprobs }), 400, "logprobs");
-  for (const echo of [true, 1]) await refused(complete(app, { echo }), 400, "echo");
+  for (const echo of [1, "true"]) for (const send of [chat, complete]) await refused(send(app, { echo }), 400, "echo");
+  await refused(chat(app, { echo: true }), 400, "echo", /completions has echo/);
+  await refused(complete(app, { echo: false, max_tokens: 0 }), 400, "max_tokens");
   assert.equal(engine.seen.length, 0);
 });
 

@@ -42,6 +42,15 @@ test("OpenAI's client lists models, chats, completes", async () => {
   assert.deepEqual(completion.choices.map(({ text, finish_reason }) => [text, finish_reason]), [["Gr", "length"], ["Gr", "length"]].map(([text, finish]) => [`${text}\ufffd`, finish]));
 });
 
+test("OpenAI's client gets several choices, and prompts echoed with their log-probabilities", async () => {
+  const chat = await openai.chat.completions.create({ model: "fake", messages, n: 3, seed: 1 });
+  assert.deepEqual(chat.choices.map(({ index, message, finish_reason }) => [index, message.content, finish_reason]), [0, 1, 2].map((index) => [index, reply, "stop"]));
+  const runner = openai.chat.completions.stream({ model: "fake", messages, n: 2 });
+  assert.deepEqual((await runner.finalChatCompletion()).choices.map(({ message }) => message.content), [reply, reply]);
+  const { choices } = await openai.completions.create({ model: "fake", prompt: "abc", n: 2, echo: true, logprobs: 1, max_tokens: 0 });
+  assert.deepEqual(choices.map(({ text, logprobs }) => [text, logprobs!.tokens, logprobs!.token_logprobs]), [0, 1].map(() => ["abc", ["", "a", "b", "c"], [null, -1, -2, -3]]));
+});
+
 test("OpenAI's client streams chats and completions, with usage", async () => {
   const stream = await openai.chat.completions.create({ model: "fake", messages, stream: true, stream_options: { include_usage: true } });
   let text = "", usage, finish;

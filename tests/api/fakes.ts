@@ -4,7 +4,7 @@
  */
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { EngineClient } from "../../src/engine/client.ts";
-import type { Delta, EngineInfo } from "../../src/engine/messages.ts";
+import type { Delta, EngineInfo, SchedulingPolicy, Standing } from "../../src/engine/messages.ts";
 import { LLM } from "../../src/llm.ts";
 import type { SamplingParams } from "../../src/sampling/params.ts";
 import type { StreamDecoder, TextService } from "../../src/tokenizer/text.ts";
@@ -29,11 +29,13 @@ export interface FakeEngineOptions {
   readonly dieAtToken?: number;
   /** Fails the request in this step, and lives on: what a mod that leaves its table does. */
   readonly failAtToken?: number;
+  readonly schedulingPolicy?: SchedulingPolicy;
 }
 
 export class FakeEngine implements EngineClient {
   readonly info: EngineInfo;
-  readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string }[] = [];
+  readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string; readonly standing: Standing }[] = [];
+  readonly inProcess = false;
   alive = true;
   restarting = false;
   restarts = 0;
@@ -47,7 +49,7 @@ export class FakeEngine implements EngineClient {
     this.#options = options;
     this.info = {
       architecture: "FakeForCausalLM", backend: "fake, no threads", dtype: "float32", kvCacheDtype: "float32", numParameters: 0, maxModelLen: options.maxModelLen ?? 512, vocabSize,
-      pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+      pageSize, numPages, maxNumSeqs: 64, maxNumBatchedTokens: 64, eosTokenIds: [eos], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: options.schedulingPolicy ?? "fcfs", loadSeconds: 0,
     };
   }
 
@@ -55,19 +57,29 @@ export class FakeEngine implements EngineClient {
     return {
       numRunning: this.#running, numWaiting: 0, numFreePages: numPages - this.#running, numPages, numSteps: this.#generationTokens,
       promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions: 0, prefixCacheQueries: this.#promptTokens, prefixCacheHits: this.#cachedTokens, stepTokens: this.#running, stepSeconds: 0.001,
-      numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0,
+      numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [],
     };
   }
 
-  async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, salt = ""): AsyncGenerator<Delta, void, void> {
+  async *generate(prompt: Int32Array, params: SamplingParams, signal?: AbortSignal, standing: Standing = {}): AsyncGenerator<Delta, void, void> {
     const { reply, tokensPerStep = 1, cachedTokens = 0, stepMs, queueSeconds, dieAtToken = Infinity, failAtToken = Infinity } = this.#options;
     const script = reply === undefined ? undefined : [...new TextEncoder().encode(reply), eos];
-    this.seen.push({ prompt: Array.from(prompt), params, salt });
+    this.seen.push({ prompt: Array.from(prompt), params, salt: standing.salt ?? "", standing });
     this.#running++;
     this.#promptTokens += prompt.length;
     this.#cachedTokens += cachedTokens;
     let hash = prompt.reduce((sum, token) => (Math.imul(sum, 31) + token) | 0, params.seed ?? 0);
     try {
+      // Two tokens of the prompt in each step.
+      for (let from = 1; params.promptLogprobs !== undefined && from < prompt.length; from += 2) {
+        yield {
+          id: "fake", tokens: [], promptLogprobs: {
+            from, logprobs: Array.from(prompt.slice(from, from + 2), (token, i) => ({
+              token, logprob: -from - i, rank: 2, top: Array.from({ length: params.promptLogprobs! }, (_, at) => ({ token: 65 + at, logprob: at < 1 ? -0.25 : -Infinity })),
+            })),
+          },
+        };
+      }
       for (let made = 0; ; ) {
         if (signal?.aborted) return yield { id: "fake", tokens: [], finish: "abort" };
         await (stepMs === undefined ? nextTurn() : sleep(stepMs));

@@ -110,7 +110,7 @@ test("an option nobody knows is refused with the nearest that is known, before a
     [() => untyped.generate("x", { temprature: 0 }), "temprature", "temprature is no option of generate; did you mean temperature?"],
     [() => untyped.chat(messages, { template_kwargs: {} }), "template_kwargs", "template_kwargs is no option of chat; did you mean templateKwargs?"],
   ] as const) assert.throws(call, (error) => error instanceof BadRequest && error.param === field && error.message === message);
-  assert.throws(() => untyped.generate("x", { banana: 1 }), /banana is no option of generate; it takes temperature, topP, .*maxTokens/);
+  assert.throws(() => untyped.generate("x", { banana: 1 }), /banana is no option of generate; it takes n, temperature, topP, .*maxTokens/);
   assert.throws(() => untyped.generate("x", 5), /params is 5; it must be an object/);
   assert.equal((await llm.generate("x", { maxTokens: 2, ...({ max_tokens: undefined } as object) })).tokenIds.length, 2, "undefined is as good as absent");
   await assert.rejects(LLM.load(undefined, { maxModelLength: 10 } as object),

@@ -4,10 +4,10 @@ import { type Device, devices, openBackend } from "../../src/backend/registry.ts
 import { run, type Verdict } from "./run.ts";
 
 const { values } = parseArgs({ options: {
-  backend: { type: "string", default: "wasm" }, only: { type: "string" }, quick: { type: "boolean", default: false }, verbose: { type: "boolean", default: false }, compute: { type: "string" }, deterministic: { type: "boolean", default: false }, help: { type: "boolean", default: false },
+  backend: { type: "string", default: "wasm" }, only: { type: "string" }, quick: { type: "boolean", default: false }, verbose: { type: "boolean", default: false }, compute: { type: "string" }, deterministic: { type: "boolean", default: false }, share: { type: "string", default: "0/1" }, help: { type: "boolean", default: false },
 } });
 if (values.help) {
-  console.log("npm run conform -- [--backend wasm|reference|...] [--only M12,S8] [--compute bf16|f16: the tensors' type, on a backend of 16 bits] [--deterministic] [--quick: one shape of each kind] [--verbose: a line for each trial]");
+  console.log("npm run conform -- [--backend wasm|reference|...] [--only M12,S8] [--compute bf16|f16: the tensors' type, on a backend of 16 bits] [--deterministic] [--quick: one shape of each kind] [--share 3/16: the trials of the fourth of sixteen processes] [--verbose: a line for each trial]");
   process.exit(0);
 }
 /** Backends go by their own names here; `--device` calls wasm "cpu". */
@@ -19,6 +19,8 @@ if (!(devices as readonly string[]).includes(device)) {
 const backend = await openBackend(device as Device, { deterministic: values.deterministic });
 const { compute = backend.caps.activationBits === 16 ? "bf16" : undefined } = values;
 if (compute !== undefined && compute !== "bf16" && compute !== "f16") throw new Error(`--compute is ${compute}; use bf16 or f16`);
+const [part = NaN, of = NaN] = /^\d+\/\d+$/.test(values.share) ? values.share.split("/").map(Number) : [];
+if (!(part < of)) throw new Error(`--share is ${values.share}; use part/of with part from 0 to of - 1, like 3/16`);
 const counts = { passed: 0, failed: 0, skipped: 0 };
 /** Trials of one case, in order. */
 let group: Verdict[] = [];
@@ -38,7 +40,7 @@ const flush = (): void => {
 
 console.log(`${backend.name}: ${backend.description}\n  id     case${" ".repeat(68)}passed   worst (times what ${compute ?? "f32"} costs)`);
 try {
-  for await (const verdict of run(backend, { shapes: values.quick ? "quick" : "all", compute, only: values.only ? new Set(values.only.split(",")) : undefined })) {
+  for await (const verdict of run(backend, { shapes: values.quick ? "quick" : "all", compute, share: { part, of }, only: values.only ? new Set(values.only.split(",")) : undefined })) {
     if (group[0] && (group[0].id !== verdict.id || group[0].title !== verdict.title)) flush();
     group.push(verdict);
     counts[verdict.status]++;
@@ -48,4 +50,4 @@ try {
   await backend.close();
 }
 console.log(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
-process.exitCode = counts.failed === 0 && counts.passed > 0 ? 0 : 1;
+process.exitCode = counts.failed === 0 && (counts.passed > 0 || of > 1) ? 0 : 1;

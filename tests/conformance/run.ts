@@ -36,10 +36,14 @@ export interface RunOptions {
   readonly compute?: "bf16" | "f16" | undefined;
   /** Ids to run; all when left out. */
   readonly only?: ReadonlySet<string> | undefined;
+  /** Trials are dealt to `of` processes, of which this is `part`; those of a case that share a kernel to the same one. All when left out. */
+  readonly share?: { readonly part: number; readonly of: number } | undefined;
 }
 
 /** Times what the type itself costs that a launch may err: f32 dense and paged, and 16-bit results. */
 const factors = { dense: 10, paged: 20, half: 1.1, halfLargest: 2 } as const;
+/** Roundings lie anywhere in half a unit, so their mean over so many rows differs by this part of itself from another such mean: sqrt(2 / 3 / rows), one standard deviation. */
+const spread = (rows: number): number => Math.sqrt(2 / 3 / Math.max(1, rows));
 
 /** Rows of a sequence that the oracle answers: all of a short one, else its ends, the edges of tiles and some between. */
 const rowsAsked = { all: 32, quick: 16, paged: 16 } as const;
@@ -58,21 +62,28 @@ function typed<M extends Mods>({ compute }: Place, mods: M): M {
 
 const shapesOf = { all: allShapes, quick: quickShapes, paged: pagedShapes } as const;
 
-export async function* run(backend: Backend, { shapes, only, compute, host = true }: RunOptions): AsyncGenerator<Verdict> {
-  const chosen = <T extends { readonly id: string }>(list: readonly T[]): readonly T[] => list.filter(({ id }) => !only || only.has(id));
+export async function* run(backend: Backend, { shapes, only, compute, share = { part: 0, of: 1 }, host = true }: RunOptions): AsyncGenerator<Verdict> {
+  /** With each case's place in the whole list: the shapes that it is tried in do not depend on what else is. */
+  const chosen = <T extends { readonly id: string }>(list: readonly T[], from = 0): readonly (readonly [c: T, nth: number])[] => list.map((c, i) => [c, from + i] as const).filter(([{ id }]) => !only || only.has(id));
   const place: Place = { ...counting(backend), rows: rowsAsked[shapes], compute };
-  let nth = 0;
-  for (const c of chosen(cases)) {
+  let numDealt = 0;
+  const mine = (): boolean => numDealt++ % share.of === share.part;
+  for (const [c, nth] of chosen(cases)) {
+    const dealt = new Map<string, boolean>();
     for (const l of shapesOf[shapes](nth)) {
-      if (!c.denseOnly || l.form.kind === "dense") yield { ...named(c, l.name), ...(await caught(() => tryCase(place, c, l))) };
+      if (c.denseOnly && l.form.kind !== "dense") continue;
+      const { heads, kvHeads, dim, valueDim } = l.shape, kernel = [heads, kvHeads, dim, valueDim].join();
+      if (!dealt.has(kernel)) dealt.set(kernel, mine());
+      if (dealt.get(kernel)) yield { ...named(c, l.name), ...(await caught(() => tryCase(place, c, l))) };
     }
-    if (c.change) yield { ...named(c, "change"), ...(await caught(() => tryChange(place, c))) };
-    if (host) yield* hostOnly(c);
-    nth++;
+    if (c.change && mine()) yield { ...named(c, "change"), ...(await caught(() => tryChange(place, c))) };
+    if (host && mine()) yield* hostOnly(c);
   }
-  for (const c of chosen(composites)) for (const l of (shapes === "paged" ? pagedShapes : quickShapes)(nth++)) yield { ...named(c, l.name), ...(await caught(() => tryComposite(place, c, l))) };
-  for (const c of chosen(agreements)) yield { ...named(c, "agree"), ...(await caught(() => tryAgreement(place, c))) };
-  for (const c of chosen(refused)) yield { ...named(c, "refused"), ...(await tryRefused(place, c)) };
+  for (const [c, nth] of chosen(composites, cases.length)) {
+    for (const l of (shapes === "paged" ? pagedShapes : quickShapes)(nth)) if (mine()) yield { ...named(c, l.name), ...(await caught(() => tryComposite(place, c, l))) };
+  }
+  for (const [c] of chosen(agreements)) if (mine()) yield { ...named(c, "agree"), ...(await caught(() => tryAgreement(place, c))) };
+  for (const [c] of chosen(refused)) if (mine()) yield { ...named(c, "refused"), ...(await tryRefused(place, c)) };
 }
 
 type Outcome = Pick<Verdict, "status" | "note" | "ratio" | "loose">;
@@ -98,11 +109,11 @@ async function tryMods(place: Place, mods: Mods, shape: Shape, form: Launch["for
   return compare(place, answers(shape, mods, data, place.rows, place.compute), result, shape, mods, form);
 }
 
-const factorsOf = ({ compute }: Place, { kind }: Launch["form"]): readonly [mean: number, largest: number] => (compute ? [factors.half, factors.halfLargest] : [factors[kind], factors[kind]]);
+const factorsOf = ({ compute }: Place, { kind }: Launch["form"], rows: number): readonly [mean: number, largest: number] => (compute ? [factors.half + spread(rows), factors.halfLargest] : [factors[kind], factors[kind]]);
 
 /** The launch against the oracle's rows. */
 function compare(place: Place, rows: readonly Row[], result: Result, shape: Shape, mods: Mods, form: Launch["form"]): Outcome {
-  const { valueDim, sequences } = shape, all = factorsOf(place, form);
+  const { valueDim, sequences } = shape, all = factorsOf(place, form, rows.length);
   const offset = (r: Row): number => r.head * sequences[r.sequence]!.rows + r.row;
   const outAt = (r: Row, d: number): number => result.out[r.sequence]![offset(r) * valueDim + d]!;
   if (!mods.outputMod) {
@@ -180,7 +191,7 @@ async function tryComposite(place: Place, c: Composite, { shape, form }: Launch)
     const found = (c.library ?? c.combine)(results.map((r) => ({ out: [...r.out[first.sequence]!.subarray(at * valueDim, (at + 1) * valueDim)], lse: r.lse![first.sequence]![at]! })), sums);
     return gold.map((x, d) => [x, single[d]!, found[d]!] as const);
   });
-  const { ratio, problem } = judge(pairs, "out", ...factorsOf(place, form));
+  const { ratio, problem } = judge(pairs, "out", ...factorsOf(place, form, rows[0]!.length));
   return problem ? failed(problem) : passed("", ratio);
 }
 
@@ -231,6 +242,6 @@ async function tryAgreement(place: Place, { sides, bits: asked }: Agreement): Pr
     const other = b.get(`${left.shape.sequences[r.sequence]!.query(r.row)} ${r.head}`);
     return other ? Array.from(r.gold.out, (gold, d) => [gold, r.single.out[d]!, other.out[d]!] as const) : [];
   });
-  const { ratio, problem } = judge(pairs, "out", ...(place.compute ? factorsOf(place, left.form) : [factors.paged, factors.paged] as const));
+  const { ratio, problem } = judge(pairs, "out", ...(place.compute ? factorsOf(place, left.form, common) : [factors.paged, factors.paged] as const));
   return problem ? failed(problem) : passed(`${common} rows`, ratio);
 }

@@ -7,6 +7,7 @@ import { choiceWord } from "../../src/backend/backend.ts";
 import { choose } from "../../src/backend/reference/sample.ts";
 import { UsageError } from "../../src/core/errors.ts";
 import { stream } from "../../src/core/random.ts";
+import { maxNumLogitsOf } from "../../src/model/memory.ts";
 import type { Batch } from "../../src/engine/batch.ts";
 import type { EngineLimits } from "../../src/engine/engine.ts";
 import type { Sampled } from "../../src/engine/run-ahead.ts";
@@ -34,7 +35,7 @@ export class FakeDevice extends FakeModel {
   constructor(vocabSize: number, limits: EngineLimits, seed: number) {
     super(vocabSize, limits);
     this.#random = stream(seed);
-    this.#sampled = new Int32Array(limits.maxNumSeqs);
+    this.#sampled = new Int32Array(maxNumLogitsOf(limits));
   }
 
   launch(batch: Batch, choices: Choices, logitsOf: readonly number[]): Promise<Sampled> {

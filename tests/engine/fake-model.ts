@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { philox } from "../../src/core/random.ts";
+import { maxNumLogitsOf } from "../../src/model/memory.ts";
 import type { Batch } from "../../src/engine/batch.ts";
 import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
 
@@ -21,7 +22,7 @@ export class FakeModel implements ForwardModel {
     this.vocabSize = vocabSize;
     this.#pageSize = limits.pageSize;
     this.#cache = new Int32Array(limits.numPages * limits.pageSize * 2).fill(-1);
-    this.#logits = new Float32Array(limits.maxNumSeqs * vocabSize);
+    this.#logits = new Float32Array(maxNumLogitsOf(limits) * vocabSize);
   }
 
   async forward(batch: Batch): Promise<Float32Array> {
@@ -33,9 +34,10 @@ export class FakeModel implements ForwardModel {
     }
     await this.during();
     for (let i = 0, s = 0; i < batch.numLogits; i++) {
-      while (firstRow[s]! + numRows[s]! - 1 !== logitRows[i]) s++;
-      assert.equal(positions[logitRows[i]!], kvLength[s]! - 1);
-      const seen = Array.from({ length: kvLength[s]! }, (_, position) => {
+      while (firstRow[s]! + numRows[s]! <= logitRows[i]!) s++;
+      const last = positions[logitRows[i]!]!;
+      assert.equal(last, kvLength[s]! - (firstRow[s]! + numRows[s]! - logitRows[i]!));
+      const seen = Array.from({ length: last + 1 }, (_, position) => {
         const slot = blockTable[s * maxPagesPerSequence + Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
         assert.equal(this.#cache[2 * slot + 1], position, "the cache holds another position there");
         return this.#cache[2 * slot]!;

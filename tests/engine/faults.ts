@@ -5,7 +5,7 @@ import type { EngineInfo } from "../../src/engine/messages.ts";
 export const vocabSize = 50;
 export const limits: EngineLimits = { maxNumBatchedTokens: 48, maxNumSeqs: 8, pageSize: 4, maxModelLen: 400, numPages: 400 };
 export const info: EngineInfo = {
-  ...limits, architecture: "Faulty", backend: "none", dtype: "none", kvCacheDtype: "none", numParameters: 0, vocabSize, eosTokenIds: [0], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+  ...limits, architecture: "Faulty", backend: "none", dtype: "none", kvCacheDtype: "none", numParameters: 0, vocabSize, eosTokenIds: [0], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
 };
 
 export interface Fault {

@@ -2,8 +2,11 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../../src/core/random.ts";
+import { DraftModel } from "../../src/engine/draft-model.ts";
+import type { Drafter } from "../../src/engine/drafter.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "../../src/engine/engine.ts";
-import type { Delta } from "../../src/engine/messages.ts";
+import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
+import { NgramDrafter } from "../../src/engine/ngram.ts";
 import type { FormatOptions } from "../../src/model/load.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
 import { fixture, openTiny } from "./tiny-model.ts";
@@ -11,9 +14,11 @@ import { fixture, openTiny } from "./tiny-model.ts";
 interface Request {
   readonly prompt: Int32Array;
   readonly params: SamplingParams;
+  /** Those of one family are choices of one prompt, and arrive together. */
+  readonly family: string;
 }
 interface Answer {
-  /** One per token: its id and the bits of every log-probability that came with it. */
+  /** One per token, those of the prompt first where it is read: its id and the bits of every log-probability that came with it. */
   readonly tokens: readonly string[];
   readonly finish: string | undefined;
 }
@@ -27,11 +32,12 @@ const bitsOf = (x: number): string => {
   bits[0] = x;
   return Buffer.from(bits.buffer).toString("hex");
 };
+const written = ({ token, logprob, rank, top }: TokenLogprobs): string => [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
 const answersOf = (deltas: readonly Delta[]): Answer => ({
-  tokens: deltas.flatMap((d) => d.tokens.map((token, i) => {
-    const { logprob, rank, top } = d.logprobs![i]!;
-    return [token, rank, bitsOf(logprob), ...top.map((t) => `${t.token}:${bitsOf(t.logprob)}`)].join(" ");
-  })),
+  tokens: deltas.flatMap((d) => {
+    for (const [i, token] of d.tokens.entries()) assert.equal(d.logprobs![i]!.token, token);
+    return [...(d.promptLogprobs?.logprobs ?? []), ...(d.logprobs ?? [])].map(written);
+  }),
   finish: deltas.at(-1)?.finish,
 });
 
@@ -56,15 +62,20 @@ function makeRequests(random: () => number, count: number, vocabSize: number): R
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
   // Three in five begin alike, for a while.
   const beginning = Array.from({ length: 36 }, () => int(0, vocabSize - 1));
-  return Array.from({ length: count }, (_, i) => ({
+  const requests = Array.from({ length: count }, (_, i): Request => ({
+    family: String(i),
     prompt: Int32Array.from([...beginning.slice(0, random() < 0.6 ? int(3, 36) : 0), ...Array.from({ length: int(1, 8) }, () => int(0, vocabSize - 1))]),
     params: {
       ...defaultSampling, maxTokens: int(1, 20), seed: i, ignoreEos: random() < 0.5, logprobs: int(0, 3),
       ...(i % 2 ? { temperature: 0 } : { temperature: 0.5 + random(), topP: random() < 0.5 ? 0.9 : 1, topK: random() < 0.5 ? 40 : 0, minP: random() < 0.3 ? 0.02 : 0 }),
       ...(i % 3 === 0 && { repetitionPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2, badWords: [[i], [i, i + 1]] }),
       ...(i % 4 === 1 && { logitBias: new Map([[i, 2], [i + 1, -2]]), allowedTokenIds: Array.from({ length: vocabSize >> 1 }, (_, id) => 2 * id), minTokens: 1 }),
+      ...(i % 5 < 2 && { promptLogprobs: i % 3 }),
+      ...(i % 5 === 2 && { logitsProcessors: [(logits, { outputTokenIds }) => void (logits[outputTokenIds.at(-1) ?? 0]! -= 3)] }),
     },
   }));
+  // Every third is another choice of the one before.
+  return requests.map((request, i) => (i % 3 === 2 ? { ...request, prompt: requests[i - 1]!.prompt, family: requests[i - 1]!.family } : request));
 }
 
 const cases: readonly (readonly [name: string, pageSize: number, formats: FormatOptions])[] = [
@@ -73,9 +84,11 @@ const cases: readonly (readonly [name: string, pageSize: number, formats: Format
 ];
 for (const [name, pageSize, formats] of cases) {
   const { quantization = "none", kvCacheDtype } = formats;
-  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, chunks, preemptions, cancellations and shared beginnings`, async () => {
-    const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
+  test(`${name}, quantization ${quantization}, keys and values in ${kvCacheDtype}: tokens and logprob bits are the same alone and among random arrivals, priorities, chunks, preemptions, cancellations, other choices of the prompt, shared beginnings and drafts`, async () => {
+    const most: EngineLimits = { maxNumBatchedTokens: 64, maxNumSeqs: 8, maxNumLogits: 64, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
     await using model = await openTiny(fixture(name), most, 2, formats);
+    // The same weights, rounded otherwise: often of one mind.
+    await using draft = await openTiny(fixture(name), most, 1, { ...formats, quantization: quantization === "int4" ? "int8" : "int4" });
     const { eosTokenIds, seen } = model;
     const random = stream(31);
     const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
@@ -85,35 +98,49 @@ for (const [name, pageSize, formats] of cases) {
     assert.equal(seen.batches + seen.chunks, 0, "alone is alone");
     assert.ok(new Set(expected.map((a) => a.tokens.join())).size === expected.length, "requests differ");
 
-    let preemptions = 0, cancelled = 0, compared = 0, hits = 0, runsWithoutCache = 0;
+    let preemptions = 0, cancelled = 0, compared = 0, hits = 0, hitsOfChoices = 0;
+    const drafts = { model: { drafted: 0, accepted: 0 }, ngram: { drafted: 0, accepted: 0 } };
     for (const maxNumBatchedTokens of long ? [...chunkSizes, ...chunkSizes, ...chunkSizes] : chunkSizes) {
       // Pages for one whole sequence and a little more: whoever shares them is preempted sooner or later.
-      const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(24 / pageSize));
-      const enablePrefixCaching = random() < 0.75;
-      const engine = new Engine(model, { limits: { ...most, maxNumBatchedTokens, maxNumSeqs: int(2, 8), numPages, enablePrefixCaching }, eosTokenIds });
-      const plans = requests.map((request, i) => ({ id: String(i), request, arrival: int(0, 25), leave: random() < 0.25 ? int(5, 60) : Infinity }));
+      const numPages = Math.ceil(maxModelLen / pageSize) + int(0, Math.ceil(14 / pageSize));
+      const enablePrefixCaching = random() < 0.6, maxNumSeqs = int(2, 8), maxNumLogits = int(maxNumSeqs, random() < 0.5 ? 12 : 48);
+      const limits: EngineLimits = { ...most, maxNumBatchedTokens, maxNumSeqs, maxNumLogits, numPages, enablePrefixCaching };
+      const kind = (["none", "model", "model", "ngram"] as const)[int(0, 3)]!, k = int(1, 5);
+      const drafter: Drafter | undefined = kind === "none" ? undefined : kind === "model" ? new DraftModel(draft, k, limits, maxModelLen, () => true)
+        : new NgramDrafter({ numSpeculativeTokens: k, promptLookupMin: 1, promptLookupMax: 3 });
+      const engine = new Engine(model, { limits, eosTokenIds, ...(drafter && { drafter }) });
+      const arrivals = requests.map(() => int(0, 25));
+      const plans = requests.map((request, i) => ({
+        id: String(i), request, arrival: arrivals[Number(request.family)]!, leave: random() < 0.25 ? int(5, 60) : Infinity,
+        standing: { priority: int(-1, 1), family: request.family },
+      }));
       const out = await drain(engine, (step) => {
-        for (const { id, request, arrival, leave } of plans) {
-          if (arrival === step) engine.submit(id, request.prompt, request.params);
+        for (const { id, request, arrival, leave, standing } of plans) {
+          if (arrival === step) engine.submit(id, request.prompt, request.params, standing);
           if (leave === step) engine.abort(id);
         }
         return step < 60;
       });
       for (const [i, want] of expected.entries()) {
         const got = answersOf(out.get(String(i)) ?? []);
-        const where = `request ${i} with chunks of ${maxNumBatchedTokens} and ${numPages} pages`;
+        const where = `request ${i} with chunks of ${maxNumBatchedTokens} ${numPages} pages, drafts by ${kind}`;
         assert.deepEqual(got.tokens, want.tokens.slice(0, got.tokens.length), where);
         compared += got.tokens.length;
         if (got.finish === "abort" || got.finish === undefined) cancelled++;
         else assert.deepEqual([got.finish, got.tokens.length], [want.finish, want.tokens.length], where);
       }
       preemptions += engine.stats().numPreemptions;
-      hits += engine.stats().prefixCacheHits;
-      if (!enablePrefixCaching) runsWithoutCache += 1;
+      if (enablePrefixCaching) hits += engine.stats().prefixCacheHits;
+      else hitsOfChoices += engine.stats().prefixCacheHits;
+      if (kind !== "none") {
+        drafts[kind].drafted += engine.stats().numDraftTokens;
+        drafts[kind].accepted += engine.stats().acceptedPerPosition.reduce((sum, count) => sum + count, 0);
+      }
       assert.equal(engine.stats().numFreePages, numPages);
     }
-    const reached = { ...seen, preemptions, cancelled, compared, hits };
+    const reached = { ...seen, preemptions, cancelled, compared, hits, hitsOfChoices };
     for (const [what, count] of Object.entries(reached)) assert.ok(count > 10, `${what}: only ${count} of ${JSON.stringify(reached)}`);
-    assert.ok(runsWithoutCache > 0);
+    const { model: { drafted, accepted }, ngram } = drafts;
+    assert.ok(accepted > 0.2 * drafted && accepted < 0.8 * drafted && drafted > 200 && ngram.drafted > 50, JSON.stringify(drafts));
   });
 }

@@ -28,7 +28,7 @@ test(`${numRequests} short requests, ${concurrency} at a time with random cancel
   await using model = await openTiny(fixture("llama"), limits);
   const engine = new Engine(model, { limits, eosTokenIds: model.eosTokenIds });
   const client = clientOf(engine, {
-    ...limits, architecture: "", backend: "", dtype: "", kvCacheDtype: "", numParameters: 0, vocabSize: model.vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+    ...limits, architecture: "", backend: "", dtype: "", kvCacheDtype: "", numParameters: 0, vocabSize: model.vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
   }, seconds);
   const random = stream(77);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));

@@ -24,9 +24,10 @@ export async function openTiny(folder: string, limits: EngineLimits, threads = 2
   const see = (batch: Batch): void => {
     seen.steps++;
     if (batch.numSequences > 1) seen.batches++;
-    if (batch.numLogits < batch.numSequences) seen.chunks++;
-    const rows = batch.numRows.subarray(0, batch.numSequences);
-    if (rows.includes(1) && rows.some((n) => n > 1)) seen.mixed++;
+    // A draft is a row with logits; what a prompt has before its last row are rows without.
+    const wanted = new Set(batch.logitRows.subarray(0, batch.numLogits)), sequences = Array.from(batch.numRows.subarray(0, batch.numSequences), (count, s) => ({ first: batch.firstRow[s]!, count }));
+    if (sequences.some(({ first, count }) => !wanted.has(first + count - 1))) seen.chunks++;
+    if (sequences.some(({ first }) => wanted.has(first)) && sequences.some(({ first }) => !wanted.has(first))) seen.mixed++;
   };
   const { launch } = model;
   return {

@@ -93,7 +93,7 @@ describe("NVRTC", { skip: typeof opened === "string" ? opened : false }, () => {
       return code[0]!;
     };
     for (const rowsOfWarp of [32, 16] as const) {
-      const holding: Holding = { rowsOfWarp, keysOfBlock: 64 }, plain = await attention(holding), capped = await attention(holding, softCap(50));
+      const holding: Holding = { rowsOfWarp, keysOfBlock: 64, packed: false }, plain = await attention(holding), capped = await attention(holding, softCap(50));
       // A thread has its part of a warp's scores; products of Q K^T make four of them each, 16 deep, and those of P V are as many, as both heads have 128.
       const scores = (rowsOfWarp * 64) / 32, products = 2 * (scores / 4) * (128 / 16);
       assert.deepEqual([plain.counts.HMMA, capped.counts.HMMA], [products, products]);

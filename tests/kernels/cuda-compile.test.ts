@@ -47,7 +47,7 @@ function lineOf(c: Case, { source, general, decode }: FittedAttention): string {
     const { registers, sharedBytes } = resources.find((r) => r.kernel === kernel)!;
     return `${registers} registers, ${dynamic + sharedBytes} bytes`;
   };
-  return `${labelOf(c)}: ${holding.rowsOfWarp} x ${holding.keysOfBlock}, ${of(general, "attention", source.general.sharedBytes)}; ${decode ? `decode ${of(decode, "decode", source.decode!.sharedBytes)}` : "no decode"}`;
+  return `${labelOf(c)}: ${holding.rowsOfWarp} x ${holding.keysOfBlock}${holding.packed ? " with packed masks" : ""}, ${of(general, "attention", source.general.sharedBytes)}; ${decode ? `decode ${of(decode, "decode", source.decode!.sharedBytes)}` : "no decode"}`;
 }
 
 const record = new URL("cuda-resources.txt", import.meta.url);
@@ -92,7 +92,7 @@ describe("NVRTC", { skip: typeof opened === "string" ? opened : false }, () => {
         const bytes = kernel.sharedBytes + resources.find((r) => r.kernel === kernel.name)!.sharedBytes;
         assert.ok(bytes <= maxSharedBytes[c.arch], `${labelOf(c)}: ${kernel.name} takes ${bytes} bytes`);
       }
-      assert.ok(holdingsFor(c.plan).some(({ rowsOfWarp, keysOfBlock }) => rowsOfWarp === source.holding.rowsOfWarp && keysOfBlock === source.holding.keysOfBlock));
+      assert.ok(holdingsFor(c.plan).some(({ rowsOfWarp, keysOfBlock, packed }) => rowsOfWarp === source.holding.rowsOfWarp && keysOfBlock === source.holding.keysOfBlock && packed === source.holding.packed));
       assert.deepEqual([source.decode !== undefined, source.decodeRows > 0, /^decode: items/.test(rule(source))], [decode !== undefined, decode !== undefined, decode !== undefined], labelOf(c));
     }
   });

@@ -69,6 +69,16 @@ template <class T> inline T __shfl_up_sync(unsigned, T x, int by) {
   }, &mine);
   return mine.y;
 }
+struct Ballot { bool mine; unsigned all; };
+inline unsigned __ballot_sync(unsigned, bool x) {
+  Ballot mine = {x, 0};
+  together([](void* const* lanes) {
+    unsigned all = 0;
+    for (int l = 0; l < 32; l++) all |= (unsigned)((Ballot*)lanes[l])->mine << l;
+    for (int l = 0; l < 32; l++) ((Ballot*)lanes[l])->all = all;
+  }, &mine);
+  return mine.all;
+}
 inline bool __any_sync(unsigned, bool x) {
   bool mine = x;
   together([](void* const* lanes) {

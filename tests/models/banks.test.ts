@@ -12,7 +12,7 @@ import { type FormatOptions, loadModel, openCheckpoint, planModel } from "../../
 import { randomCheckpoint } from "./checkpoints.ts";
 import { Driver } from "./driver.ts";
 
-const limits = { maxModelLen: 64, maxNumSeqs: 2, maxNumBatchedTokens: 32, pageSize: 4, numPages: 640, maxLogits: 4 };
+const limits = { maxModelLen: 64, maxNumSeqs: 2, maxNumBatchedTokens: 32, pageSize: 4, numPages: 640, maxNumLogits: 4 };
 const prompt = [1, 5, 9, 200, 17, 31, 8, 8, 64, 300, 2, 45, 90, 111, 7, 3, 250, 19];
 /** 4.3M parameters; each of the tensors fits a bank, and not all of one kind do. */
 const shape = {

@@ -11,7 +11,7 @@ import { defaultSampling } from "../../src/sampling/params.ts";
 import { temporaryFolder } from "./checkpoints.ts";
 import { Driver } from "./driver.ts";
 
-const limits = { maxModelLen: 64, maxNumSeqs: 1, maxNumBatchedTokens: 32, pageSize: 16, numPages: 8, maxLogits: 8 };
+const limits = { maxModelLen: 64, maxNumSeqs: 1, maxNumBatchedTokens: 32, pageSize: 16, numPages: 8, maxNumLogits: 8 };
 const llama = {
   architectures: ["LlamaForCausalLM"], vocab_size: 200, hidden_size: 96, intermediate_size: 160, num_hidden_layers: 3, num_attention_heads: 6, num_key_value_heads: 2, max_position_embeddings: 64,
   eos_token_id: 3, attention_bias: true,

@@ -16,7 +16,7 @@ const tolerance = 1e-3;
  * fixtures' random weights pass that on undiminished.
  */
 const roundings = { bfloat16: 0.03, float16: 0.03 / 8 } as const;
-const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxLogits: 24 };
+const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxNumLogits: 24 };
 
 async function load(backend: Backend, name: string, kvCacheDtype: KvCacheDType = "float32"): Promise<Model> {
   const { source, config } = openCheckpoint(fixture(name), { kvCacheDtype });

@@ -13,7 +13,7 @@ import { temporaryFolder } from "./checkpoints.ts";
 import { Driver } from "./driver.ts";
 import { sixteenBit } from "./sixteen-bits.ts";
 
-const limits = { maxModelLen: 64, maxNumSeqs: 1, maxNumBatchedTokens: 64, pageSize: 8, numPages: 8, maxLogits: 16 };
+const limits = { maxModelLen: 64, maxNumSeqs: 1, maxNumBatchedTokens: 64, pageSize: 8, numPages: 8, maxNumLogits: 16 };
 const prompt = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % randomSizes.vocab);
 
 async function logitsOf(t: TestContext, backend: Backend, contents: GgufContents, options: FormatOptions = {}): Promise<Float32Array[]> {

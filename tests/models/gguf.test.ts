@@ -14,7 +14,7 @@ import { Driver, maxDifference } from "./driver.ts";
 
 /** Absolute, in logits: as of the folders they are made from. */
 const tolerance = 1e-3;
-const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxLogits: 24 };
+const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxNumLogits: 24 };
 
 function write(t: TestContext, contents: GgufContents, name = "model.gguf"): string {
   const path = join(temporaryFolder(t), name);

@@ -13,7 +13,7 @@ import { backends } from "./backends.ts";
 import { fixture, fixtureNames, randomCheckpoint, readTensors, temporaryFolder, tensor, writeTensors } from "./checkpoints.ts";
 import { Driver, maxDifference } from "./driver.ts";
 
-const limits = { maxModelLen: 64, maxNumSeqs: 2, maxNumBatchedTokens: 32, pageSize: 4, numPages: 32, maxLogits: 4 };
+const limits = { maxModelLen: 64, maxNumSeqs: 2, maxNumBatchedTokens: 32, pageSize: 4, numPages: 32, maxNumLogits: 4 };
 const prompt = [1, 5, 9, 200, 17, 31, 8, 8, 64, 300, 2, 45, 90, 111, 7, 3, 250, 19];
 
 /** The logits of the last tokens of `prompt`, computed in two chunks. */

@@ -12,7 +12,7 @@ import { backends } from "./backends.ts";
 import { fixture, fixtureNames, readGoldens, temporaryFolder } from "./checkpoints.ts";
 import { Driver, maxDifference } from "./driver.ts";
 
-const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxLogits: 24 };
+const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxNumLogits: 24 };
 
 /** Tokens that are each a sequence of their own, three a step. */
 const numLone = 24;

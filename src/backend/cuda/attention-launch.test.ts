@@ -1,7 +1,7 @@
 /** Which kernels of attention are launched for a step, and what they are told, without a GPU. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { causal, planAttention } from "../../attention/index.ts";
+import { causal, document, type MaskMod, planAttention } from "../../attention/index.ts";
 import { workHeaderWords, workItem } from "../../ir/plan.ts";
 import type { AttentionCall, AttentionKernel, Layout } from "../backend.ts";
 import { attentionSource } from "./attention.ts";
@@ -13,8 +13,14 @@ import { CudaBuffer } from "./memory.ts";
 const fn = (name: string): KernelFunction => ({ name, registers: 0, localBytes: 0, handle: 0 });
 const layout = (address: number): Layout => ({ data: new CudaBuffer(address, 2 ** 20), sequenceStride: 0, rowStride: 64, headStride: 16 });
 
-/** A program's calls, one for each list of `lists`; and what a step of it launches. */
-function program(lists: readonly CudaBuffer[]) {
+/** A call of a program: its work list; and the table that its mask reads, where it reads one. */
+interface Layer {
+  readonly work: CudaBuffer;
+  readonly table?: CudaBuffer;
+}
+
+/** A program's calls, and what a step of it launches. */
+function program(layers: readonly Layer[]) {
   const launches: { readonly name: string; readonly grid: number; readonly params: Uint8Array }[] = [];
   let next = 2 ** 20;
   const device = {
@@ -22,15 +28,16 @@ function program(lists: readonly CudaBuffer[]) {
     alloc: (bytes: number) => (next += bytes) - bytes,
     launch: ({ name }: KernelFunction, { grid }: { grid: readonly number[] }, params: Uint8Array) => void launches.push({ name, grid: grid[0]!, params }),
   } as unknown as CudaDevice;
-  const { plan } = planAttention({ maskMod: causal, numQueryHeads: 4, numKvHeads: 4, headDimQk: 16, headDimV: 16, queryTile: 128, kvTile: 64, queryFormat: "bf16", keyFormat: "bf16", valueFormat: "bf16" });
-  const source = attentionSource(plan, { maxSharedBytes: device.maxSharedBytes, deterministic: false }), launcher = new Launcher(device, new Failures(device));
+  const planOf = (mask: MaskMod) => planAttention({ maskMod: mask, numQueryHeads: 4, numKvHeads: 4, headDimQk: 16, headDimV: 16, queryTile: 128, kvTile: 64, queryFormat: "bf16", keyFormat: "bf16", valueFormat: "bf16" }).plan;
+  const launcher = new Launcher(device, new Failures(device));
   launcher.beginProgram();
-  const runs = lists.map((work) => {
+  const runs = layers.map(({ work, table }) => {
+    const plan = planOf(table ? document(new Int32Array(64)) : causal), source = attentionSource(plan, { maxSharedBytes: device.maxSharedBytes, deterministic: false });
     const call: AttentionCall = {
-      kernel: { plan, source: "" } as AttentionKernel, captures: [], query: layout(4096), out: layout(8192), key: layout(12288), value: layout(16384),
+      kernel: { plan, source: "" } as AttentionKernel, captures: table ? [{ kind: "table", data: table, shape: [64] }] : [], query: layout(4096), out: layout(8192), key: layout(12288), value: layout(16384),
       pageSize: 64, blockTable: new CudaBuffer(256, 4096), maxPagesPerSequence: 16, work,
     };
-    return launcher.prepare({ source, general: fn("attention"), decode: fn("decode"), planDecode: fn("planDecode") }, call, true);
+    return launcher.prepare({ source, general: fn("attention"), decode: fn("decode"), planDecode: fn("planDecode"), ...(source.mask && { packMask: fn("packMask") }) }, call, true);
   });
   return (numTokens: number, numSequences: number) => {
     launches.length = 0;
@@ -38,14 +45,24 @@ function program(lists: readonly CudaBuffer[]) {
     return [...launches];
   };
 }
-const list = (address: number, items = 8) => new CudaBuffer(address, 4 * (workHeaderWords + items * workItem.words));
+const list = (address: number, items = 8): Layer => ({ work: new CudaBuffer(address, 4 * (workHeaderWords + items * workItem.words)) });
 const differ = (a: Uint8Array, b: Uint8Array): boolean => a.some((byte, i) => byte !== b[i]);
 
 test("a work list is planned by the first call that has it, and again where a plan of it would be another", () => {
-  const names = (lists: readonly CudaBuffer[]): string[] => program(lists)(2, 2).map(({ name }) => name);
+  const names = (layers: readonly Layer[]): string[] => program(layers)(2, 2).map(({ name }) => name);
   assert.deepEqual(names([list(512), list(512)]), ["planDecode", "decode", "decode"]);
   assert.deepEqual(names([list(512), list(8192)]), ["planDecode", "decode", "planDecode", "decode"]);
   assert.deepEqual(names([list(512), list(512, 9)]), ["planDecode", "decode", "planDecode", "decode"]);
+});
+
+test("a mask is packed by the first call that has it, its table and its work list; never in a step that is all decode's", () => {
+  const table = new CudaBuffer(1024, 256), other = new CudaBuffer(2048, 256);
+  const names = (layers: readonly Layer[], numTokens = 130): string[] => program(layers)(numTokens, 1).map(({ name }) => name).filter((name) => name !== "planDecode" && name !== "decode");
+  const [same, alike] = [{ ...list(512), table }, { ...list(512), table }];
+  assert.deepEqual(names([same, alike, list(512)]), ["packMask", "attention", "attention", "attention"]);
+  assert.deepEqual(names([same, { ...list(512), table: other }, alike]), ["packMask", "attention", "packMask", "attention", "attention"]);
+  assert.deepEqual(names([same, { ...list(8192), table }]), ["packMask", "attention", "packMask", "attention"]);
+  assert.deepEqual(names([same, alike], 1), []);
 });
 
 test("decode begins early only behind the first call, and where each sequence has one row: a longer one's last tile reads keys of its own step", () => {

@@ -1,7 +1,7 @@
 /** What a plan becomes before a compiler sees it: sizes, refusals, the division by a page, the holding that is taken. No GPU and no CUDA. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { and, causal, planAttention, scoreMod, slidingWindow, softCap } from "../../attention/index.ts";
+import { and, causal, document, maskMod, planAttention, scoreMod, slidingWindow, softCap } from "../../attention/index.ts";
 import { planWork } from "../../attention/work-list.ts";
 import { stream } from "../../core/random.ts";
 import { verdict } from "../../ir/range.ts";
@@ -92,9 +92,9 @@ const isDecode = (text: string): boolean => text.includes("planDecode(");
 test("the first holding that the compiler keeps in registers is taken; decode keeps its own shape, or falls away", async () => {
   const plan = planOf(), tried: string[] = [];
   const first = await fitAttention(compilerOf(() => true, tried), plan, h100);
-  assert.deepEqual([first.source.holding, tried], [{ rowsOfWarp: 32, keysOfBlock: 64 }, ["decode.cu 2 x 64", "attention.cu 2 x 64"].toSorted()], "nothing else is compiled");
+  assert.deepEqual([first.source.holding, tried], [{ rowsOfWarp: 32, keysOfBlock: 64, packed: false }, ["decode.cu 2 x 64", "attention.cu 2 x 64"].toSorted()], "nothing else is compiled");
   const last = await fitAttention(compilerOf((text) => isDecode(text) || text.includes("#define BN 32")), plan, h100);
-  assert.deepEqual([last.source.holding, last.source.general.threads], [{ rowsOfWarp: 16, keysOfBlock: 32 }, 256]);
+  assert.deepEqual([last.source.holding, last.source.general.threads], [{ rowsOfWarp: 16, keysOfBlock: 32, packed: false }, 256]);
   assert.deepEqual([last.source.decode!.threads, last.source.decode!.text], [128, first.source.decode!.text], "decode is launched as it was compiled");
   const alone = await fitAttention(compilerOf((text) => !isDecode(text)), plan, h100);
   assert.deepEqual([alone.source.decode, alone.decode, alone.source.decodeRows], [undefined, undefined, 0]);
@@ -104,6 +104,18 @@ test("the first holding that the compiler keeps in registers is taken; decode ke
   await assert.rejects(fitAttention(broken, plan, h100), /a slip/, "what does not compile is no spill");
   await assert.rejects(fitAttention(compilerOf(() => true), planOf({ headDimQk: 256, headDimV: 256 }), { maxSharedBytes: 99 * 1024, deterministic: false }),
     /head dims of 256 \(queries, keys\) and 256 \(values\) need more shared memory than the 101376 bytes/);
+});
+
+test("masks that read tables and are the same for all heads are packed, where that costs no rows; where they are not, nothing is prepared", async () => {
+  const table = new Int32Array(64), perHead = maskMod(({ table }) => (_b, h, q, kv) => table[h]! > q - kv, { table });
+  for (const [mask, packed] of [[document(table), true], [and(causal, document(table)), true], [causal, false], [slidingWindow(9), false], [perHead, false]] as const) {
+    const plan = planOf({ maskMod: mask }), { source } = await fitAttention(compilerOf(() => true), plan, h100), asked = attentionSource(plan, h100, { ...source.holding, packed: false });
+    assert.deepEqual([source.holding.packed, source.mask !== undefined], [packed, packed]);
+    assert.equal(source.general.sharedBytes - asked.general.sharedBytes, packed ? 2 * 128 * 64 / 8 : 0, "bits of two blocks");
+    const without = await fitAttention(compilerOf((text) => isDecode(text) || !text.includes("#define MASK_PACKED 1")), plan, h100);
+    assert.deepEqual(without.source.holding, { rowsOfWarp: 32, keysOfBlock: 64, packed: false });
+    assert.equal(without.source.mask, undefined);
+  }
 });
 
 test("a mod of many loads, and heads over 128, are not tried with 32 rows a warp", () => {

@@ -22,6 +22,10 @@ const maxSegments = 32;
 /** Else each thread block has an equal part of the step's units, but no fewer than this. */
 const leastUnits = 4;
 const pieceWords = 16;
+/** Thread blocks that pack the mask of one work item. */
+export const packBlocks = 8;
+/** Most memory for packed masks of a call. Blocks beyond it ask the mask, as blocks do whose mask is not packed: slower, the same bits. */
+const mostMaskBytes = 32 * 2 ** 20;
 /** What each block takes of a multiprocessor's shared memory besides its own; so a multiprocessor has this much more than one block may have. */
 export const reservedBytes = 1024;
 /** More than the general kernel takes besides what its launch asks for. */
@@ -38,7 +42,7 @@ export interface AttentionMachine {
 
 /** How a kernel is launched: everything but the grid. */
 export interface KernelShape {
-  readonly name: "attention" | "decode" | "planDecode";
+  readonly name: "attention" | "packMask" | "decode" | "planDecode";
   readonly threads: number;
   readonly sharedBytes: number;
 }
@@ -49,6 +53,8 @@ export interface AttentionSource {
   readonly decodeRows: number;
   /** Thread blocks of an item and head. */
   readonly subTiles: number;
+  /** What partial blocks' masks are packed in, where they are: the general kernel's module has `packMask`, to be launched before it. */
+  readonly mask: { readonly blocksOfTile: number; readonly bytesOfBlock: number } | undefined;
   readonly holding: Holding;
   /** Whether a row's bits depend on the row alone, in decode too. */
   readonly deterministic: boolean;
@@ -64,16 +70,26 @@ export interface AttentionSource {
 export interface Holding {
   readonly rowsOfWarp: 32 | 16;
   readonly keysOfBlock: 64 | 32;
+  /** Whether partial blocks' masks are read as bits: another way through the softmax, which takes registers too. */
+  readonly packed: boolean;
 }
-const holdings: readonly Holding[] = [{ rowsOfWarp: 32, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 32 }];
+const shapes: readonly Omit<Holding, "packed">[] = [{ rowsOfWarp: 32, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 64 }, { rowsOfWarp: 16, keysOfBlock: 32 }];
 
-/** What is worth trying for a plan, in order. 32 rows of more than 128 output elements never fit, nor does what mods with many loads hold for them. */
+/** What is worth trying for a plan, in order: more rows are worth more than packed bits. 32 rows of more than 128 output elements never fit, nor does what mods with many loads hold for them. */
 export function holdingsFor(plan: AttentionPlan): readonly Holding[] {
   const loads = countLoads([plan.scoreMod, plan.maskMod, plan.weightMod]);
-  return plan.headDimV > 128 || loads > mostLoadsOfTwoTiles ? holdings.slice(1) : holdings;
+  const fitting = plan.headDimV > 128 || loads > mostLoadsOfTwoTiles ? shapes.slice(1) : shapes, ways = packsMask(plan) ? [true, false] : [false];
+  return fitting.flatMap((shape) => ways.map((packed) => ({ ...shape, packed })));
 }
 const mostLoadsOfTwoTiles = 8;
 const countLoads = (mods: readonly (Expr | undefined)[]): number => new Set(mods.flatMap((e) => (e ? postOrder(e).filter((node) => node.kind === "load") : []))).size;
+
+/** Whether what a mask says of partial blocks is worth packing into bits, once for all heads and layers: it is the same for all heads, and it reads tables. A comparison is cheaper than a bit. */
+function packsMask({ maskMod }: AttentionPlan): boolean {
+  if (!maskMod) return false;
+  const nodes = postOrder(maskMod);
+  return !nodes.some((e) => e.kind === "index" && e.name === "h") && nodes.some((e) => e.kind === "load");
+}
 
 const kvFormatNames: Readonly<Record<KvFormat, string | undefined>> = { f32: undefined, bf16: "SAME", f16: "SAME", int8: "INT8", fp8: "FP8" };
 const round16 = (n: number): number => Math.ceil(n / 16) * 16;
@@ -83,7 +99,7 @@ const strideOf = (padded: number): number => 2 * padded + 16;
 /** Which kernel takes what, for people. `decodes`: whether the decode kernel is among them. */
 export function rule({ plan: { numQueryHeads, numKvHeads }, decodeRows, holding }: AttentionSource): string {
   const group = numQueryHeads / numKvHeads;
-  const general = `${holding.rowsOfWarp} rows a warp and ${holding.keysOfBlock} keys a block at most, the most that the compiler keeps in registers under these mods`;
+  const general = `${holding.rowsOfWarp} rows a warp and ${holding.keysOfBlock} keys a block at most, the most that the compiler keeps in registers under these mods${holding.packed ? "; partial blocks' masks as packed bits" : ""}`;
   if (decodeRows > 0) return `decode: items of at most ${decodeRows} query rows (${decodeTileRows} rows of a tile / ${group} heads that share a kv head); attention: all others, ${general}`;
   return `attention: every item, ${general}; no decode: ${group > decodeTileRows ? `${group} query heads share a kv head, more than the ${decodeTileRows} rows of its tile` : "under these mods it does not fit registers, or its stages do not fit shared memory"}`;
 }
@@ -108,7 +124,8 @@ export function attentionSource(plan: AttentionPlan, { maxSharedBytes, determini
   const paddedQk = round16(headDimQk), paddedV = round16(headDimV), strideQk = strideOf(paddedQk), strideV = strideOf(paddedV);
   // 32 rows a warp share each fragment of keys and values.
   const rowTiles = holding.rowsOfWarp / 16, warps = 8 / rowTiles, rows = 16 * warps * rowTiles;
-  const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV);
+  const { packed } = holding, maskWords = Math.ceil(blockKeys / 32), maskRows = 4 * Math.ceil(queryTile / 4);
+  const generalBytes = rows * strideQk + blockKeys * (strideQk + strideV) + (packed ? 2 * rows * 4 * maskWords : 0);
   const stageBytes = blockKeys * (strideQk + strideV), queriesInShared = paddedQk > 128;
   const decodeExtra = 4 * decodeTileRows * (paddedV + 2 * (blockKeys / 16)) + 16 + (queriesInShared ? decodeTileRows * strideQk : 0);
   const sharedBytesOfSm = maxSharedBytes + reservedBytes;
@@ -120,7 +137,7 @@ export function attentionSource(plan: AttentionPlan, { maxSharedBytes, determini
     ["ELEMENT_BF16", Number(queryFormat === "bf16")],
     ["HEAD_DIM_QK", headDimQk], ["HEAD_DIM_V", headDimV], ["PADDED_QK", paddedQk], ["PADDED_V", paddedV], ["STRIDE_QK", strideQk], ["STRIDE_V", strideV],
     ["NUM_QUERY_HEADS", numQueryHeads], ["NUM_KV_HEADS", numKvHeads], ["GROUP", group],
-    ["QUERY_TILE", queryTile], ["KV_TILE", kvTile], ["BN", blockKeys],
+    ["QUERY_TILE", queryTile], ["KV_TILE", kvTile], ["BN", blockKeys], ["MASK_PACKED", Number(packed)], ["MASK_WORDS", maskWords], ["MASK_ROWS", maskRows], ["PACK_BLOCKS", packBlocks],
     ["ROW_TILES", rowTiles], ["NUM_WARPS", warps], ["MIN_BLOCKS", 2 * (generalBytes + reservedBytes) <= sharedBytesOfSm && rowTiles === 2 ? 2 : 1],
     ["DECODE_STAGES", stages], ["QUERIES_IN_SHARED", Number(queriesInShared)], ["DETERMINISTIC", Number(deterministic)], ["LEAST_UNITS", leastUnits], ["SEGMENT_UNITS", segmentUnits], ["MAX_SEGMENTS", maxSegments],
     ["KEY_FORMAT", kvFormatNames[keyFormat]!], ["VALUE_FORMAT", kvFormatNames[valueFormat]!], ["KEY_BYTES", bytesPerKvElement[keyFormat]], ["VALUE_BYTES", bytesPerKvElement[valueFormat]],
@@ -142,14 +159,14 @@ export function attentionSource(plan: AttentionPlan, { maxSharedBytes, determini
   const threads = 32 * warps, decodeThreads = 2 * blockKeys;
   const decodes = group <= decodeTileRows && stages >= 2;
   return {
-    plan, decodeRows: decodes ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), holding, deterministic, params,
+    plan, decodeRows: decodes ? decodeRows : 0, subTiles: Math.ceil(queryTile / rows), mask: packed ? { blocksOfTile: kvTile / blockKeys, bytesOfBlock: 4 * maskWords * maskRows } : undefined, holding, deterministic, params,
     general: { name: "attention", threads, sharedBytes: generalBytes, text: `${head}\n${kernelText("attention")}` },
     decode: decodes ? { name: "decode", threads: decodeThreads, sharedBytes: stages * stageBytes + decodeExtra, text: `${head}\n${kernelText("decode")}` } : undefined,
   };
 }
 
 const modTitles = {
-  scoreMod: "The score mod: of scale * q . k.", maskMod: "The mask mod: whether row q may see key kv. Asked in partial blocks.",
+  scoreMod: "The score mod: of scale * q . k.", maskMod: "The mask mod: whether row q may see key kv. Asked in partial blocks, or packed there.",
   weightMod: "The weight mod: of the modded score, in place of the exponential.", outputMod: "The output mod: of an output element, kv being its place in the head.",
 } as const;
 
@@ -160,11 +177,11 @@ const pointer = (name: string, to: string): Field => ({ name, type: "pointer", t
 /** What every call gives, besides its captures. */
 const callFields: readonly Field[] = [
   pointer("query", "const u16"), pointer("out", "u16"), pointer("key", "const u8"), pointer("value", "const u8"), pointer("keyScale", "const float"), pointer("valueScale", "const float"),
-  pointer("sink", "const float"), pointer("lse", "float"), pointer("maxScore", "float"), pointer("blockTable", "const int"), pointer("work", "const int"), pointer("plan", "int"),
+  pointer("sink", "const float"), pointer("lse", "float"), pointer("maxScore", "float"), pointer("blockTable", "const int"), pointer("work", "const int"), pointer("mask", "u32"), pointer("plan", "int"),
   pointer("partial", "float"), pointer("counters", "int"), pointer("failure", "int"),
   ...["query", "out", "key", "value", "keyScale", "valueScale"].flatMap(strides),
   { name: "lseSequenceStride", type: "i64" }, { name: "maxScoreSequenceStride", type: "i64" },
-  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early", "decodeBlocks", "numSms", "pieces"].map((name): Field => ({ name, type: "i32" })),
+  ...["maxPagesPerSequence", "pageSize", "pageMultiplier", "pageShift", "aligned", "decodeRows", "early", "decodeBlocks", "numSms", "pieces", "maskBlocks"].map((name): Field => ({ name, type: "i32" })),
 ];
 
 /** n / divisor = (umulhi(n, multiplier) + n) >> shift for every n below 2^31. */
@@ -173,14 +190,23 @@ export function magicDivision(divisor: number): { readonly multiplier: number; r
   return { multiplier: Number(((1n << 32n) * ((1n << BigInt(shift)) - BigInt(divisor))) / BigInt(divisor) + 1n) | 0, shift };
 }
 
-/** Memory that a call's decode kernel works in. */
+/** Memory that a call's kernels work in. */
 export interface Workspace {
+  /** Of `maskBlocks` blocks. */
+  readonly mask: number;
   readonly plan: number;
   readonly partial: number;
   readonly counters: number;
 }
 
-/** Bytes of the workspace of a call, zeroed where it says so. */
+/** Blocks that a call's packed mask has room for: all that its sequences can have, or as many as `mostMaskBytes` hold. */
+export function maskBlocksOf({ plan, mask }: AttentionSource, call: AttentionCall): number {
+  if (!mask) return 0;
+  const tiles = maxItems(call) * Math.ceil((call.maxPagesPerSequence * call.pageSize) / plan.kvTile);
+  return Math.min(tiles * mask.blocksOfTile, Math.floor(mostMaskBytes / mask.bytesOfBlock));
+}
+
+/** Bytes of the workspace of a call's decode, zeroed where it says so. */
 export interface WorkspaceBytes {
   readonly plan: number;
   readonly partial: number;
@@ -236,7 +262,7 @@ export function attentionParams(source: AttentionSource, call: AttentionCall, wo
     lseSequenceStride: call.lse?.sequenceStride ?? 0, maxScoreSequenceStride: call.maxScore?.sequenceStride ?? 0,
     maxPagesPerSequence: call.maxPagesPerSequence, pageSize: call.pageSize, pageMultiplier: division.multiplier, pageShift: division.shift,
     aligned: flags.reduce((bits, flag, i) => bits | (flag ? 1 << i : 0), 0), decodeRows: source.decodeRows, early: Number(early && pastL1),
-    decodeBlocks, numSms, pieces: piecesAt(maxItems(call)),
+    decodeBlocks, numSms, pieces: piecesAt(maxItems(call)), maskBlocks: maskBlocksOf(source, call),
   };
   plan.captures.forEach((slot, i) => {
     const given = call.captures[i];

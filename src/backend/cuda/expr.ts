@@ -144,7 +144,10 @@ class FunctionBody {
       case "uniform": return `p.${captureField(this.#slot(e.name, "uniform"))}`;
       case "extent": return `p.${extentField(this.#slot(e.table, "table"), e.dim)}`;
       case "load": return this.#load(e, live);
-      case "unary": return (this.#exact.has(e) ? unary[e.op] : smoothUnary[e.op] ?? unary[e.op])(this.value(e.x, live), e.x.type === "i32");
+      case "unary": {
+        if (isDistance(e)) return `(__int2float_rn(${this.value(e.x.a, live)}) - __int2float_rn(${this.value(e.x.b, live)}))`;
+        return (this.#exact.has(e) ? unary[e.op] : smoothUnary[e.op] ?? unary[e.op])(this.value(e.x, live), e.x.type === "i32");
+      }
       case "binary": {
         const a = this.value(e.a, live);
         const right = e.op === "and" ? this.#narrow(e.b, live, a) : e.op === "or" ? this.#narrow(e.b, live, `!${a}`) : live;
@@ -186,6 +189,10 @@ class FunctionBody {
     return slot;
   }
 }
+
+/** Positions' difference as f32. Exact either way, as positions are below `maxPositions`; but so each is converted once, and not every pair. */
+const isPosition = (e: Expr): boolean => e.kind === "index" && (e.name === "q" || e.name === "kv");
+const isDistance = (e: Expr): e is Expr & { readonly x: Extract<Expr, { kind: "binary" }> } => e.kind === "unary" && e.op === "toF32" && e.x.kind === "binary" && e.x.op === "sub" && isPosition(e.x.a) && isPosition(e.x.b);
 
 /**
  * Operators whose result jumps, also to NaN at an edge of what they are defined for (the root of 1 - q / q), or that blow a difference up (many turns of an

@@ -238,6 +238,7 @@ class CudaBackend implements Backend {
     const compiled: CompiledAttention = {
       source,
       general: module.function("attention", source.general.sharedBytes),
+      ...(source.mask && { packMask: module.function("packMask") }),
       ...(decodeModule && { decode: decodeModule.function("decode", source.decode!.sharedBytes), planDecode: decodeModule.function("planDecode") }),
     };
     return new CudaAttentionKernel(compiled, `// ${rule(source)}\n\n${[source.general, ...(source.decode ? [source.decode] : [])].map(({ text }) => text).join("\n\n")}`);

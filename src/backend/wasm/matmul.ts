@@ -134,7 +134,16 @@ function tile(dtype: WeightType, weights: Memory, t: TileLocals, columns: number
       ]),
     ]),
   ];
-  const eight = dtype === "bf16" && x.length <= 2 && columns > 1 ? eightBf16() : [...four(0), ...four(4)];
+  /** The same where x has more rows than there are columns, which are then held, widened once for all rows. More than four rows leave no registers for that. */
+  const eightBf16OfMore = (): Node[] => [
+    ...w.flatMap((p, j) => [t.eight.set(v128.load(weights.at(p))), t.held[j]!.set(widened(t.eight, 0)), t.later[j]!.set(widened(t.eight, 4))]),
+    ...x.flatMap((p, i) => ([[0, t.held], [16, t.later]] as const).flatMap(([offset, held]) => [
+      t.streamed.set(v128.load(p, offset)),
+      ...w.map((_, j) => sums[i]![j]!.set(f32x4.relaxed_madd(held[j]!, t.streamed, sums[i]![j]!))),
+    ])),
+  ];
+  const packed = dtype === "bf16" && columns > 1;
+  const eight = packed && x.length <= 2 ? eightBf16() : packed && x.length <= 4 ? eightBf16OfMore() : [...four(0), ...four(4)];
   const one = multiplyAdd((p) => v128.load32_zero(p), (p) => loadOneWeight[dtype](weights.at(p)));
 
   const advance = (elements: number): Node[] => [

@@ -10,12 +10,18 @@
 //
 // Where the score mod is the bare score the factor `scale` is part of c, and m is in units of q . k. With a weightMod p is its value and softmax falls
 // away. Blocks of a row are taken in ascending order whatever the row's tile, so its bits depend on the row alone.
+//
+// MASK_PACKED: the mask is the same for all heads and worth packing (`packMask`): what it says of partial blocks is read from there, as far as there was room.
 
 constexpr int THREADS = 32 * NUM_WARPS;
 constexpr int BM = NUM_WARPS * ROW_TILES * 16;
 constexpr int SUB_TILES = (QUERY_TILE + BM - 1) / BM; // thread blocks of one work item and head
 constexpr int COLUMNS = BN / 8;                       // tiles of 8 keys
 constexpr int OUT_TILES = PADDED_V / 8;
+constexpr int MASK_BYTES = MASK_PACKED ? 4 * BM * MASK_WORDS : 0; // of a block's keys, in shared memory
+
+/// How a block's keys are allowed or not: all are; some lie beyond the length or the mask is asked; or by bits in shared memory.
+enum Allowed { ALL, ASKED, PACKED };
 
 struct State {
   float m[ROW_TILES][2], l[ROW_TILES][2];
@@ -56,15 +62,23 @@ __device__ __forceinline__ void multiplyKeys(float (&s)[ROW_TILES][COLUMNS][4], 
   }
 }
 
-/// Scores after mods and mask, then p in their place, the state following. CHECKED: keys may lie beyond the length, or the mask decides.
+/// Scores after mods and mask, then p in their place, the state following.
 /// GUARDED: an index of a mod's table may be out of range. Columns come first and rows inside, so that what depends on a key alone is needed for a moment only.
-template <bool CHECKED, bool GUARDED>
-__device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, float (&s)[ROW_TILES][COLUMNS][4], State& state, const Place& at, int kv0, bool partial) {
+template <Allowed ALLOWED, bool GUARDED>
+__device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, float (&s)[ROW_TILES][COLUMNS][4], State& state, const Place& at, int kv0, bool partial, const u32* mask) {
+  constexpr bool CHECKED = ALLOWED != ALL;
   float highest[ROW_TILES][2];
 #pragma unroll
   for (int t = 0; t < ROW_TILES; t++) highest[t][0] = state.m[t][0], highest[t][1] = state.m[t][1];
+  u32 bits[ROW_TILES][2]; // of 32 keys, from this thread's first on
 #pragma unroll
-  for (int j = 0; j < COLUMNS; j++)
+  for (int j = 0; j < COLUMNS; j++) {
+#if MASK_PACKED
+    if (ALLOWED == PACKED && j % 4 == 0) {
+#pragma unroll
+      for (int t = 0; t < ROW_TILES; t++) bits[t][0] = mask[at.row(t, 0) * MASK_WORDS + j / 4] >> at.column(0, 0), bits[t][1] = mask[at.row(t, 1) * MASK_WORDS + j / 4] >> at.column(0, 0);
+    }
+#endif
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int kv = kv0 + at.column(j, e);
@@ -76,7 +90,8 @@ __device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, f
           const bool rowLive = row < at.numRows;
           float& x = s[t][j][2 * half + e];
           bool allowed = true;
-          if (CHECKED) {
+          if (ALLOWED == PACKED) allowed = bits[t][half] >> (8 * (j % 4) + e) & 1;
+          if (ALLOWED == ASKED) {
             allowed = kv < at.kvLength;
 #if HAS_MASK
             allowed = allowed & (!partial | maskMod<GUARDED>(p, failure, rowLive & allowed & partial, 0.f, at.sequence, at.head, q, kv));
@@ -94,6 +109,7 @@ __device__ __forceinline__ void softmaxStep(const Params& p, Failure& failure, f
 #endif
         }
     }
+  }
 #if !HAS_WEIGHT
 #pragma unroll
   for (int t = 0; t < ROW_TILES; t++) {
@@ -176,7 +192,18 @@ __device__ __forceinline__ void finish(const Params& p, Failure& failure, State&
 struct Shared {
   int item[8];
   Blocks blocks;
-  int upcoming; // 2 * block + partial, or -1
+  int upcoming; // its code
+
+  /// The block, and how its keys are allowed: 8 block + 4 (which half of the mask's memory) + 2 packed + partial; or -1.
+  __device__ __forceinline__ int code(const Params& p) const {
+    if (!blocks.more()) return -1;
+    int code = 8 * blocks.block + (blocks.partial ? 1 : 0);
+#if MASK_PACKED
+    const int number = blocks.number + blocks.block;
+    if (blocks.partial && number < p.maskBlocks) code += 2 + 4 * (number & 1);
+#endif
+    return code;
+  }
 };
 
 __device__ __forceinline__ Place placeOf(const volatile int* item, int subTile) {
@@ -192,6 +219,44 @@ __device__ __forceinline__ Place placeOf(const volatile int* item, int subTile) 
   return at;
 }
 
+/// The bits of a block's rows, where it has some.
+__device__ __forceinline__ void loadMask(const Params& p, u8* shared, const volatile Blocks& blocks, int subTile, int code) {
+#if MASK_PACKED
+  if (!(code & 2)) return;
+  const int pieces = 4 * MASK_WORDS * min(BM, MASK_ROWS - subTile * BM) / 16;
+  const i64 number = blocks.number + (code >> 3);
+  const u8* const from = (const u8*)(p.mask + (number * MASK_ROWS + subTile * BM) * MASK_WORDS);
+  for (int i = threadIdx.x; i < pieces; i += THREADS) copyAsync16(sharedAddress(shared) + (code & 4 ? MASK_BYTES : 0) + 16 * i, from + 16 * i, true);
+#endif
+}
+
+#if MASK_PACKED
+/// What the mask says of partial blocks: a bit for each row and key, in words of 32 keys, row by row, MASK_ROWS rows a block; 0 also behind the rows and keys
+/// there are. Once for all heads, and for all layers that share the work list. A warp asks of 32 keys at a time.
+extern "C" __global__ void __launch_bounds__(256) packMask(const __grid_constant__ Params p) {
+  waitForEarlierKernels();
+  letNextKernelStart();
+  const int index = blockIdx.x / PACK_BLOCKS, lane = threadIdx.x & 31;
+  if (index >= p.work[0]) return;
+  const int* const item = p.work + 8 + 8 * index;
+  if (item[2] <= p.decodeRows) return;
+  Failure failure((int4*)p.failure);
+  for (Blocks blocks(p.work + p.work[1], item); blocks.more(); blocks.next()) {
+    const int number = blocks.number + blocks.block;
+    if (!blocks.partial || number % PACK_BLOCKS != blockIdx.x % PACK_BLOCKS) continue;
+    if (number >= p.maskBlocks) break;
+    for (int i = threadIdx.x >> 5; i < MASK_ROWS * MASK_WORDS; i += 8) {
+      const int row = i / MASK_WORDS, column = 32 * (i % MASK_WORDS) + lane, kv = blocks.block * BN + column;
+      const bool live = row < item[2] && column < BN && kv < item[6];
+      const bool allowed = maskMod<true>(p, failure, live, 0.f, item[0], 0, item[3] + row, kv) & live;
+      const u32 bits = __ballot_sync(~0u, allowed);
+      if (lane == 0) p.mask[((i64)number * MASK_ROWS + row) * MASK_WORDS + i % MASK_WORDS] = bits;
+    }
+  }
+  failure.finish();
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) u8 shared[];
   __shared__ Shared common;
@@ -204,13 +269,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
     if (item[2] - subTile * BM <= 0 || item[2] <= p.decodeRows) return;
     if (threadIdx.x < 8) common.item[threadIdx.x] = item[threadIdx.x];
     if (threadIdx.x == 0) {
-      common.blocks = Blocks(p.work + p.work[1] + 2 * item[4], item[5], item[6]);
-      common.upcoming = common.blocks.code();
+      common.blocks = Blocks(p.work + p.work[1], item);
+      common.upcoming = common.code(p);
     }
   }
   __syncthreads();
   u8* const sharedK = shared + BM * STRIDE_QK;
   u8* const sharedV = sharedK + BN * STRIDE_QK;
+  u8* const sharedMask = sharedV + BN * STRIDE_V; // of two blocks: the next one's bits come while this one's are read
   State state;
   {
     const Place at = placeOf(common.item, subTile);
@@ -228,16 +294,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
   }
   Failure failure((int4*)p.failure);
   int current = common.upcoming;
-  if (current >= 0) loadKeys<THREADS>(p, sharedK, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (current >> 1) * BN);
+  if (current >= 0) {
+    loadKeys<THREADS>(p, sharedK, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (current >> 3) * BN);
+    loadMask(p, sharedMask, common.blocks, subTile, current);
+  }
   copyCommit();
   while (current >= 0) {
     copyWait<0>();
     __syncthreads(); // these keys are there; nobody reads the values before them any more
-    loadValues<THREADS>(p, sharedV, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (current >> 1) * BN);
+    loadValues<THREADS>(p, sharedV, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (current >> 3) * BN);
     copyCommit();
     if (threadIdx.x == 0) {
       common.blocks.next();
-      common.upcoming = common.blocks.code();
+      common.upcoming = common.code(p);
     }
     const bool warpLive = placeOf(common.item, subTile).warpRow < placeOf(common.item, subTile).numRows;
     float s[ROW_TILES][COLUMNS][4];
@@ -245,19 +314,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention(cons
     copyWait<0>();
     __syncthreads(); // these values are there; nobody reads these keys any more
     const int following = *(volatile int*)&common.upcoming;
-    if (following >= 0) loadKeys<THREADS>(p, sharedK, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (following >> 1) * BN);
+    if (following >= 0) {
+      loadKeys<THREADS>(p, sharedK, common.item, blockIdx.x % NUM_QUERY_HEADS / GROUP, (following >> 3) * BN);
+      loadMask(p, sharedMask, common.blocks, subTile, following);
+    }
     copyCommit();
     if (warpLive) {
       const Place at = placeOf(common.item, subTile);
-      const int kv0 = (current >> 1) * BN;
+      const int kv0 = (current >> 3) * BN;
       const bool partial = current & 1;
       const bool checked = partial || kv0 + BN > at.kvLength;
-#if PLAIN_LOADS
-      if (checked && plainInRange(p, at.firstPosition + BM - 1, kv0 + BN - 1)) softmaxStep<true, false>(p, failure, s, state, at, kv0, partial);
+      const u32* const mask = (const u32*)(sharedMask + (current & 4 ? MASK_BYTES : 0));
+#if MASK_PACKED
+      if (current & 2) softmaxStep<PACKED, true>(p, failure, s, state, at, kv0, true, mask);
       else
 #endif
-      if (checked) softmaxStep<true, true>(p, failure, s, state, at, kv0, partial);
-      else softmaxStep<false, true>(p, failure, s, state, at, kv0, false);
+#if PLAIN_LOADS
+      if (checked && plainInRange(p, at.firstPosition + BM - 1, kv0 + BN - 1)) softmaxStep<ASKED, false>(p, failure, s, state, at, kv0, partial, mask);
+      else
+#endif
+      if (checked) softmaxStep<ASKED, true>(p, failure, s, state, at, kv0, partial, mask);
+      else softmaxStep<ALL, true>(p, failure, s, state, at, kv0, false, mask);
       multiplyValues(s, state, sharedAddress(sharedV), at);
     }
     current = following;

@@ -47,7 +47,7 @@ __device__ __forceinline__ int findEntry(const Params& p, int entries, int n) {
 /// Piece `n`: `units` of an item's blocks from the one behind `skip` others on.
 __device__ __forceinline__ void writePiece(const Params& p, int n, int index, int kvHead, int skip, int units, int segment, int segments, int counter, int partialRow, int next) {
   const int* const item = p.work + 8 + 8 * index;
-  Blocks blocks(p.work + p.work[1] + 2 * item[4], item[5], item[6]);
+  Blocks blocks(p.work + p.work[1], item);
   while (blocks.more() && skip > 0) {
     const int step = min(skip, blocks.end - blocks.block);
     skip -= step;
@@ -171,6 +171,7 @@ struct Piece {
     counter = c.x; partialRow = c.y; left = c.z; behind = c.w;
     blocks.last = (kvLength + BN - 1) / BN;
     blocks.block = d.x; blocks.end = d.y; blocks.left = d.z >> 1; blocks.partial = d.z & 1; blocks.run = p.work + d.w;
+    blocks.number = blocks.nextNumber = 0; // masks are evaluated here, whatever is packed
   }
   __device__ __forceinline__ void following(const Params& p) { open(p, behind); }
 #if DETERMINISTIC

@@ -127,16 +127,16 @@ __device__ __forceinline__ void loadQueries(const Params& p, u8* shared, int seq
   }
 }
 
-/// The blocks of BN keys that the runs of a work item name, ascending.
+/// The blocks of BN keys that the runs of a work item name, ascending. Those of partial runs have numbers: `number + block`.
 struct Blocks {
   const int* run;
-  int left, block, end, last;
+  int left, block, end, last, number, nextNumber;
   bool partial;
   Blocks() = default;
-  __device__ __forceinline__ Blocks(const int* runs, int numRuns, int kvLength) : run(runs), left(numRuns), block(0), end(0), last((kvLength + BN - 1) / BN), partial(false) { open(); }
+  __device__ __forceinline__ Blocks(const int* runs, const volatile int* item)
+      : run(runs + 2 * item[4]), left(item[5]), block(0), end(0), last((item[6] + BN - 1) / BN), number(0), nextNumber(item[7] * (KV_TILE / BN)), partial(false) { open(); }
   __device__ __forceinline__ bool more() const { return block < end; }
   __device__ __forceinline__ void next() { if (++block >= end) open(); }
-  __device__ __forceinline__ int code() const { return more() ? 2 * block + (partial ? 1 : 0) : -1; }
   __device__ __forceinline__ void open() {
     while (left > 0) {
       const int first = __ldg(run), count = __ldg(run + 1);
@@ -145,6 +145,10 @@ struct Blocks {
       block = first * (KV_TILE / BN);
       end = min((first + (count >> 1)) * (KV_TILE / BN), last);
       partial = count & 1;
+      if (partial) {
+        number = nextNumber - block;
+        nextNumber += (count >> 1) * (KV_TILE / BN);
+      }
       if (block < end) return;
     }
     block = end = 0;

@@ -1,0 +1,118 @@
+/**
+ * Drafts by a second, smaller model of the same vocabulary. It has a KV cache of its own in pages of the same numbers: a page holds the same tokens in
+ * both, so sharing, preemption and block tables are one matter. What the big model is about to compute it computes first; where there is room for drafts
+ * it goes on, a token at a time, with what it samples itself, by the random numbers that the big model will use at the same place.
+ *
+ *   known      5 6 7 8                 pass 1   row 8            samples 4       all other work of the step is in this pass too
+ *   drafts             4 4 9           pass 2   row 4            samples 4
+ *                                      pass 3   row 4            samples 9       whose own row nobody has computed:
+ *
+ * were all three right it would be one token behind (`Sequence.numBehind`), and catches up in the next pass 1. Where logits come to the host, drafts end
+ * before a token that two candidates are about as good for: it would be wrong about as often as right (docs/log.md), and a row costs what it costs.
+ */
+import { maxNumLogitsOf } from "../model/memory.ts";
+import { Choices } from "../sampling/choices.ts";
+import { Sampler } from "../sampling/sampler.ts";
+import { Batch } from "./batch.ts";
+import { addDrafts, type Drafter } from "./drafter.ts";
+import type { ForwardModel, Sampled } from "./run-ahead.ts";
+import type { SchedulerLimits, Work } from "./scheduler.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** So far, at least, the likeliest token's logit is above the next one's where it is worth a row. */
+const leastLead = 0.5;
+
+/** One sequence's drafts in the making. */
+interface Drafting {
+  readonly work: Work;
+  /** Where its tokens end before there are any. */
+  readonly end: number;
+  readonly tokens: number[];
+}
+
+export class DraftModel implements Drafter {
+  readonly numTokens: number;
+  readonly #model: ForwardModel;
+  readonly #batch: Batch;
+  readonly #choices: Choices;
+  readonly #sampler: Sampler;
+  readonly #isSure: (logits: Float32Array) => boolean;
+
+  /** `isSure`: whether the likeliest of these is worth a row; replaced by tests. */
+  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number, isSure = (logits: Float32Array): boolean => leadOf(logits) >= leastLead) {
+    this.#isSure = isSure;
+    this.numTokens = numSpeculativeTokens;
+    this.#model = model;
+    this.#batch = new Batch(limits, maxModelLen);
+    this.#choices = new Choices(maxNumLogitsOf(limits));
+    this.#sampler = new Sampler(model.vocabSize);
+  }
+
+  async propose(work: readonly Work[]): Promise<void> {
+    if (work.length === 0) return;
+    const drafting = work.filter(({ numDrafts }) => numDrafts > 0).map((one): Drafting => ({ work: one, end: one.sequence.numTokens, tokens: [] }));
+    this.#batch.clear();
+    for (const { sequence, numTokens, numDrafts } of work) {
+      const count = numDrafts > 0 ? numTokens + sequence.numBehind : numTokens;
+      this.#batch.add(sequence, sequence.numComputed - sequence.numBehind, count, numDrafts > 0 ? 1 : 0);
+    }
+    await (this.#model.launch ? this.#launchAll(drafting) : this.#sampleAll(drafting));
+    for (const { work: one, tokens } of drafting) if (one.sequence.state === "running") addDrafts(one, tokens);
+  }
+
+  decided(sequence: Sequence, numDrafts: number, numTokens: number): void {
+    sequence.numBehind = numTokens > numDrafts ? 1 : 0;
+  }
+
+  /** The passes one after another: each with the tokens of the one before. */
+  async #sampleAll(drafting: readonly Drafting[]): Promise<void> {
+    const { vocabSize } = this.#model;
+    let going = drafting;
+    for (let pass = 1; ; pass++) {
+      const logits = await this.#model.forward(this.#batch);
+      going = going.filter(({ work: { sequence, numDrafts }, end, tokens }, row) => {
+        if (sequence.state !== "running") return false;
+        const choices = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+        const token = this.#isSure(choices) ? this.#sampler.sample(choices, sequence.params, sequence.seed, end + tokens.length) : undefined;
+        if (token !== undefined) tokens.push(token);
+        return tokens.length === pass && pass < numDrafts;
+      });
+      if (going.length === 0) return;
+      this.#batch.clear();
+      for (const { work: { sequence }, end, tokens } of going) this.#batch.add(sequence, end + pass - 1, 1, 1, tokens.at(-1));
+    }
+  }
+
+  /** All passes at once, on a machine that samples: each finds its tokens in what the one before has sampled. */
+  async #launchAll(drafting: readonly Drafting[]): Promise<void> {
+    const passes: { readonly going: readonly Drafting[]; readonly sampled: Promise<Sampled> }[] = [];
+    for (let pass = 1, going = drafting; ; pass++) {
+      going.forEach(({ work: { sequence }, end }, row) => this.#choices.set(row, sequence.params, sequence.seed, end + pass - 1));
+      passes.push({ going, sampled: this.#model.launch!(this.#batch, this.#choices, []) });
+      const on = going.filter(({ work: { numDrafts } }) => pass < numDrafts);
+      if (on.length === 0) break;
+      this.#batch.clear();
+      for (const one of on) this.#batch.add(one.work.sequence, one.end + pass - 1, 1, 1, -1 - going.indexOf(one));
+      going = on;
+    }
+    const results = await Promise.all(passes.map(({ sampled }) => sampled));
+    for (const [pass, { going }] of passes.entries()) {
+      // A row without a distribution ends its drafts: what follows it means nothing.
+      for (const [row, { tokens }] of going.entries()) if (tokens.length === pass && results[pass]!.tokens[row]! >= 0) tokens.push(results[pass]!.tokens[row]!);
+    }
+  }
+}
+
+/** How far the largest is above the next one. */
+function leadOf(logits: Float32Array): number {
+  let first = -Infinity, second = -Infinity;
+  for (let id = 0; id < logits.length; id++) {
+    const x = logits[id]!;
+    if (x <= second) continue;
+    if (x > first) {
+      second = first;
+      first = x;
+    } else second = x;
+  }
+  return first - second;
+}
