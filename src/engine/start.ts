@@ -48,8 +48,13 @@ export function prepareEngine(options: Machine): Thread {
   return thread;
 }
 
-/** As large as the one before: memory may look otherwise now, and requests in flight were let in by what that one had room for. */
-const sizeOf = ({ maxModelLen, maxNumSeqs, maxNumBatchedTokens, pageSize, kvBytes }: EngineInfo) => ({ maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize: pageSize, kvCacheBytes: kvBytes });
+/**
+ * As large as the one before: requests in flight were let in by what that one had room for. Memory may look a little otherwise now: of a GPU's, what was left
+ * free then may be taken.
+ */
+const sizeOf = ({ maxModelLen, maxNumSeqs, maxNumBatchedTokens, pageSize, kvBytes }: EngineInfo, ownMemory: boolean) => ({
+  maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize: pageSize, kvCacheBytes: kvBytes, ...(ownMemory && { gpuMemoryUtilization: 1 }),
+});
 
 /**
  * Loads a model and runs its engine in a thread, or a process; when that dies, in another.
@@ -70,7 +75,7 @@ export async function startEngine(options: EngineOptions, starting: Starting = {
   return supervise(thread, {
     again: (info) => {
       const next = begin();
-      next.post({ ...options, ...sizeOf(info) } satisfies EngineOptions);
+      next.post({ ...options, ...sizeOf(info, ownProcess) } satisfies EngineOptions);
       return next;
     },
     seed: options.seed ?? 0,

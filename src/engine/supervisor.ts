@@ -155,8 +155,10 @@ class Supervisor implements Link {
     });
   }
 
-  #isUp({ pulse }: { readonly pulse?: readonly Int32Array[] }): void {
+  #isUp({ pulse: words }: { readonly pulse?: readonly Int32Array[] }): void {
     this.#readyAt = this.#supervision.now();
+    // To a process memory does not cross: what came are copies.
+    const pulse = words?.every(({ buffer }) => typeof SharedArrayBuffer !== "undefined" && buffer instanceof SharedArrayBuffer) ? words : undefined;
     this.#watchdog = pulse || this.#supervision.stepsAreShort ? new Watchdog(pulse) : undefined;
     this.busy(this.#busy);
   }
