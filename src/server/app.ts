@@ -93,8 +93,10 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
     });
   }
 
-  const bodyOf = (request: Request): Promise<Raw> =>
-    gate.reading(Math.min(limits.bodyBytes, Number(request.headers.get("content-length") ?? limits.bodyBytes)), () => readJson(request, limits.bodyBytes));
+  const bodyOf = (request: Request): Promise<Raw> => {
+    const declared = Number(request.headers.get("content-length") ?? NaN);
+    return gate.reading(declared >= 0 && declared < limits.bodyBytes ? declared : limits.bodyBytes, () => readJson(request, limits.bodyBytes));
+  };
   app.post("/v1/chat/completions", async ({ req, var: { tenant } }) => chatCompletion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await bodyOf(req.raw), report));
   app.post("/v1/completions", async ({ req, var: { tenant } }) => completion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await bodyOf(req.raw), report));
   app.post("/tokenize", async ({ req }) => tokenize(context, req.raw, await bodyOf(req.raw)));
