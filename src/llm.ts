@@ -9,7 +9,8 @@
  */
 import type { AttentionOverride, AttentionOverrideData } from "./attention/override.ts";
 import { BadRequest, UsageError } from "./core/errors.ts";
-import { prepareEngine, startEngine, startEngineHere, type EngineClient, type EngineOptions, type Progress } from "./engine/client.ts";
+import type { EngineClient } from "./engine/client.ts";
+import { prepareEngine, startEngine, startEngineHere, type EngineEvent, type EngineOptions, type Progress } from "./engine/start.ts";
 import type { EngineInfo, Standing, Stats } from "./engine/messages.ts";
 import { readSpeculativeConfig } from "./engine/speculative-config.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
@@ -46,6 +47,8 @@ export interface LoadOptions extends Omit<Partial<EngineOptions>, "model" | "eos
   readonly hub?: Omit<HubOptions, "onProgress">;
   /** Called as work goes on, in bytes: stages are "downloading config.json" and the like, then "loading weights". */
   readonly onProgress?: Progress;
+  /** Called when the engine has died, when another has taken its place (requests in flight go on with it), and when there will be no other. */
+  readonly onEngineEvent?: (event: EngineEvent) => void;
 }
 
 /** What `chat` takes beside what `generate` does. */
@@ -63,7 +66,7 @@ export type TemplateOptions = Pick<ChatParams, "addGenerationPrompt" | "continue
 /** Every name there is, for callers whom no type checker helps. */
 const loadOptions = Object.keys({
   dtype: true, quantization: true, loadFormat: true, gpuMemoryUtilization: true, device: true, threads: true, deterministic: true, seed: true, maxModelLen: true, maxNumSeqs: true, maxNumBatchedTokens: true, blockSize: true, kvCacheBytes: true, kvCacheDtype: true, enablePrefixCaching: true, schedulingPolicy: true, speculativeConfig: true,
-  attention: true, skipTokenizerInit: true, inProcess: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true,
+  attention: true, skipTokenizerInit: true, inProcess: true, chatTemplate: true, generationConfig: true, hub: true, onProgress: true, onEngineEvent: true,
 } satisfies Readonly<Record<keyof LoadOptions, true>>);
 const chatOptions = [...generateOptions, ...Object.keys({
   addGenerationPrompt: true, continueFinalMessage: true, templateKwargs: true,
@@ -114,7 +117,7 @@ export class LLM implements AsyncDisposable {
   static async load(model?: string, options: LoadOptions = {}): Promise<LLM> {
     const unknown = unknownOption(options, loadOptions, "LLM.load");
     if (unknown) throw new UsageError(unknown.message);
-    const { skipTokenizerInit = false, inProcess = false, chatTemplate, generationConfig = "auto", hub, onProgress, attention, speculativeConfig, seed = drawSeed(), ...engineOptions } = options;
+    const { skipTokenizerInit = false, inProcess = false, chatTemplate, generationConfig = "auto", hub, onProgress, onEngineEvent, attention, speculativeConfig, seed = drawSeed(), ...engineOptions } = options;
     const speculation = speculativeConfig && readSpeculativeConfig(speculativeConfig);
     if (skipTokenizerInit && chatTemplate !== undefined) {
       throw new UsageError("chatTemplate (--chat-template) needs a tokenizer, and skipTokenizerInit (--skip-tokenizer-init) loads none; leave one of them out");
@@ -132,7 +135,7 @@ export class LLM implements AsyncDisposable {
       const asked = {
         ...engineOptions, device, seed, ...(override && { attention: override }), ...(guesses && { speculativeConfig: guesses }), model: found.path, eosTokenIds: text?.eosIds ?? [],
       };
-      const engine = thread ? await startEngine(asked, onProgress, thread) : await startEngineHere(asked, onProgress);
+      const engine = thread ? await startEngine(asked, { thread, ...(onProgress && { onProgress }), ...(onEngineEvent && { onEvent: onEngineEvent }) }) : await startEngineHere(asked, onProgress);
       const defaults = generationConfig === "auto" ? generationDefaults(found.text["generation_config.json"]) : {};
       return new LLM({ name: found.name, engine, text, defaults, seed });
     } catch (error) {
@@ -272,9 +275,19 @@ export class LLM implements AsyncDisposable {
     return this.#engine.stats;
   }
 
-  /** false once the engine has died; nothing can be generated any more. */
+  /** Whether there is an engine now: false while another takes the place of one that died, and once there will be none. */
   get alive(): boolean {
     return this.#engine.alive;
+  }
+
+  /** Whether another engine is being started in the place of one that died: what is asked meanwhile waits for it. */
+  get restarting(): boolean {
+    return this.#engine.restarting;
+  }
+
+  /** Engines that took the place of one that had died. */
+  get restarts(): number {
+    return this.#engine.restarts;
   }
 
   /** Ends what is running and gives memory and threads back. */

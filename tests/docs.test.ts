@@ -77,6 +77,22 @@ test("the README's table of the walk names files that exist", () => {
   assert.deepEqual(missing, []);
 });
 
+/** Tests that a page names, `file.test.ts` "beginning of its name", "another's", and that are not there. */
+function lostTests(text: string): string[] {
+  return [...text.matchAll(/`([\w./-]+\.test\.ts)`((?:,? "[^"]+")*)/g)].flatMap(([, file, names]) => {
+    if (!exists(file!)) return [`${file} is not there`];
+    const source = read(file!);
+    return [...names!.matchAll(/"([^"]+)"/g)].flatMap(([, name]) => (source.includes(name!) ? [] : [`${file} has no test "${name}"`]));
+  });
+}
+
+test("the page of faults names tests that exist", () => {
+  const page = read("docs/faults.md");
+  assert.deepEqual(lostTests(page), []);
+  assert.ok([...page.matchAll(/^\| \d/gm)].length >= 20, "the table is there");
+  assert.equal(lostTests('`tests/nowhere.test.ts`, `tests/layers.test.ts` "the map test sees", "no such name"').length, 2);
+});
+
 test("a page that lies is caught: a dead link, a lost file, a function that moved, a method of another class", () => {
   const llm = "[`llm.ts`](../src/llm.ts)";
   assert.equal(deadLinks("docs/x.md", "see [here](../src/nowhere.ts#part)").length, 1);

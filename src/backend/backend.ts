@@ -249,6 +249,11 @@ export interface Backend {
   free(buffer: Buffer): void;
   /** Bytes that `alloc` can still give, where the backend has memory of its own (a GPU). Undefined where it takes the process's. */
   availableBytes?(): number;
+  /**
+   * Words of shared memory that change with every piece of work any thread takes up, whatever the step's length: while a program runs and they stand
+   * still, it is stuck. Not all backends have such.
+   */
+  readonly pulse?: readonly Int32Array[];
   /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
   view(buffer: Buffer): Uint8Array | undefined;
   write(to: Buffer, offset: number, data: Uint8Array): void;

@@ -8,7 +8,8 @@ import { BadRequest, UsageError } from "../core/errors.ts";
 import { version } from "../core/version.ts";
 import { GenerationFailed } from "../llm/generation.ts";
 import { addBench } from "./bench/flags.ts";
-import { addEngineFlags, addSamplingFlags, collect, parseInteger, parseLengths, parsePort, parseSeconds } from "./options.ts";
+import { addEngineFlags, addSamplingFlags, collect, parseCount, parseInteger, parseLengths, parsePort, parseSeconds } from "./options.ts";
+import { limits } from "../server/limits.ts";
 import { flagNames, sentence } from "./sentence.ts";
 
 const modelHelp = "a folder in Hugging Face layout, a .gguf file, or of the hub org/name, org/name/file.gguf or org/name:Q4_K_M (default: the built-in demo model)";
@@ -34,6 +35,8 @@ function createProgram(): Command {
     .option("--served-model-name <name>", "a name by which requests may ask for the model; may be repeated", collect)
     .option("--skip-tokenizer-init", "load no tokenizer: prompts and answers are token ids")
     .option("--seed <n>", "where the seeds of requests without one come from (default: drawn anew at each start)", parseInteger)
+    .option("--max-num-queued-reqs <n>", "requests that may wait beyond those that run; more are refused by 429", parseCount, limits.queuedRequests)
+    .option("--max-num-queued-tokens <n>", "tokens of prompts that may wait; more are refused by 429", parseCount, limits.queuedTokens)
     .option("--shutdown-timeout <seconds>", "how long running requests may finish after SIGTERM", parseSeconds, 10)
     .option("--enable-log-requests", "a log line for each request, without its text")
     .option("--disable-log-stats", "no log lines of throughput"))

@@ -26,6 +26,13 @@ export function parseInteger(text: string): number {
   return Number(text);
 }
 
+/** From 0. */
+export function parseCount(text: string): number {
+  const count = parseInteger(text);
+  if (!(count >= 0 && Number.isSafeInteger(count))) throw new InvalidArgumentError("it must be an integer from 0.");
+  return count;
+}
+
 export function parsePort(text: string): number {
   const port = parseInteger(text);
   if (port < 0 || port > 65_535) throw new InvalidArgumentError("it must be a port, from 0 (any free one) to 65535.");

@@ -6,6 +6,7 @@
 import { pino } from "pino";
 import type { Logger } from "../core/log.ts";
 import { version } from "../core/version.ts";
+import type { EngineEvent } from "../engine/start.ts";
 import { LLM } from "../llm.ts";
 import { bind, type Serving } from "../server/node.ts";
 import { curlLine, describe } from "./describe.ts";
@@ -20,12 +21,15 @@ export interface ServeFlags extends EngineFlags {
   readonly apiKey?: readonly string[];
   readonly servedModelName?: readonly string[];
   readonly shutdownTimeout: number;
+  readonly maxNumQueuedReqs: number;
+  readonly maxNumQueuedTokens: number;
   readonly enableLogRequests?: true;
   readonly disableLogStats?: true;
 }
 
 const seconds = () => performance.now() / 1000;
 const statsEverySeconds = 10;
+const exitCodes = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
 /** Plain lines on a terminal, pino's JSON elsewhere; both to stderr. */
 function createLog(): Logger {
@@ -34,32 +38,46 @@ function createLog(): Logger {
   return { info: line("info "), warn: line("warn "), error: line("error") };
 }
 
-/** Watches the engine: a line of throughput while there is any, and one when it dies. Returns what stops the watching. */
-function watch(llm: LLM, log: Logger, quiet: boolean): () => void {
+/** A line of throughput every ten seconds while there is any. Returns what stops it. */
+function logStats(llm: LLM, log: Logger): () => void {
   let before = llm.stats;
-  let told = false;
   const timer = setInterval(() => {
     const now = llm.stats;
-    const line = quiet ? undefined : statsLine(before, now, statsEverySeconds);
+    const line = statsLine(before, now, statsEverySeconds);
     if (line !== undefined) log.info(line);
     before = now;
-    if (!llm.alive && !told) log.error("the engine has stopped: /health answers 503 and requests are refused; start the server again");
-    told = !llm.alive;
   }, statsEverySeconds * 1000);
   return () => clearInterval(timer);
 }
 
-/** Resolves when somebody wants the server to stop; further signals end the process at once. */
+const requests = (count: number): string => `${count === 0 ? "no" : count} request${count === 1 ? "" : "s"}`;
+
+/** What becomes of the engine, as lines for the operator. */
+function logEngine(log: Logger): (event: EngineEvent) => void {
+  return (event) => {
+    switch (event.kind) {
+      case "died":
+        if (event.refused) log.error("a request that every engine dies over is refused");
+        return log.error(`${event.reason}; another is being started${event.numInFlight === 0 ? "" : `, and ${requests(event.numInFlight)} in flight will go on with it`}`);
+      case "restarted":
+        return log.info(`the engine is there again after ${event.seconds.toFixed(1)} s, with ${requests(event.numInFlight)} in flight`);
+      case "ended":
+        return log.error(`${event.reason}; no other is started: /health answers 503 and requests are refused; start the server again`);
+    }
+  };
+}
+
+/** Resolves when somebody wants the server to stop; a further signal ends the process at once, with the code that a shell gives for it. */
 function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
     let first: Heard | undefined;
-    const onSignal = (signal: string) => {
+    const onSignal = (signal: keyof typeof exitCodes) => {
       const heard = { signal, at: seconds() };
-      if (first !== undefined && !isRepeat(first, heard)) process.exit(130);
+      if (first !== undefined && !isRepeat(first, heard)) process.exit(exitCodes[signal]);
       first ??= heard;
       resolve(signal);
     };
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal);
+    for (const signal of Object.keys(exitCodes) as (keyof typeof exitCodes)[]) process.on(signal, onSignal);
   });
 }
 
@@ -97,7 +115,7 @@ export async function runServe(model: string | undefined, flags: ServeFlags): Pr
   // Before the model: that the address is taken must not be found out after minutes of loading.
   const bound = await bind(flags);
   const progress = createProgress(process.stderr, seconds);
-  const loading = LLM.load(model, { ...options, onProgress: progress.report }).finally(progress.finish);
+  const loading = LLM.load(model, { ...options, onProgress: progress.report, onEngineEvent: logEngine(log) }).finally(progress.finish);
   const llm = await Promise.race([loading, stopped]);
   if (typeof llm === "string") {
     log.info(`${llm}: stopping before the model is loaded`);
@@ -106,12 +124,12 @@ export async function runServe(model: string | undefined, flags: ServeFlags): Pr
   }
   try {
     const server = bound.serve(llm, {
-      apiKeys, log, logRequests: flags.enableLogRequests ?? false, ...(flags.servedModelName && { servedModelNames: flags.servedModelName }),
+      apiKeys, log, maxNumQueuedReqs: flags.maxNumQueuedReqs, maxNumQueuedTokens: flags.maxNumQueuedTokens, logRequests: flags.enableLogRequests ?? false, ...(flags.servedModelName && { servedModelNames: flags.servedModelName }),
     });
     announce(llm, server, { name: flags.servedModelName?.[0] ?? llm.name, keyInShell, attention: flags.attention });
-    const unwatch = watch(llm, log, flags.disableLogStats ?? false);
+    const stopStats = flags.disableLogStats ? () => {} : logStats(llm, log);
     const signal = await stopped;
-    unwatch();
+    stopStats();
     const running = server.numRunning;
     log.info(running === 0 ? `${signal}: stopping`
       : `${signal}: ${running === 1 ? "the running request" : `${running} running requests`} may finish within ${flags.shutdownTimeout} s; send it again to stop at once`);

@@ -39,6 +39,11 @@ export function uniform(seed: number, position: number): number {
   return ((a >>> 5) * 2 ** 26 + (b >>> 6)) / 2 ** 53;
 }
 
+/** The seed of the request that came as number `number`, where it brought none and the engine's own is `seed`: 53 bits. */
+export function seedOf(seed: number, number: number): number {
+  return Math.floor(uniform(seed, number) * 2 ** 53);
+}
+
 /** A seeded stream of uniform numbers in [0, 1), for tests, simulations and synthetic weights. */
 export function stream(seed: number): () => number {
   let position = 0;

@@ -10,7 +10,7 @@
  * Knows token ids and never text; knows no thread, no message and no backend: the forward pass is handed in.
  */
 import { BadRequest, invariant, UsageError } from "../core/errors.ts";
-import { uniform } from "../core/random.ts";
+import { seedOf } from "../core/random.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
 import { LogitRules } from "../sampling/rules.ts";
@@ -18,7 +18,7 @@ import { argmax, Sampler } from "../sampling/sampler.ts";
 import type { Drafter } from "./drafter.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
-import type { Delta, Standing, Stats, TokenLogprobs } from "./messages.ts";
+import { type Delta, nothingTold, type Standing, type Stats, type Told, type TokenLogprobs } from "./messages.ts";
 import { drain, type Flight, type ForwardModel, Launcher, type Part, type Sampled } from "./run-ahead.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -55,7 +55,8 @@ export class Engine {
   readonly #sampler: Sampler;
   readonly #drafter: Drafter | undefined;
   readonly #eos: ReadonlySet<number>;
-  readonly #seed: number;
+  /** Where the seeds of requests without one come from. */
+  readonly seed: number;
   readonly #now: () => number;
   readonly #sequences = new Map<string, Sequence>();
   /** What has happened since the last step returned. */
@@ -93,7 +94,7 @@ export class Engine {
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
-    this.#seed = seed;
+    this.seed = seed;
     this.#now = now;
   }
 
@@ -102,8 +103,11 @@ export class Engine {
     return this.#sequences.size === 0 && this.#deltas.length === 0 && this.#flight === undefined;
   }
 
-  /** Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. */
-  submit(id: string, prompt: Int32Array, params: SamplingParams, { salt = "", family, priority }: Standing = {}): void {
+  /**
+   * Starts a request; what is wrong with it is told by its one Delta. `id` is in use by no other. `told`: what an engine before this one has told of it; this
+   * one goes on behind that, as after a preemption. Its seed must then be given.
+   */
+  submit(id: string, prompt: Int32Array, params: SamplingParams, { salt = "", family, priority }: Standing = {}, told: Told = nothingTold): void {
     invariant(!this.#sequences.has(id), `request ${id} is already running`);
     const number = this.#numSubmitted++;
     const wrong = this.#check(prompt, params);
@@ -111,9 +115,10 @@ export class Engine {
       this.#deltas.push({ id, tokens: [], finish: "error", ...wrong });
       return;
     }
-    const seed = params.seed ?? Math.floor(uniform(this.#seed, number) * 2 ** 53);
     const { maxModelLen, enablePrefixCaching = true } = this.limits;
-    const sequence = new Sequence(id, prompt, params, seed, maxModelLen, enablePrefixCaching ? salt : family ?? null, LogitRules.of(params, prompt, this.#eos), priority);
+    const rules = LogitRules.of(params, prompt, this.#eos);
+    for (const token of told.tokens) rules?.add(token);
+    const sequence = new Sequence(id, prompt, params, params.seed ?? seedOf(this.seed, number), maxModelLen, enablePrefixCaching ? salt : family ?? null, rules, priority, told);
     this.#sequences.set(id, sequence);
     this.#fresh.set(id, { since: this.#now() });
     this.#scheduler.add(sequence);

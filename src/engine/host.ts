@@ -38,7 +38,7 @@ export class Host {
   receive(message: ToEngine): void {
     switch (message.kind) {
       case "submit":
-        this.#engine.submit(message.id, message.prompt, message.params, message.standing);
+        this.#engine.submit(message.id, message.prompt, message.params, message.standing, message.told);
         break;
       case "abort":
         this.#engine.abort(message.id);

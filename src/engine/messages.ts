@@ -5,7 +5,8 @@
  *   client  ── Submit, Abort, Close ──▶  engine (a worker thread, or the same thread in tests)
  *   client  ◀── Progress, Ready, Deltas, Stats, Failed, Closed ──  engine
  *
- * The engine sees token ids, never text. Every submitted request gets exactly one Delta with `finish` set, its last.
+ * The engine sees token ids, never text. Every submitted request gets exactly one Delta with `finish` set, its last; where the engine died before, from
+ * the engine that took its place.
  */
 import type { TokenLogprobs } from "../sampling/logprobs.ts";
 import type { SamplingParams } from "../sampling/params.ts";
@@ -14,7 +15,7 @@ import type { Speculation } from "./speculative-config.ts";
 export type { TokenLogprobs };
 
 export type ToEngine =
-  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly standing: Standing }
+  | { readonly kind: "submit"; readonly id: string; readonly prompt: Int32Array; readonly params: SamplingParams; readonly standing: Standing; readonly told?: Told }
   | { readonly kind: "abort"; readonly id: string }
   | { readonly kind: "close" };
 
@@ -28,12 +29,23 @@ export interface Standing {
   readonly priority?: number;
 }
 
+/** What an engine that has died since has told of a request. */
+export interface Told {
+  /** Generated tokens. */
+  readonly tokens: readonly number[];
+  /** How likely the first so many of the prompt's tokens are, where the request wants to know. */
+  readonly numRead: number;
+}
+
+export const nothingTold: Told = { tokens: [], numRead: 1 };
+
 export type FromEngine =
   | { readonly kind: "progress"; readonly stage: string; readonly done: number; readonly total: number }
-  | { readonly kind: "ready"; readonly info: EngineInfo }
+  /** `pulse`: shared words that change all the time while it computes, where it has such. */
+  | { readonly kind: "ready"; readonly info: EngineInfo; readonly pulse?: readonly Int32Array[] }
   | { readonly kind: "deltas"; readonly deltas: readonly Delta[] }
   | { readonly kind: "stats"; readonly stats: Stats }
-  /** The engine is dead: every request in flight has failed. `theirs`: a UsageError, which the operator can mend; ours comes with its stack. */
+  /** The engine is dead. `theirs`: a UsageError, which the operator can mend; ours comes with its stack. */
   | { readonly kind: "failed"; readonly message: string; readonly theirs: boolean; readonly stack?: string }
   /** The last message: nothing of the engine is left but its thread. */
   | { readonly kind: "closed" };

@@ -66,6 +66,8 @@ export interface EngineOptions extends LimitOptions {
 export interface OpenEngine {
   readonly engine: Engine;
   readonly info: EngineInfo;
+  /** The backend's (backend.ts). */
+  readonly pulse: readonly Int32Array[] | undefined;
   /** Stops the backend's threads and frees its memory. The engine can not step afterwards. */
   release(): Promise<void>;
 }
@@ -148,7 +150,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       ...(speculation && { speculation: { ...speculation, ...(draft && { numParameters: countParameters(draft.config) }) } }),
       loadSeconds: now() - start,
     };
-    return { engine, info, release: () => backend.close() };
+    return { engine, info, pulse: backend.pulse, release: () => backend.close() };
   } catch (error) {
     await opening.then((backend) => backend.close(), () => {});
     throw error;

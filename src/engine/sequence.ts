@@ -18,10 +18,12 @@
  *   tokens   5 6 7 8 | 4 4 -5   numKnown 4, two drafts; the token behind them is sampled from row 4, and rows 2 and 3 say what tokens 4 and 5 really are
  *
  * Prompt and generated tokens are the same to all but the count: after a preemption both are computed again, but for pages that are still in the cache.
+ * So are those of a request that another engine began and this one goes on with: its output so far is known from the start.
  * Knows no scheduler, no pool and no tensors.
  */
 import { invariant } from "../core/errors.ts";
 import type { SamplingParams } from "../sampling/params.ts";
+import { nothingTold, type Told } from "./messages.ts";
 import type { LogitRules } from "../sampling/rules.ts";
 
 export type SequenceState = "waiting" | "running" | "finished";
@@ -61,7 +63,9 @@ export class Sequence {
   #numCachedTokens: number | undefined;
   #state: SequenceState = "waiting";
 
-  constructor(id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt: string | null = "", rules?: LogitRules, priority = 0) {
+  constructor(
+    id: string, prompt: Int32Array, params: SamplingParams, seed: number, maxModelLen: number, salt: string | null = "", rules?: LogitRules, priority = 0, told: Told = nothingTold,
+  ) {
     this.id = id;
     this.params = params;
     this.seed = seed;
@@ -70,11 +74,14 @@ export class Sequence {
     this.priority = priority;
     this.numPromptTokens = prompt.length;
     this.capacity = Math.min(prompt.length + params.maxTokens, maxModelLen);
-    const leavesRoom = prompt.length > 0 && prompt.length < this.capacity;
-    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens with room for ${this.capacity}`);
-    this.#tokens = new Int32Array(Math.min(this.capacity, prompt.length + 64));
+    const numKnown = prompt.length + told.tokens.length;
+    const leavesRoom = prompt.length > 0 && numKnown < this.capacity;
+    invariant(leavesRoom, `sequence ${id}: a prompt of ${prompt.length} tokens${told.tokens.length > 0 ? ` and ${told.tokens.length} of output` : ""} with room for ${this.capacity}`);
+    this.#tokens = new Int32Array(Math.min(this.capacity, numKnown + 64));
     this.#tokens.set(prompt);
-    this.#numTokens = this.#numKnown = prompt.length;
+    this.#tokens.set(told.tokens, prompt.length);
+    this.numRead = told.numRead;
+    this.#numTokens = this.#numKnown = numKnown;
   }
 
   get state(): SequenceState {

@@ -40,6 +40,11 @@ export function mustBe(field: string, value: unknown, expected: string, path = f
   return new BadRequest(field, `${path} is ${show(value)}; it must be ${expected}`);
 }
 
+/** `mustBe` of what somebody wrote for the model to read: an error does not repeat it. */
+export function contentMustBe(field: string, value: unknown, expected: string, path = field): BadRequest {
+  return typeof value === "string" ? new BadRequest(field, `${path} is a text of ${value.length} characters; it must be ${expected}`) : mustBe(field, value, expected, path);
+}
+
 /** true for what JSON calls an object. */
 export function isObject(value: unknown): value is Raw {
   return typeof value === "object" && value !== null && !Array.isArray(value);
@@ -133,12 +138,12 @@ const idBelow = (vocabSize: number): string =>
 
 /** `value` as token ids in [0, vocabSize). A list or an Int32Array. */
 export function tokenIds(name: string, value: unknown, vocabSize: number, maxItems: number, path = name): readonly number[] {
-  if (!(Array.isArray(value) || value instanceof Int32Array)) throw mustBe(name, value, "a list of token ids", path);
+  if (!(Array.isArray(value) || value instanceof Int32Array)) throw contentMustBe(name, value, "a list of token ids", path);
   if (value.length > maxItems) throw mustBe(name, value, `a list of at most ${maxItems} token ids`, path);
   const ids: readonly unknown[] = Array.from(value);
   return ids.map((id, i) => {
     const ok = Number.isInteger(id) && (id as number) >= 0 && (id as number) < vocabSize;
-    if (!ok) throw mustBe(name, id, idBelow(vocabSize), `${path}[${i}]`);
+    if (!ok) throw contentMustBe(name, id, idBelow(vocabSize), `${path}[${i}]`);
     return id as number;
   });
 }

@@ -8,19 +8,21 @@ import { UsageError } from "../core/errors.ts";
 import { silent, type Logger } from "../core/log.ts";
 import { version } from "../core/version.ts";
 import { GenerationFailed } from "../llm/generation.ts";
+import type { Raw } from "../llm/fields.ts";
 import type { LLM } from "../llm.ts";
 import { keyCheck } from "./auth.ts";
 import { readJson } from "./body.ts";
 import { chatCompletion } from "./chat.ts";
 import { completion } from "./completions.ts";
 import { errorResponse, HttpError, toHttpError } from "./errors.ts";
-import { refusal, type Context } from "./context.ts";
+import type { Context } from "./context.ts";
+import { Gate, type GateOptions } from "./gate.ts";
 import { limits } from "./limits.ts";
 import { createMetrics } from "./metrics.ts";
 import { listModels, showModel } from "./models.ts";
 import { detokenize, tokenize } from "./tokens.ts";
 
-export interface AppOptions {
+export interface AppOptions extends GateOptions {
   /** Names a request's `model` may have; the first is the one answers carry. Default: the LLM's own name. */
   readonly servedModelNames?: readonly string[];
   /** Keys of which every request needs one, /health excepted. Default: none is needed. */
@@ -28,11 +30,7 @@ export interface AppOptions {
   readonly log?: Logger;
   /** Log lines for each request: method, path, status, seconds, and at its end its tokens and times; never what was asked or answered. Default false. */
   readonly logRequests?: boolean;
-  /** Aborted when the server begins to stop: nothing new is let in, what runs goes on. */
-  readonly draining?: AbortSignal;
-  /** Aborted when the server stops: requests still running end with an error. */
-  readonly shutdown?: AbortSignal;
-  /** A streaming client that reads nothing for so long is cut off. Default 30. */
+  /** A streaming client that reads nothing for so long, or is so far behind, is cut off. Default 30. */
   readonly stallSeconds?: number;
   /** Seconds since 1970, never running backwards. */
   readonly now?: () => number;
@@ -64,14 +62,12 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
   const now = options.now ?? (() => (performance.timeOrigin + performance.now()) / 1000);
   const modelNames = options.servedModelNames?.length ? options.servedModelNames : [llm.name];
   const startedAt = Math.floor(now());
+  const gate = new Gate(llm, now, options);
   const context: Context = {
-    llm, modelNames, now, stallSeconds,
-    metrics: createMetrics(modelNames[0]!, llm.info, () => llm.stats, now),
+    llm, gate, modelNames, now, stallSeconds,
+    metrics: createMetrics(modelNames[0]!, llm, gate, now),
     logRequest: logRequests ? (line) => log.info(line) : undefined,
     newId: options.newId ?? (() => crypto.randomUUID().replaceAll("-", "")),
-    draining: options.draining ?? new AbortController().signal,
-    shutdown: options.shutdown ?? new AbortController().signal,
-    load: { inFlight: 0 },
   };
   const report = (error: unknown): void => {
     if (toHttpError(error).status !== 500) return;
@@ -97,18 +93,22 @@ export function createApp(llm: LLM, options: AppOptions = {}): App {
     });
   }
 
-  app.post("/v1/chat/completions", async ({ req, var: { tenant } }) => chatCompletion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await readJson(req.raw, limits.bodyBytes), report));
-  app.post("/v1/completions", async ({ req, var: { tenant } }) => completion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await readJson(req.raw, limits.bodyBytes), report));
-  app.post("/tokenize", async ({ req }) => tokenize(context, req.raw, await readJson(req.raw, limits.bodyBytes)));
-  app.post("/detokenize", async ({ req }) => detokenize(context, req.raw, await readJson(req.raw, limits.bodyBytes)));
+  const bodyOf = (request: Request): Promise<Raw> => {
+    const declared = Number(request.headers.get("content-length") ?? NaN);
+    return gate.reading(declared >= 0 && declared < limits.bodyBytes ? declared : limits.bodyBytes, () => readJson(request, limits.bodyBytes));
+  };
+  app.post("/v1/chat/completions", async ({ req, var: { tenant } }) => chatCompletion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await bodyOf(req.raw), report));
+  app.post("/v1/completions", async ({ req, var: { tenant } }) => completion({ ...context, ...(tenant !== undefined && { tenant }) }, req.raw, await bodyOf(req.raw), report));
+  app.post("/tokenize", async ({ req }) => tokenize(context, req.raw, await bodyOf(req.raw)));
+  app.post("/detokenize", async ({ req }) => detokenize(context, req.raw, await bodyOf(req.raw)));
   app.get("/v1/models", () => listModels(context, startedAt));
   app.get("/v1/models/:name{.+}", ({ req }) => showModel(context, req.param("name"), startedAt));
   app.get("/ready", () => {
-    const refused = refusal(context, 1);
+    const [, refused] = gate.refusal() ?? [];
     // For whoever routes, full and stopping are the same: send it elsewhere.
     return refused ? errorResponse(new HttpError(503, refused.message, null, refused.headers)) : new Response(null, { status: 200 });
   });
-  app.get("/load", () => Response.json({ server_load: context.load.inFlight }));
+  app.get("/load", () => Response.json({ server_load: gate.inFlight }));
   app.get("/metrics", async () => new Response(await context.metrics.text(), { headers: { "content-type": context.metrics.contentType } }));
   app.get("/version", () => Response.json({ version }));
   app.get("/", () => Response.json({ name: "tessera", version, model: modelNames[0], routes }));

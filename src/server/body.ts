@@ -4,7 +4,7 @@
  * It knows no field. Memory stays under twice the limit however the body is cut into chunks.
  */
 import { BadRequest } from "../core/errors.ts";
-import { isObject, show, type Raw } from "../llm/fields.ts";
+import { contentMustBe, isObject, show, type Raw } from "../llm/fields.ts";
 import { HttpError } from "./errors.ts";
 import { limits } from "./limits.ts";
 
@@ -71,8 +71,10 @@ export async function readJson(request: Request, limit: number): Promise<Raw> {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new BadRequest("body", `the body is not valid JSON: ${(error as Error).message}`);
+    // V8 quotes what stands there, which may be somebody's prompt.
+    const [what] = (error as Error).message.split(/, (?:\.\.\.)?"/);
+    throw new BadRequest("body", `the body is not valid JSON: ${what}`);
   }
-  if (!isObject(value)) throw new BadRequest("body", `the body is ${show(value)}; it must be a JSON object`);
+  if (!isObject(value)) throw contentMustBe("body", value, "a JSON object");
   return value;
 }

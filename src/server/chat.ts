@@ -2,7 +2,7 @@
 import type { Raw } from "../llm/fields.ts";
 import { salted } from "./auth.ts";
 import type { Context } from "./context.ts";
-import { openJob, type Job } from "./job.ts";
+import { aboutTokens, openJob, type Job } from "./job.ts";
 import { checkModel, parseChat, type ChatRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
 import { chatLogprobs, checkPromptEntries, decodedBy, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
@@ -15,7 +15,10 @@ export async function chatCompletion(context: Context, request: Request, body: R
   const head = { id: `chatcmpl-${newId()}`, created: Math.floor(now()), model: modelNames[0]! };
   const { n, maxTokens, sampling: { promptLogprobs: numTop } } = chat.params;
   const check = (prompts: readonly Int32Array[]) => numTop !== undefined && checkPromptEntries(prompts, numTop, 1, "prompt_logprobs");
-  const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, [(signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal)]);
+  const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, [{
+    tokens: chat.messages.reduce((sum, { content }) => sum + aboutTokens(String(content)), 0),
+    start: (signal) => llm.startChat(chat.messages, salted(chat.params, tenant), chat.template, signal),
+  }]);
   const tokenText: TokenText = chat.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   if (chat.stream) return streamEvents(chunks(chat, job, head, tokenText), { stallSeconds, onEnd: job.cancel, onError });
   for await (const _ of job.steps);

@@ -4,7 +4,7 @@ import type { Choice, GenerationDelta } from "../llm/generation.ts";
 import type { LLM } from "../llm.ts";
 import { salted } from "./auth.ts";
 import type { Context } from "./context.ts";
-import { openJob, type Job, type Step } from "./job.ts";
+import { aboutTokens, openJob, type Job, type Step } from "./job.ts";
 import { checkModel, parseCompletion, type CompletionRequest } from "./schema.ts";
 import { streamEvents } from "./sse.ts";
 import { checkPromptEntries, completionLogprobs, decodedBy, type PromptLogprobs, shownPrompt, wirePromptLogprobs, wireUsage, type TokenText } from "./usage.ts";
@@ -19,7 +19,9 @@ export async function completion(context: Context, request: Request, body: Raw, 
   const { n, maxTokens, sampling: { promptLogprobs: numTop } } = params;
   const field = asked.showsPromptLogprobs ? "prompt_logprobs" : "echo";
   const check = (prompts: readonly Int32Array[]) => (asked.echo || numTop !== undefined) && checkPromptEntries(prompts, numTop ?? 0, n, field);
-  const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, asked.prompts.map((prompt) => (signal) => llm.startPrompt(prompt, params, "prompt", signal)));
+  const job = await openJob(context, request, { id: head.id, n, maxTokens, check }, asked.prompts.map((prompt) => ({
+    tokens: aboutTokens(prompt), start: (signal) => llm.startPrompt(prompt, params, "prompt", signal),
+  })));
   const tokenText: TokenText = asked.tokensAsTokenIds ? (token) => `token_id:${token}` : (token) => llm.tokenText(token);
   const view: View = { asked, job, tokenText, echoes: asked.echo ? await promptTexts(llm, asked, job) : [] };
   if (asked.stream) return streamEvents(chunks(view, head), { stallSeconds, onEnd: job.cancel, onError });

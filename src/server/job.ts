@@ -5,7 +5,18 @@
 import { Queue } from "../core/queue.ts";
 import type { FinishReason } from "../engine/messages.ts";
 import type { Generation, GenerationDelta, GenerationResult } from "../llm/generation.ts";
-import { admit, type Context } from "./context.ts";
+import type { Context } from "./context.ts";
+import { HttpError } from "./errors.ts";
+import { limits } from "./limits.ts";
+
+/** A generation that is to be started, with about how many tokens its prompt has. */
+export interface Start {
+  readonly tokens: number;
+  start(signal: AbortSignal): Generation;
+}
+
+/** About how many tokens a prompt has, before anybody has counted. */
+export const aboutTokens = (prompt: string | ArrayLike<number>): number => (typeof prompt === "string" ? Math.ceil(prompt.length / limits.charactersPerToken) : prompt.length);
 
 /** One step of one choice of one of the job's prompts. */
 export interface Step {
@@ -32,7 +43,10 @@ export interface Job {
   readonly prompts: readonly Int32Array[];
   /** Tokens of the prompts that were in the cache, as far as it is known: when a prompt's first token has come. */
   readonly cachedTokens: number;
-  /** Steps as they are made, of all choices mixed. Throws HttpError when the client left or the server stops. To be read once. */
+  /**
+   * Steps as they are made, of all choices mixed. Throws HttpError when the client left or the server stops, and when whoever reads them is further
+   * behind than a client may be. To be read once.
+   */
   readonly steps: AsyncIterable<Step>;
   /** The results; ready once `steps` has ended. */
   results(): Promise<readonly GenerationResult[]>;
@@ -44,17 +58,20 @@ export interface Job {
  * Starts one generation for each of `starts` and waits until all prompts are known to be good.
  * Throws BadRequest when one is not (and ends the others), HttpError 429 or 503 when there is no room.
  */
-export async function openJob(context: Context, request: Request, { id, n, maxTokens, check }: Asked, starts: readonly ((signal: AbortSignal) => Generation)[]): Promise<Job> {
-  const { metrics, now, logRequest } = context;
+export async function openJob(context: Context, request: Request, { id, n, maxTokens, check }: Asked, starts: readonly Start[]): Promise<Job> {
+  const { gate, metrics, now, logRequest, stallSeconds } = context;
   const arrivedAt = now();
-  const { signal, release } = admit(context, request, n * starts.length);
+  // A prompt is computed once for all its choices.
+  const ofChoices = (tokens: readonly number[]): readonly number[] => tokens.flatMap((count) => [count, ...new Array<number>(n - 1).fill(0)]);
+  const { signal, counted, answered, release } = gate.admit(request, ofChoices(starts.map(({ tokens }) => tokens)));
   const generations: Generation[] = [];
   const cancel = () => generations.forEach((generation) => generation.cancel());
   let prompts: readonly Int32Array[];
   try {
-    for (const start of starts) generations.push(start(signal));
+    for (const { start } of starts) generations.push(start(signal));
     prompts = await Promise.all(generations.map(({ prompt }) => prompt));
     check?.(prompts);
+    counted(ofChoices(prompts.map(({ length }) => length)));
   } catch (error) {
     cancel();
     release();
@@ -62,8 +79,8 @@ export async function openJob(context: Context, request: Request, { id, n, maxTo
   }
 
   const submittedAt = now();
-  const steps = new Queue<Step>();
-  let numRunning = generations.length, cachedTokens = 0;
+  const steps = new Queue<Step & { readonly madeAt: number }>();
+  let numRunning = generations.length, cachedTokens = 0, newest = submittedAt;
   const follow = async (generation: Generation, prompt: number): Promise<void> => {
     const promptTokens = prompts[prompt]!.length;
     const observer = metrics.observe({ arrivedAt, submittedAt, promptTokens, maxTokens, n });
@@ -76,10 +93,12 @@ export async function openJob(context: Context, request: Request, { id, n, maxTo
     };
     try {
       for await (const delta of generation) {
-        observer.delta(delta);
+        newest = now();
+        observer.delta(delta, newest);
         // What the later choices of a prompt find in the cache is what the first has computed.
         if (delta.index === 0) cachedTokens += delta.cachedTokens ?? 0;
-        steps.push({ prompt, index: prompt * n + delta.index, delta });
+        if (delta.tokens.length > 0) answered(prompt * n);
+        steps.push({ prompt, index: prompt * n + delta.index, delta, madeAt: newest });
         if (delta.finishReason) end(delta.index, delta.finishReason);
       }
       for (const { index, finishReason } of (await generation).choices) end(index, finishReason);
@@ -95,5 +114,11 @@ export async function openJob(context: Context, request: Request, { id, n, maxTo
     }
   };
   generations.forEach((generation, prompt) => void follow(generation, prompt));
-  return { prompts, get cachedTokens() { return cachedTokens; }, steps, cancel, results: () => Promise.all(generations) };
+  const inTime = async function* (): AsyncGenerator<Step, void, void> {
+    for await (const step of steps) {
+      if (newest - step.madeAt > stallSeconds) throw new HttpError(499, `the client is more than ${stallSeconds} s behind what was made for it, and is cut off`);
+      yield step;
+    }
+  };
+  return { prompts, get cachedTokens() { return cachedTokens; }, steps: inTime(), cancel, results: () => Promise.all(generations) };
 }

@@ -5,8 +5,10 @@
  * deltas come out of the engine. It knows no route.
  */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { EngineInfo, FinishReason, Stats } from "../engine/messages.ts";
+import type { FinishReason, Stats } from "../engine/messages.ts";
 import type { GenerationDelta } from "../llm/generation.ts";
+import type { LLM } from "../llm.ts";
+import type { Gate } from "./gate.ts";
 
 const firstTokenSeconds = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560];
 /** vLLM's, with finer ones below its floor of 10 ms. */
@@ -43,7 +45,8 @@ export interface Measured {
 
 /** Follows the choices of one generation to their ends. */
 export interface Observer {
-  delta(delta: GenerationDelta): void;
+  /** `at`: now. */
+  delta(delta: GenerationDelta, at: number): void;
   end(choice: number, finish: FinishReason): Measured;
 }
 
@@ -55,19 +58,20 @@ export interface Metrics {
   answered(handler: string, method: string, status: number): void;
 }
 
-/** The metrics of one engine under `modelName`. `now` gives seconds. */
-export function createMetrics(modelName: string, info: EngineInfo, stats: () => Stats, now: () => number): Metrics {
+/** The metrics of what `llm` runs under `modelName`, and of the gate before it. `now` gives seconds. */
+export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () => number): Metrics {
+  const { info } = llm;
   const registry = new Registry();
   const registers = [registry];
   const labels = { model_name: modelName, engine: "0" };
   const labelNames = Object.keys(labels);
 
-  const gauge = (name: string, help: string, read: (stats: Stats) => number, more: Readonly<Record<string, string>> = {}) => new Gauge({
-    name: `vllm:${name}`, help, labelNames: [...labelNames, ...Object.keys(more)], registers, collect() { this.set({ ...labels, ...more }, read(stats())); },
+  const gauge = (name: string, help: string, read: (stats: Stats) => number, more: Readonly<Record<string, string>> = {}, whose = "vllm") => new Gauge({
+    name: `${whose}:${name}`, help, labelNames: [...labelNames, ...Object.keys(more)], registers, collect() { this.set({ ...labels, ...more }, read(llm.stats)); },
   });
   const counter = (name: string, help: string, read: (stats: Stats) => number, whose = "vllm") => new Counter({
     name: `${whose}:${name}`, help, labelNames, registers,
-    collect() { this.reset(); this.inc(labels, read(stats())); },
+    collect() { this.reset(); this.inc(labels, read(llm.stats)); },
   });
   const histogram = (name: string, help: string, buckets: number[]) => {
     const all = new Histogram({ name: `vllm:${name}`, help, labelNames, buckets, registers });
@@ -99,7 +103,7 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
       name: "vllm:spec_decode_num_accepted_tokens_per_pos_total", help: "Draft tokens that were right, by their position in the draft.", labelNames: [...labelNames, "position"], registers: [],
       collect() {
         this.reset();
-        const { acceptedPerPosition } = stats();
+        const { acceptedPerPosition } = llm.stats;
         for (let position = 0; position < numSpeculativeTokens; position++) this.inc({ ...labels, position: String(position) }, acceptedPerPosition[position] ?? 0);
       },
     }));
@@ -111,11 +115,27 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
   own("hidden_host_seconds_total", "Of these, seconds in which a step was under way.", ({ hiddenSeconds }) => hiddenSeconds);
   if (info.speculation) own("draft_seconds_total", "How long it took to think of draft tokens.", ({ draftSeconds }) => draftSeconds);
   own("wait_seconds_total", "How long the host waited for steps to end.", ({ waitSeconds }) => waitSeconds);
+  own("engine_restarts_total", "Engines that took the place of one that had died.", () => llm.restarts);
+  gauge("num_requests_in_flight", "Requests let in and not answered to the end.", () => gate.inFlight, {}, "tessera");
+  gauge("num_queued_tokens", "Tokens of prompts that have no token of an answer yet.", () => gate.queuedTokens, {}, "tessera");
+  const refused = new Counter({
+    name: "tessera:requests_refused_total", help: "Requests refused before anything was done for them, by reason.", labelNames: [...labelNames, "reason"], registers,
+  });
+  const countRefused = (): void => {
+    refused.reset();
+    for (const [reason, count] of gate.refused) refused.inc({ ...labels, reason }, count);
+  };
 
   const config = { block_size: String(info.pageSize), num_gpu_blocks: String(info.numPages), cache_dtype: info.kvCacheDtype, enable_prefix_caching: info.enablePrefixCaching ? "True" : "False" };
   new Gauge({ name: "vllm:cache_config_info", help: "How the KV cache is set up.", labelNames: [...labelNames, ...Object.keys(config)], registers })
     .set({ ...labels, ...config }, 1);
 
+  const bySource = new Counter({
+    name: "vllm:prompt_tokens_by_source_total", help: "Prompt tokens of requests that got a first token: computed, or found in the prefix cache.", labelNames: [...labelNames, "source"], registers,
+  });
+  const cached = new Counter({ name: "vllm:prompt_tokens_cached_total", help: "Of these, the ones found in the prefix cache.", labelNames, registers });
+  for (const source of ["local_compute", "local_cache_hit"]) bySource.inc({ ...labels, source }, 0);
+  cached.inc(labels, 0);
   const success = new Counter({
     name: "vllm:request_success_total", help: "Requests finished, by reason.", labelNames: [...labelNames, "finished_reason"], registers,
   });
@@ -140,21 +160,28 @@ export function createMetrics(modelName: string, info: EngineInfo, stats: () => 
 
   return {
     contentType: registry.contentType,
-    text: () => registry.metrics(),
+    text() {
+      countRefused();
+      return registry.metrics();
+    },
     answered: (handler, method, status) => answers.inc({ handler, method, status: `${Math.floor(status / 100)}xx` }),
     observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens, n }) {
       const choices = Array.from({ length: n }, () => ({ firstAt: undefined as number | undefined, lastAt: arrivedAt, startedAt: submittedAt, tokens: 0, cachedTokens: 0 }));
       let running = n, completed = 0, longest = 0;
       return {
-        delta(delta) {
+        delta(delta, at) {
           const choice = choices[delta.index]!;
           choice.cachedTokens += delta.cachedTokens ?? 0;
           if (delta.tokens.length === 0) return;
-          const at = now();
           if (choice.firstAt === undefined) {
             choice.firstAt = at;
             choice.startedAt += delta.queueSeconds ?? 0;
             firstToken(at - arrivedAt);
+            if (delta.index === 0) {
+              cached.inc(labels, choice.cachedTokens);
+              bySource.inc({ ...labels, source: "local_cache_hit" }, choice.cachedTokens);
+              bySource.inc({ ...labels, source: "local_compute" }, numPromptTokens - choice.cachedTokens);
+            }
           } else {
             betweenTokens(at - choice.lastAt);
             betweenTokensOld(at - choice.lastAt);

@@ -1,7 +1,7 @@
 /**
  * The app on a port: the only file that knows node:http. Listens (before there is a model, where wanted: requests are then answered
- * 503), bounds how long a client may take to send its request, and stops in order: no new connections, what runs may finish until
- * the deadline, then it is ended.
+ * 503), bounds what a client may send before anybody has read it and how long it may take to send or to read (limits.ts), and stops in order: no new
+ * connections, what runs may finish until the deadline, then it is ended.
  */
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -63,15 +63,18 @@ const loading: App = async () => errorResponse(new HttpError(503, "the model is 
 
 /** Takes an address. Throws UsageError when it cannot be had. */
 export async function bind({ host = "127.0.0.1", port = 8000 }: Address = {}): Promise<Bound> {
-  let app = loading;
+  let app = loading, stallMs = 1000 * limits.stallSeconds;
   let numRunning = 0;
   const listener = getRequestListener((request) => app(request), { overrideGlobalObjects: false });
-  const patience = { headersTimeout: limits.headersMs, requestTimeout: limits.requestMs, connectionsCheckingInterval: 5_000 };
-  const server = createServer(patience, (incoming, outgoing) => {
+  const bounds = { maxHeaderSize: limits.headerBytes, headersTimeout: limits.headersMs, requestTimeout: limits.requestMs, keepAliveTimeout: limits.idleMs, connectionsCheckingInterval: limits.lookMs };
+  const server = createServer(bounds, (incoming, outgoing) => {
     numRunning++;
     outgoing.once("close", () => numRunning--);
+    // An answer that is made whole waits in the socket for whoever does not read it. A stream in the making is sse.ts's.
+    outgoing.once("prefinish", () => outgoing.setTimeout(stallMs, () => outgoing.destroy()));
     void listener(incoming, outgoing);
   });
+  server.maxConnections = limits.connections;
   await listen(server, host, port);
   const address = server.address() as AddressInfo;
   const shown = address.family === "IPv6" ? `[${address.address}]` : address.address;
@@ -81,6 +84,8 @@ export async function bind({ host = "127.0.0.1", port = 8000 }: Address = {}): P
     serve(llm, options = {}) {
       const draining = new AbortController();
       const shutdown = new AbortController();
+      const { stallSeconds = limits.stallSeconds } = options;
+      stallMs = 1000 * stallSeconds;
       app = createApp(llm, { ...options, draining: draining.signal, shutdown: shutdown.signal });
       return {
         ...place,

@@ -5,7 +5,7 @@
  * supported are refused by name; fields nobody knows are ignored, as vLLM does.
  */
 import { BadRequest } from "../core/errors.ts";
-import { fieldsOf, isObject, mustBe, own, show, snakeCase, tokenIds, type Raw, type Spelling } from "../llm/fields.ts";
+import { contentMustBe, fieldsOf, isObject, mustBe, own, show, snakeCase, tokenIds, type Raw, type Spelling } from "../llm/fields.ts";
 import { limits as paramLimits, type CheckedParams } from "../llm/params.ts";
 import type { LLM, Prompt, TemplateOptions } from "../llm.ts";
 import type { ChatMessage } from "../tokenizer/text.ts";
@@ -124,8 +124,8 @@ export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
   const promptLogprobs = own(body, "prompt_logprobs") ?? (echo ? logprobs : undefined);
   const common = parseCommon(body, llm, { logprobs, prompt_logprobs: promptLogprobs, ...(onlyPrompt && { max_tokens: 1 }) }), prompts = parsePrompts(own(body, "prompt"), llm.info.vocabSize);
   const { n } = common.params;
-  if (n * prompts.length > limits.requestsInFlight) {
-    throw mustBe("n", n, `at most ${Math.floor(limits.requestsInFlight / prompts.length)} with ${prompts.length} prompts, as this server runs at most ${limits.requestsInFlight} generations at once`);
+  if (n * prompts.length > limits.choices) {
+    throw mustBe("n", n, `at most ${Math.floor(limits.choices / prompts.length)} with ${prompts.length} prompts, as one request has at most ${limits.choices} choices`);
   }
   return { ...common, prompts, logprobs, echo, onlyPrompt };
 }
@@ -134,14 +134,14 @@ export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
 function parsePrompts(prompt: unknown, vocabSize: number): readonly Prompt[] {
   if (typeof prompt === "string") return [prompt];
   const expected = "a string, a list of strings, a list of token ids, or a list of lists of token ids";
-  if (!Array.isArray(prompt)) throw mustBe("prompt", prompt, expected);
+  if (!Array.isArray(prompt)) throw contentMustBe("prompt", prompt, expected);
   if (prompt.length === 0) throw new BadRequest("prompt", "prompt is an empty list; give at least one token or text");
   if (typeof prompt[0] === "number") return [tokenIds("prompt", prompt, vocabSize, Infinity)];
   if (prompt.length > limits.prompts) throw mustBe("prompt", prompt, `a list of at most ${limits.prompts} prompts`);
   return prompt.map((item: unknown, i) => {
     const path = `prompt[${i}]`;
     if (typeof item === "string") return item;
-    if (!Array.isArray(item)) throw mustBe("prompt", item, "a string or a list of token ids", path);
+    if (!Array.isArray(item)) throw contentMustBe("prompt", item, "a string or a list of token ids", path);
     return tokenIds("prompt", item, vocabSize, Infinity, path);
   });
 }
@@ -184,13 +184,13 @@ const roles = ["system", "developer", "user", "assistant"] as const;
 /** The messages of a chat. Throws BadRequest. */
 export function parseMessages(body: Raw): readonly ChatMessage[] {
   const messages = own(body, "messages");
-  if (!Array.isArray(messages)) throw mustBe("messages", messages, "a list of messages");
+  if (!Array.isArray(messages)) throw contentMustBe("messages", messages, "a list of messages");
   if (messages.length === 0 || messages.length > limits.messages) {
     throw mustBe("messages", messages, `a list of 1 to ${limits.messages} messages`);
   }
   return messages.map((message: unknown, i) => {
     const path = `messages[${i}]`;
-    if (!isObject(message)) throw mustBe(path, message, "an object with role and content");
+    if (!isObject(message)) throw contentMustBe(path, message, "an object with role and content");
     const role = roles.find((name) => name === own(message, "role"));
     if (!role) throw mustBe(`${path}.role`, own(message, "role"), `one of ${roles.join(", ")}`);
     for (const field of ["tool_calls", "function_call"]) {
@@ -205,13 +205,13 @@ export function parseMessages(body: Raw): readonly ChatMessage[] {
 /** A string, or text parts, which are joined by line ends as vLLM does. */
 function parseContent(content: unknown, path: string): string {
   if (typeof content === "string") return content;
-  if (!Array.isArray(content)) throw mustBe(path, content, "a string or a list of text parts");
+  if (!Array.isArray(content)) throw contentMustBe(path, content, "a string or a list of text parts");
   return content.map((part: unknown, i) => {
     if (typeof part === "string") return part;
-    if (!isObject(part)) throw mustBe(`${path}[${i}]`, part, "a text part");
+    if (!isObject(part)) throw contentMustBe(`${path}[${i}]`, part, "a text part");
     if (own(part, "type") !== "text") throw mustBe(`${path}[${i}].type`, own(part, "type"), '"text", as this model reads text only');
     const text = own(part, "text");
-    if (typeof text !== "string") throw mustBe(`${path}[${i}].text`, text, "a string");
+    if (typeof text !== "string") throw contentMustBe(`${path}[${i}].text`, text, "a string");
     return text;
   }).join("\n");
 }

@@ -2,7 +2,7 @@
  * Server-sent events: objects in, a streamed Response out. Writes the frames itself, into a ReadableStream that is pulled.
  *
  * Nothing is written that the client has no room for: at most `limits.streamBytes` wait here. A client that leaves, or that reads
- * nothing for `stallSeconds`, ends the source. It does not know what is in a frame.
+ * nothing for `stallSeconds`, ends the source; one that reads slowly does so once it is as far behind (job.ts). It does not know what is in a frame.
  */
 import { errorBody, toHttpError } from "./errors.ts";
 import { limits } from "./limits.ts";

@@ -4,8 +4,8 @@
  * The work is done in the text worker, under the rules of completions: what stands in a prompt never becomes a special token.
  */
 import { BadRequest } from "../core/errors.ts";
-import { fieldsOf, mustBe, own, snakeCase, tokenIds, type Raw } from "../llm/fields.ts";
-import { admit, type Context } from "./context.ts";
+import { contentMustBe, fieldsOf, own, snakeCase, tokenIds, type Raw } from "../llm/fields.ts";
+import type { Context } from "./context.ts";
 import { limits } from "./limits.ts";
 import { checkModel, parseMessages, parseTemplate, refuseUnsupported } from "./schema.ts";
 
@@ -36,7 +36,7 @@ function parseEncode({ llm }: Context, body: Raw): () => Promise<Int32Array> {
     const messages = parseMessages(body), template = parseTemplate(body);
     return () => llm.encodeChat(messages, template);
   }
-  if (typeof prompt !== "string") throw mustBe("prompt", prompt, "a string, or absent where there are messages");
+  if (typeof prompt !== "string") throw contentMustBe("prompt", prompt, "a string, or absent where there are messages");
   const addSpecialTokens = fieldsOf(body, snakeCase).boolean("addSpecialTokens") ?? true;
   return () => llm.encodePrompt(prompt, { addSpecialTokens, allowSpecial: false }, "prompt");
 }
@@ -50,7 +50,7 @@ export async function detokenize(context: Context, request: Request, body: Raw):
 }
 
 async function inFlight<T>(context: Context, request: Request, work: () => Promise<T>): Promise<T> {
-  const { release } = admit(context, request, 1);
+  const { release } = context.gate.admit(request, [0]);
   try {
     return await work();
   } finally {

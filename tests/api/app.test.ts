@@ -361,7 +361,7 @@ test("a client that stops reading is cut off, and what waits for it stays small"
   const response = await complete(app, { stream: true, max_tokens: 900_000 });
   const reader = response.body!.getReader();
   await reader.read();
-  await sleep(300);
+  for (let i = 0; i < 300 && engine.stats.numRunning > 0; i++) await sleep(10);
   assert.equal(engine.stats.numRunning, 0);
   await assert.rejects(async () => {
     for (;;) if ((await reader.read()).done) return;
@@ -384,11 +384,11 @@ test("shutting down ends what runs with an error and refuses what is new", async
 
 test("more requests in flight than the limit are refused at once with Retry-After", async () => {
   const { llm, engine } = fakeLLM({ stepMs: 5 });
-  const app = createApp(llm);
-  const many = await complete(app, { prompt: Array(1024).fill("x"), stream: true });
+  const app = createApp(llm, { maxNumQueuedReqs: 10 });
+  const many = await complete(app, { prompt: Array(74).fill("x"), stream: true });
   const response = await complete(app, {});
-  assert.equal(response.headers.get("retry-after"), "1");
-  await refused(response, 429, null);
+  assert.match(response.headers.get("retry-after")!, /^\d+$/);
+  await refused(response, 429, null, /^74 requests are in flight; 64 run at once and 10 may wait \(--max-num-queued-reqs\)/);
   await many.body!.cancel();
   await sleep(50);
   assert.equal(engine.stats.numRunning, 0);
@@ -423,6 +423,9 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.equal(value("request_prefill_kv_computed_tokens_sum"), 6, "nothing was cached");
   assert.equal(value("request_max_num_generation_tokens_sum"), 6);
   for (const part of ["queue", "prefill", "decode", "inference"]) assert.equal(value(`request_${part}_time_seconds_count`), 2, part);
+  assert.match(text, /^tessera:num_requests_in_flight\{.*\} 0$/m);
+  assert.match(text, /^tessera:num_queued_tokens\{.*\} 0$/m);
+  assert.match(text, /^tessera:requests_refused_total\{.*reason="tokens"\} 0$/m);
   assert.match(text, /^tessera:steps_ahead_total\{model_name="fake",engine="0"\} 0$/m);
   assert.match(text, /^http_requests_total\{handler="\/v1\/completions",method="POST",status="2xx"\} 2$/m);
 });
@@ -443,6 +446,9 @@ test("the parts of a request's time add up: queue, prefill, decode", async () =>
   assert.equal(sum("inter_token_latency_seconds"), 3);
   assert.equal(sum("request_time_per_output_token_seconds"), 1);
   assert.equal(sum("request_prefill_kv_computed_tokens"), 1, "of three prompt tokens two were cached");
+  assert.match(text, /^vllm:prompt_tokens_by_source_total\{.*source="local_cache_hit"\} 2$/m);
+  assert.match(text, /^vllm:prompt_tokens_by_source_total\{.*source="local_compute"\} 1$/m);
+  assert.match(text, /^vllm:prompt_tokens_cached_total\{.*\} 2$/m);
 });
 
 test("metrics cannot be filled with paths and methods that a client makes up", async () => {

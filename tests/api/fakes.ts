@@ -37,6 +37,8 @@ export class FakeEngine implements EngineClient {
   readonly seen: { readonly prompt: readonly number[]; readonly params: SamplingParams; readonly salt: string; readonly standing: Standing }[] = [];
   readonly inProcess = false;
   alive = true;
+  restarting = false;
+  restarts = 0;
   #running = 0;
   #promptTokens = 0;
   #generationTokens = 0;

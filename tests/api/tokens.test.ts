@@ -67,14 +67,14 @@ test("what is wrong with a token request is refused by field", async () => {
 test("/load counts what is in flight, and /ready says no when a request would be refused", async () => {
   const { llm, engine } = fakeLLM({ stepMs: 5 });
   const draining = new AbortController();
-  const app = createApp(llm, { draining: draining.signal });
+  const app = createApp(llm, { draining: draining.signal, maxNumQueuedReqs: 0 });
   const load = async () => (await (await get(app, "/load")).json() as { server_load: number }).server_load;
   assert.equal(await load(), 0);
   assert.equal((await get(app, "/ready")).status, 200);
   const three = await post(app, "/v1/completions", { prompt: ["a", "b", "c"], stream: true });
   assert.equal(await load(), 3);
-  const rest = await post(app, "/v1/completions", { prompt: Array(limits.requestsInFlight - 3).fill("x"), stream: true });
-  await refused(get(app, "/ready"), 503, null, /1024 requests are in flight/);
+  const rest = await post(app, "/v1/completions", { prompt: Array(61).fill("x"), stream: true });
+  await refused(get(app, "/ready"), 503, null, /64 requests are in flight/);
   await refused(post(app, "/tokenize", { prompt: "a" }), 429, null, /in flight/);
   await refused(post(app, "/v1/completions", { prompt: "a" }), 429, null, /in flight/);
   await rest.body!.cancel();

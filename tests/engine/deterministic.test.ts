@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { Command } from "commander";
 import { addEngineFlags, loadOptions } from "../../src/cli/options.ts";
 import { UsageError } from "../../src/core/errors.ts";
-import { machineOf } from "../../src/engine/client.ts";
+import { machineOf } from "../../src/engine/start.ts";
 import { type EngineOptions, openMachine } from "../../src/engine/open.ts";
 import { LLM } from "../../src/index.ts";
 import { fixture } from "./tiny-model.ts";

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import test from "node:test";
 import { spawn, spawnProcess } from "#thread";
 import { UsageError } from "../../src/core/errors.ts";
-import { connect, startEngine } from "../../src/engine/client.ts";
+import { startEngine } from "../../src/engine/start.ts";
 import type { Delta } from "../../src/engine/messages.ts";
 import { defaultSampling } from "../../src/sampling/params.ts";
 import { device, fixture } from "./tiny-model.ts";
@@ -23,7 +23,7 @@ const places = { thread: spawn, process: spawnProcess } as const;
 
 for (const [place, begin] of Object.entries(places)) test(`an engine in a ${place} loads a model with progress, answers, drops whom it should, and closes`, async () => {
   const progress: number[] = [];
-  const engine = await startEngine({ model: folder, device, maxModelLen: 64, maxNumSeqs: 4 }, (_, done, total) => progress.push(done / total), begin(worker, { device }));
+  const engine = await startEngine({ model: folder, device, maxModelLen: 64, maxNumSeqs: 4 }, { onProgress: (_, done, total) => progress.push(done / total), begin: () => begin(worker, { device }) });
   assert.ok(progress.length > 3 && progress.every((p, i) => i === 0 || p >= progress[i - 1]!) && progress.at(-1) === 1, String(progress));
   assert.deepEqual([engine.info.architecture, engine.info.maxModelLen, engine.info.numPages, engine.alive], ["LlamaForCausalLM", 64, 16, true]);
   const [a, b] = await Promise.all([1, 1].map(() => collect(engine.generate(Int32Array.of(1, 5, 9), params))));
@@ -50,31 +50,17 @@ test("what is wrong with the model is told before it starts, as the caller's to 
   await assert.rejects(startEngine({ model: "/nowhere/at/all", device: "cpu" }), (error) => error instanceof UsageError && /\/nowhere\/at\/all is not a folder/.test(error.message));
   await assert.rejects(startEngine({ model: folder, device: "reference", maxModelLen: 4096 }), (error) => error instanceof UsageError && /the model has 2048 positions/.test(error.message));
   await assert.rejects(startEngine({ model: folder, device: "abacus" as "cpu" }), (error) => error instanceof UsageError && /device "abacus" is unknown; use one of cpu, cuda, reference/.test(error.message));
-  const inProcess = (options: { readonly model: string; readonly maxModelLen?: number }) => startEngine({ device: "reference", ...options }, undefined, spawnProcess(worker, { device: "reference" }));
+  const inProcess = (options: { readonly model: string; readonly maxModelLen?: number }) => startEngine({ device: "reference", ...options }, { begin: () => spawnProcess(worker, { device: "reference" }) });
   await assert.rejects(inProcess({ model: "/nowhere/at/all" }), (error) => error instanceof UsageError && /\/nowhere\/at\/all is not a folder/.test(error.message));
   await assert.rejects(inProcess({ model: folder, maxModelLen: 4096 }), (error) => error instanceof UsageError && /the model has 2048 positions/.test(error.message));
-});
-
-const deaths = { exit: /the engine died: exit code 7/, throw: /the engine died: lightning/, kill: /the engine died: ended by SIGKILL/ } as const;
-for (const [place, begin] of Object.entries(places)) test(`when the engine's ${place} dies every stream rejects, and later ones too`, async () => {
-  for (const [how, reason] of Object.entries(deaths)) {
-    if (how === "kill" && place === "thread") continue; // nothing ends a thread and not its process
-    const engine = await connect(begin(new URL("./dying-engine.ts", import.meta.url), how));
-    assert.ok(engine.alive);
-    const failures = await Promise.allSettled([0, 1].map(() => collect(engine.generate(Int32Array.of(1), params))));
-    for (const f of failures) assert.match(String((f as PromiseRejectedResult).reason), reason);
-    assert.equal(engine.alive, false);
-    await assert.rejects(collect(engine.generate(Int32Array.of(1), params)), reason);
-    await engine.close();
-  }
 });
 
 /** What a script prints, and how it ends. `place`: where its engine runs. */
 const script = (place: keyof typeof places, maxTokens: number) => `
   const { spawn, spawnProcess } = await import("#thread");
-  const { startEngine } = await import(${JSON.stringify(new URL("../../src/engine/client.ts", import.meta.url).href)});
+  const { startEngine } = await import(${JSON.stringify(new URL("../../src/engine/start.ts", import.meta.url).href)});
   const thread = ${places[place].name}(new URL(${JSON.stringify(worker.href)}), { device: "reference" });
-  const engine = await startEngine({ model: ${JSON.stringify(folder)}, device: "reference", maxModelLen: 64, maxNumSeqs: 1 }, undefined, thread);
+  const engine = await startEngine({ model: ${JSON.stringify(folder)}, device: "reference", maxModelLen: 64, maxNumSeqs: 1 }, { thread });
   const params = ${JSON.stringify({ ...params, maxTokens })};
   let n = 0;
   if (params.maxTokens > 0) for await (const delta of engine.generate(Int32Array.of(1, 2), params)) n += delta.tokens.length;

@@ -93,6 +93,7 @@ class WasmBackend implements Backend {
   readonly name = "wasm";
   readonly caps = capsOf("cpu");
   readonly description: string;
+  readonly pulse: readonly Int32Array[];
   readonly ops: Ops;
   readonly #heap: Heap;
   readonly #pool: Pool;
@@ -124,6 +125,8 @@ class WasmBackend implements Backend {
     this.#pool = pool;
     this.#clock = clock;
     this.#immediate = heap.alloc(recordBytes + 4 * immediateWords);
+    // Not how many sleep at the barrier: that changes while a kernel does not end.
+    this.pulse = [control.generation, control.claim].map((address) => new Int32Array(heap.memory.buffer, address, 1));
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
     this.ops = {
       ...recordOps((kernel, words, banks, dtype) => this.#emit((dtype ? this.#kernelsOf(dtype) : this.#kernels!).slot(kernel, banks), words)),
