@@ -11,7 +11,7 @@
  * Knows no chat, no threads and no files.
  */
 import { Tokenizer as Library } from "@huggingface/tokenizers";
-import { UsageError, invariant } from "../core/errors.ts";
+import { UsageError, invariant, quoted } from "../core/errors.ts";
 import type { AddedToken, Section } from "./added-tokens.ts";
 import { Matcher } from "./added-tokens.ts";
 import type { BpeConfig } from "./bpe.ts";
@@ -164,7 +164,7 @@ const damaged = (what: string): UsageError => new UsageError(`tokenizer.json: ${
 function addedToken(row: Json): AddedToken {
   const id = field(row, "id"), content = text(row, "content"), special = field(row, "special") === true;
   if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || content === undefined) {
-    throw damaged(`added_tokens has a row without id or content (${JSON.stringify(row)})`);
+    throw damaged(`added_tokens has a row without id or content (${quoted(row)})`);
   }
   const flag = (name: string): boolean => field(row, name) === true;
   const normalized = (field(row, "normalized") ?? !special) === true;
