@@ -97,15 +97,17 @@ export function watchAllocations(): void {
       assert.ok(allocated < 2 ** 30, `${allocated} bytes were asked for`);
       return from.call(originals["Array"], source, ...more);
     }) as typeof Array.from;
-    ArrayBuffer.prototype.slice = function (this: ArrayBuffer, begin = 0, end = this.byteLength) {
-      allocated += end - begin;
-      return slice.call(this, begin, end);
-    };
+    Object.assign(ArrayBuffer.prototype, {
+      slice(this: ArrayBuffer, begin = 0, end = this.byteLength) {
+        allocated += end - begin;
+        return slice.call(this, begin, end);
+      },
+    });
   });
   after(() => {
     Object.assign(globals, originals);
     Array.from = from;
-    ArrayBuffer.prototype.slice = slice;
+    Object.assign(ArrayBuffer.prototype, { slice });
   });
 }
 

@@ -69,7 +69,7 @@ function changed(node: Node, root: Node, random: Random): [Node, string] {
     return [other, `is ${textOf(other).slice(0, 40)}, from elsewhere`];
   }
   if (node.kind === "raw") {
-    const value = /^"[^"\\\u0000-\u001f]*"$/.test(node.text) ? node.text.slice(1, -1) : Number(node.text);
+    const value = /^"[^"\\]*"$/.test(node.text) ? node.text.slice(1, -1) : Number(node.text);
     const next = typeof value === "string" ? JSON.stringify(changeText(value, random)) : Number.isNaN(value) ? pick(random, edges) : String(pick(random, numbers)(value));
     return [raw(next), `is ${next.slice(0, 40)}`];
   }
