@@ -7,15 +7,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { UsageError } from "../../src/core/errors.ts";
+import { generationDefaults } from "../../src/llm/generation-defaults.ts";
 import { readConfig } from "../../src/model/config.ts";
 import { readGgufConfig } from "../../src/model/gguf-config.ts";
 import { families } from "../../src/model/registry.ts";
+import { loadChatTemplate } from "../../src/tokenizer/chat-template.ts";
+import { ggufTextFiles } from "../../src/tokenizer/gguf.ts";
+import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { blockFormats, type BlockType } from "../../src/weights/block-formats.ts";
 import type { OpenFile } from "../../src/weights/files.ts";
 import { type GgufHeader, readGguf } from "../../src/weights/gguf.ts";
 import { convertToGguf } from "../gguf-model.ts";
+import { casesWith } from "../fixtures/tokenizers/gguf-cases.ts";
+import { ggufEntries, ggufMetadata } from "../fixtures/tokenizers/gguf-metadata.ts";
 import { type Field, ggufFields, type GgufContents, joinFields, u32, u64 } from "../gguf-writer.ts";
 import { fixture } from "../models/checkpoints.ts";
+import { checkTokenizer } from "./tokenizer-rules.ts";
 import { below, fuzz, pick, type Random, takeAllocated, watchAllocations } from "./fuzz.ts";
 
 watchAllocations();
@@ -81,6 +88,27 @@ const mutations: Readonly<Record<string, Mutation>> = {
   "bytes appended": (fields, random) => void fields.push({ name: "appended", kind: "data", bytes: new Uint8Array(below(random, 200)).fill(below(random, 256)) }),
 };
 
+const names = Object.keys(mutations);
+
+/** The file of fields of which one to three are changed. The lengths of changed texts agree with them in one half, so that what is behind them is reached. */
+function hostile(good: readonly Field[], random: Random, did: (what: string) => void): OpenFile {
+  const fields = [...good];
+  for (let left = 1 + below(random, 3); left > 0 && fields.length > 0; left--) {
+    const name = pick(random, names);
+    mutations[name]!(fields, random);
+    did(name);
+  }
+  if (random() < 0.5) {
+    fields.forEach((field, i) => {
+      const text = fields[i + 1];
+      if (field.name === `length of ${text?.name}`) fields[i] = { ...field, bytes: u64(text!.bytes.length) };
+    });
+    did("lengths agree");
+  }
+  const all = joinFields(fields);
+  return { path: "hostile.gguf", bytes: all.length, read: (into, position) => into.set(all.subarray(position, position + into.length)), close() {} };
+}
+
 /** What was read must be true of a file of `size` bytes. */
 function checkHeader({ tensors, metadata }: GgufHeader, size: number): void {
   let end = 0;
@@ -95,23 +123,17 @@ function checkHeader({ tensors, metadata }: GgufHeader, size: number): void {
 
 test("files with one to three fields changed are read truly or refused, with no more memory than they are worth", async (t) => {
   const good = seeds();
-  const names = Object.keys(mutations);
   const used = new Map(names.map((name) => [name, 0]));
   await fuzz(t, { inputs: [12_000, 2_000_000], floors: { "config read": 0.02, read: 0.04, refused: 0.5 } }, ({ random, did }) => {
-    const fields = [...pick(random, good)];
-    for (let left = 1 + below(random, 3); left > 0 && fields.length > 0; left--) {
-      const name = pick(random, names);
-      mutations[name]!(fields, random);
-      used.set(name, used.get(name)! + 1);
+    const file = hostile(pick(random, good), random, (name) => {
+      if (used.has(name)) used.set(name, used.get(name)! + 1);
       did(name);
-    }
-    const all = joinFields(fields);
-    const file: OpenFile = { path: "hostile.gguf", bytes: all.length, read: (into, position) => into.set(all.subarray(position, position + into.length)), close() {} };
+    });
     takeAllocated();
     let outcome = "refused";
     try {
       const header = readGguf(file);
-      checkHeader(header, all.length);
+      checkHeader(header, file.bytes);
       assert.deepEqual(readGguf(file, () => true).tensors, header.tensors, "without its texts a file is the same");
       outcome = "read";
       readConfig({ config: readGgufConfig({ path: file.path, ...header }).json, weightDType: "f32" }, families);
@@ -121,10 +143,30 @@ test("files with one to three fields changed are read truly or refused, with no 
       assert.ok(error instanceof UsageError && (outcome === "refused" ? /^hostile\.gguf .* at byte \d+, / : /^(hostile\.gguf|config\.json|eos_token_id)/).test(error.message), `after ${outcome}: ${String((error as Error).stack)}`);
     }
     const bytes = takeAllocated();
-    assert.ok(bytes <= 12 * all.length + 4096, `${bytes} bytes for a file of ${all.length}`);
+    assert.ok(bytes <= 12 * file.bytes + 4096, `${bytes} bytes for a file of ${file.bytes}`);
     return outcome;
   });
   for (const [name, times] of used) assert.ok(times > 80, `${name}: only ${times} times`);
+});
+
+test("tokenizers in files with one to three fields changed are tokenizers, or refused", (t) => {
+  const good = casesWith(undefined).filter(({ name, rulesOf }) => name !== "Mistral 7B v0.3" && rulesOf === undefined).map(({ tokenizer, pre, addSpacePrefix }) => ggufFields({
+    metadata: { ...ggufEntries(ggufMetadata(tokenizer, pre, addSpacePrefix)), "general.sampling.temp": ["f32", 0.5], "tokenizer.chat_template": ["string", "{% for m in messages %}{{ m.content }}{% endfor %}"] }, tensors: [],
+  }));
+  return fuzz(t, { inputs: [500, 200_000], floors: { loaded: 0.2, refused: 0.2 } }, ({ random, did }) => {
+    const file = hostile(pick(random, good), random, did);
+    try {
+      const texts = ggufTextFiles(readGguf(file).metadata, file.path);
+      const tokenizer = loadTokenizer(texts);
+      loadChatTemplate(texts, tokenizer.specialTokens);
+      generationDefaults(texts["generation_config.json"]);
+      checkTokenizer(tokenizer, random);
+      return "loaded";
+    } catch (error) {
+      assert.ok(error instanceof UsageError && /^(hostile\.gguf|tokenizer|generation_config|the (chat template|model's tokenizer))/.test(error.message) && error.message.length < 2000, String((error as Error).stack));
+      return "refused";
+    }
+  });
 });
 
 test("the fuzzer sees a reader that asks for too much memory", () => {
