@@ -3,11 +3,11 @@
  * with a few bytes changed, cut and sliced anywhere. Each gets a 4xx, its answer or a closed connection; never a 5xx, and nothing stays behind.
  */
 import assert from "node:assert/strict";
-import { connect } from "node:net";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { serve, type Serving } from "../../src/server/node.ts";
 import { fakeLLM } from "../api/fakes.ts";
+import { type Bytes, type Exchange, exchange as exchangeWith, type ExchangeOptions } from "./exchange.ts";
 import { assertCleanPrototypes, below, fuzz, pick } from "./fuzz.ts";
 
 const { llm, engine } = fakeLLM();
@@ -18,41 +18,7 @@ after(async () => {
   assertCleanPrototypes();
 });
 
-type Bytes = string | Uint8Array;
-
-/**
- * Sends the parts, and gives all statuses that come back until the server closes its side. The client closes its own after so many milliseconds of
- * silence: to the server it has left, as it does with most clients, so a request that it has read is then not answered.
- */
-function exchange(parts: readonly Bytes[], { slices = false, patienceMs = Infinity } = {}): Promise<{ readonly statuses: readonly number[]; readonly text: string }> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(server.port, "127.0.0.1");
-    const chunks: Buffer[] = [];
-    const timer = setTimeout(() => {
-      socket.destroy();
-      reject(new Error(`no end after 5 s; so far ${Buffer.concat(chunks).toString("latin1").slice(0, 300)}`));
-    }, 5000);
-    socket.on("data", (chunk: Buffer) => {
-      chunks.push(chunk);
-      if (patienceMs < Infinity) socket.end();
-    });
-    socket.on("error", () => {}); // Resets are an answer too, and close follows.
-    socket.on("close", () => {
-      clearTimeout(timer);
-      const text = Buffer.concat(chunks).toString("latin1");
-      resolve({ text, statuses: [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map(([, status]) => Number(status)) });
-    });
-    socket.on("connect", async () => {
-      socket.setNoDelay(true);
-      for (const part of parts) {
-        if (socket.destroyed) return;
-        socket.write(part);
-        if (slices) await sleep(0);
-      }
-      if (patienceMs < Infinity) setTimeout(() => socket.end(), patienceMs);
-    });
-  });
-}
+const exchange = (parts: readonly Bytes[], options: ExchangeOptions = {}): Promise<Exchange> => exchangeWith(server.port, parts, options);
 
 const json = JSON.stringify({ prompt: "hi", max_tokens: 3 });
 const head = (...lines: readonly string[]): string => `POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n${lines.map((line) => `${line}\r\n`).join("")}\r\n`;
