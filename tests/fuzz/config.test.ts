@@ -31,7 +31,7 @@ const sizes: Readonly<Record<string, (config: ModelConfig) => unknown>> = {
 
 test("configs with one to three places changed are read as they stand, or refused by file and field", (t) => {
   const trees = configs.map((config) => treeOf(config));
-  return fuzz(t, { inputs: [8000, 2_000_000], floors: { read: 0.1, refused: 0.3, "no JSON": 0.001 } }, ({ random, did }) => {
+  return fuzz(t, { inputs: [4000, 500_000], floors: { read: 0.1, refused: 0.3, "no JSON": 0.001 } }, ({ random, did }) => {
     const text = mutated(pick(random, trees), random, did);
     let raw: unknown;
     try {
@@ -61,7 +61,7 @@ test("configs with one to three places changed are read as they stand, or refuse
 
 test("generation configs with one to three places changed give end tokens and sampling that requests can have, or are refused by file and field", (t) => {
   const tree = treeOf({ ...generation, temperature: 0.6, top_p: 0.9, top_k: 40, min_p: 0.05, repetition_penalty: 1.1, eos_token_id: [2, 3] });
-  return fuzz(t, { inputs: [4000, 1_000_000], floors: { read: 0.1, refused: 0.1 } }, ({ random, did }) => {
+  return fuzz(t, { inputs: [3000, 500_000], floors: { read: 0.1, refused: 0.1 } }, ({ random, did }) => {
     const text = mutated(tree, random, did);
     try {
       const defaults = generationDefaults(text);

@@ -124,7 +124,7 @@ function checkHeader({ tensors, metadata }: GgufHeader, size: number): void {
 test("files with one to three fields changed are read truly or refused, with no more memory than they are worth", async (t) => {
   const good = seeds();
   const used = new Map(names.map((name) => [name, 0]));
-  await fuzz(t, { inputs: [12_000, 2_000_000], floors: { "config read": 0.02, read: 0.04, refused: 0.5 } }, ({ random, did }) => {
+  await fuzz(t, { inputs: [10_000, 1_000_000], floors: { "config read": 0.02, read: 0.04, refused: 0.5 } }, ({ random, did }) => {
     const file = hostile(pick(random, good), random, (name) => {
       if (used.has(name)) used.set(name, used.get(name)! + 1);
       did(name);
@@ -153,7 +153,7 @@ test("tokenizers in files with one to three fields changed are tokenizers, or re
   const good = casesWith(undefined).filter(({ name, rulesOf }) => name !== "Mistral 7B v0.3" && rulesOf === undefined).map(({ tokenizer, pre, addSpacePrefix }) => ggufFields({
     metadata: { ...ggufEntries(ggufMetadata(tokenizer, pre, addSpacePrefix)), "general.sampling.temp": ["f32", 0.5], "tokenizer.chat_template": ["string", "{% for m in messages %}{{ m.content }}{% endfor %}"] }, tensors: [],
   }));
-  return fuzz(t, { inputs: [500, 200_000], floors: { loaded: 0.2, refused: 0.2 } }, ({ random, did }) => {
+  return fuzz(t, { inputs: [400, 60_000], floors: { loaded: 0.2, refused: 0.2 } }, ({ random, did }) => {
     const file = hostile(pick(random, good), random, did);
     try {
       const texts = ggufTextFiles(readGguf(file).metadata, file.path);
