@@ -35,7 +35,7 @@ export interface EncodeOptions {
 }
 
 export interface Tokenizer {
-  /** int32 [numTokens] */
+  /** int32 [numTokens]. Throws BadRequest (`text`) on characters for which there is no token, not even an unknown one. */
   encode(text: string, options?: EncodeOptions): Int32Array;
   decode(ids: ArrayLike<number>, options?: DecoderOptions): string;
   decoder(options?: DecoderOptions): StreamDecoder;
@@ -75,6 +75,7 @@ function build(json: Json, files: TextFiles): Tokenizer {
   const vocab = lazy(() => vocabOf(modelConfig));
   const added = list(json, "added_tokens").map(addedToken);
   const addedIds = new Map(added.map((token) => [token.content, token.id]));
+  checkAdded(added);
   const idOf = (token: string): number | undefined => addedIds.get(token) ?? vocab().get(token);
   const tokens = tokensOf(modelConfig, vocab);
   for (const token of added) tokens[token.id] = token.content;
@@ -169,6 +170,16 @@ function addedToken(row: Json): AddedToken {
   const flag = (name: string): boolean => field(row, name) === true;
   const normalized = (field(row, "normalized") ?? !special) === true;
   return { id, content, special, normalized, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
+}
+
+/** No two tokens may have one id. A GGUF file's token with a space in it is there in both spellings of that. */
+function checkAdded(added: readonly AddedToken[]): void {
+  const contents = new Map<number, string>();
+  for (const { id, content } of added) {
+    const other = contents.get(id) ?? content;
+    if (other.replaceAll("▁", " ") !== content.replaceAll("▁", " ")) throw damaged(`added_tokens has the id ${id} twice, for ${quoted(other)} and ${quoted(content)}`);
+    contents.set(id, content);
+  }
 }
 
 /** Many times what the largest vocabularies have. */

@@ -8,6 +8,8 @@ export interface ExchangeOptions {
   /** A pause after each part. */
   readonly slices?: boolean;
   readonly patienceMs?: number;
+  /** Longest that the server may take. Default 10 seconds. */
+  readonly limitMs?: number;
 }
 
 export interface Exchange {
@@ -19,14 +21,14 @@ export interface Exchange {
  * Sends the parts, and gives all statuses that come back until the server closes its side. The client closes its own after so many milliseconds of
  * silence: to the server it has left, as it does with most clients, so a request that it has read is then not answered.
  */
-export function exchange(port: number, parts: readonly Bytes[], { slices = false, patienceMs = Infinity }: ExchangeOptions = {}): Promise<Exchange> {
+export function exchange(port: number, parts: readonly Bytes[], { slices = false, patienceMs = Infinity, limitMs = 10_000 }: ExchangeOptions = {}): Promise<Exchange> {
   return new Promise((resolve, reject) => {
     const socket = connect(port, "127.0.0.1");
     const chunks: Buffer[] = [];
     const timer = setTimeout(() => {
       socket.destroy();
-      reject(new Error(`no end after 5 s; so far ${Buffer.concat(chunks).toString("latin1").slice(0, 300)}`));
-    }, 5000);
+      reject(new Error(`no end after ${limitMs} ms; so far ${Buffer.concat(chunks).toString("latin1").slice(0, 300)}`));
+    }, limitMs);
     socket.on("data", (chunk: Buffer) => {
       chunks.push(chunk);
       if (patienceMs < Infinity) socket.end();

@@ -44,7 +44,7 @@ type Attack = (port: number, random: Random) => Promise<readonly number[]>;
 
 const request = (path: string, body: string | Uint8Array): Buffer =>
   Buffer.concat([Buffer.from(`POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n`), Buffer.from(body)]);
-const send = async (port: number, bytes: Buffer, patienceMs = Infinity): Promise<readonly number[]> => (await exchange(port, [bytes], { patienceMs })).statuses;
+const send = async (port: number, bytes: Buffer, patienceMs = Infinity): Promise<readonly number[]> => (await exchange(port, [bytes], { patienceMs, limitMs: 60_000 })).statuses;
 
 const nasty = (random: Random): readonly [string, object] => pick(random, [
   ["/v1/completions", { prompt: "x", max_tokens: 120, ignore_eos: true, logprobs: 20 }],
@@ -124,13 +124,18 @@ const attacks: Readonly<Record<string, Attack>> = {
 };
 
 test(`${numHonest} honest streams stay as they are while ${numHostile} hostile requests hit every route`, async (t) => {
-  await using model = await openTiny(fixture("llama"), limits, 1);
+  const model = await openTiny(fixture("llama"), limits, 1);
   const engine = clientOf(new Engine(model, { limits, eosTokenIds: model.eosTokenIds }), {
     ...limits, architecture: "", backend: "", dtype: "", kvCacheDtype: "", numParameters: 0, vocabSize: model.vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
   }, seconds);
   const errors: string[] = [];
   const log = { ...silent, error: (line: string) => void errors.push(line) };
   const server = await serve(new LLM({ name: "fake", engine, text: fakeText(), seed: 1 }), { port: 0, stallSeconds: 0.3, now: () => 1, newId: () => "id", log });
+  t.after(async () => {
+    await server.close();
+    await engine.close();
+    await model[Symbol.asyncDispose]();
+  });
   const ask = async (i: number): Promise<string> => {
     const [path, body] = honest(i);
     const response = await fetch(`${server.url}${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
@@ -177,8 +182,6 @@ test(`${numHonest} honest streams stay as they are while ${numHostile} hostile r
   }
   const { server_load } = (await (await fetch(`${server.url}/load`)).json()) as { readonly server_load: number };
   const { numPreemptions, numSteps } = engine.stats;
-  await server.close();
-  await engine.close();
   assert.equal(server_load, 0);
   assertCleanPrototypes();
   for (const [kind, count] of counts) assert.ok(count >= Math.floor(numHostile / kinds.length), `${kind}: ${count}`);
