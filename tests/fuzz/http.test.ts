@@ -71,7 +71,8 @@ const sampling: Readonly<Record<string, Ok>> = {
   logit_bias: (x) => isObject(x) && Object.entries(x).every(([id, bias]) => /^\d+$/.test(id) && Number(id) < vocabSize && number(-100, 100)(bias)),
   allowed_token_ids: ids(2 ** 20, 1), bad_words: (x) => texts(1000)(x) && (Array.isArray(x) ? x : [x]).every((word) => (word as string).trim() !== ""),
   cache_salt: (x) => typeof x === "string" && x.length >= 1 && x.length <= 1024,
-  use_beam_search: only(false), suffix: empty, prompt_embeds: () => false, truncate_prompt_tokens: () => false, tools: empty, functions: empty,
+  // The server here takes requests in the order they come.
+  n: whole(1, 128), best_of: only(1), prompt_logprobs: whole(0, 20), priority: only(0), use_beam_search: only(false), suffix: empty, prompt_embeds: () => false, truncate_prompt_tokens: () => false, tools: empty, functions: empty,
   structured_outputs: () => false, guided_json: () => false, guided_regex: () => false, guided_choice: () => false, guided_grammar: () => false, chat_template: () => false, documents: empty, audio: () => false, logits_processors: empty,
 };
 const fields: Readonly<Record<string, Readonly<Record<string, Ok>>>> = {
@@ -80,7 +81,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Ok>>>> = {
     add_special_tokens: only(false), chat_template_kwargs: (x) => isObject(x) && Object.keys(x).every((key) => /^[A-Za-z]\w*$/.test(key) && key !== "constructor" && key !== "messages"),
   },
   "/v1/completions": {
-    ...sampling, max_tokens: whole(1, room), logprobs: whole(0, 20), add_special_tokens: flag,
+    ...sampling, max_tokens: whole(1, room), echo: flag, logprobs: whole(0, 20), add_special_tokens: flag,
     prompt: (x) => (typeof x === "string" && x.length < room) || (Array.isArray(x) && x.length > 0 && (ids(room)(x) || (x.length <= 1024 && x.every((item) => typeof item === "string" || ids(room, 1)(item))))),
   },
   "/tokenize": { prompt: (x) => typeof x === "string", add_special_tokens: flag, return_token_strs: flag },
@@ -89,7 +90,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Ok>>>> = {
 
 /** For fields that are lists. */
 const huge = JSON.stringify(Array(500_000).fill("stop"));
-const lists: ReadonlySet<string> = new Set(["stop", "stop_token_ids", "bad_words", "allowed_token_ids", "prompt", "tokens", "temperature"]);
+const lists: ReadonlySet<string> = new Set(long ? ["stop", "stop_token_ids", "bad_words", "allowed_token_ids", "prompt", "tokens", "temperature"] : ["stop"]);
 
 test("every field of every route at every boundary is taken or refused by its name, and the engine hears of none that is wrong", async (t) => {
   let taken = 0, refused = 0;

@@ -126,7 +126,7 @@ const attacks: Readonly<Record<string, Attack>> = {
 test(`${numHonest} honest streams stay as they are while ${numHostile} hostile requests hit every route`, async (t) => {
   const model = await openTiny(fixture("llama"), limits, 1);
   const engine = clientOf(new Engine(model, { limits, eosTokenIds: model.eosTokenIds }), {
-    ...limits, architecture: "", backend: "", dtype: "", kvCacheDtype: "", numParameters: 0, vocabSize: model.vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, loadSeconds: 0,
+    ...limits, architecture: "", backend: "", dtype: "", kvCacheDtype: "", numParameters: 0, vocabSize: model.vocabSize, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
   }, seconds);
   const errors: string[] = [];
   const log = { ...silent, error: (line: string) => void errors.push(line) };
