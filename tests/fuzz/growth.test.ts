@@ -28,36 +28,37 @@ const tokenizers: readonly (readonly [string, Tokenizer])[] = [
 
 const most = 2.5;
 
-test("a tokenizer that is quadratic does not pass", () => {
-  const quadratic = (text: string): void => {
-    let equal = 0;
-    for (let i = 0; i < text.length; i++) for (let j = 0; j < text.length; j++) if (text.charCodeAt(i) === text.charCodeAt(j)) equal++;
-    assert.ok(equal > 0);
-  };
-  quadratic("ab".repeat(2000)); // Compiled by now.
-  assert.throws(() => measure("quadratic", quadratic, repeated("ab"), 300), /times as long/);
-});
-
 /**
- * Encodes four texts of n, two of 2n and one of 4n, again and again until the least times of each agree: other work on the machine makes times
- * longer, never shorter, and the same amount of text brings the same work for the garbage collector.
+ * How many times as long a text takes that is twice as long, the mean of two doublings: four texts of n, two of 2n and one of 4n are encoded, again and
+ * again until the growth is no more than `enough`. Other work on the machine makes times longer, never shorter, so the least are taken; and the same
+ * amount of text brings the same work for the garbage collector.
  */
-function measure(what: string, encode: (text: string) => unknown, make: (length: number) => string, n: number): void {
+function growthOf(encode: (text: string) => unknown, make: (length: number) => string, n: number, enough: number, rounds = 40): number {
   const sizes = [1, 2, 4].map((times) => [make(times * n), 4 / times] as const);
   const least = sizes.map(() => Infinity);
-  /** Of a doubling, the mean of both. */
   const growth = (): number => 2 * Math.sqrt(least[2]! / least[0]!);
-  for (let round = 0; round < 40 && !(round > 0 && growth() < most); round++) {
+  for (let round = 0; round < rounds && !(round > 0 && growth() < enough); round++) {
     sizes.forEach(([text, times], i) => {
       const begun = performance.now();
       for (let k = 0; k < times; k++) encode(text);
       least[i] = Math.min(least[i]!, performance.now() - begun);
     });
   }
-  assert.ok(growth() < most, `${what}: ${least.map((ms) => `${ms.toFixed(1)} ms`).join(", ")} for as much text in four, two and one: twice the text takes ${growth().toFixed(1)} times as long`);
+  return growth();
 }
 
-/** In a normal run the worst of texts at their full length where the vocabulary is a real one, all of them at a tenth of it for some kinds of tokenizers. */
+test("a quadratic tokenizer is seen", () => {
+  const quadratic = (text: string): void => {
+    let equal = 0;
+    for (let i = 0; i < text.length; i++) for (let j = 0; j < text.length; j++) if (text.charCodeAt(i) === text.charCodeAt(j)) equal++;
+    assert.ok(equal > 0);
+  };
+  quadratic("ab".repeat(2000)); // Compiled by now.
+  const growth = growthOf(quadratic, repeated("ab"), 400, 0, 20);
+  assert.ok(growth > most, `${growth}`);
+});
+
+/** In a normal run the worst of texts where the vocabulary is a real one, all of them but shorter for some kinds of tokenizers; in a long one all, to 100,000 characters. */
 const worst = ["a", "_", "families", "random base64"];
 const some = ["llama3", "unigram with bytes", "wordpiece"];
 
@@ -65,28 +66,25 @@ for (const [i, [name, tokenizer]] of tokenizers.entries()) {
   const isReal = i < 2;
   if (!long && !isReal && !some.includes(name)) continue;
   const kinds = Object.entries(texts).filter(([kind]) => long || !isReal || worst.includes(kind));
-  const n = long || isReal ? 25_000 : 2500;
+  const n = long ? 25_000 : isReal ? 10_000 : 1500;
   test(`encoding with ${name} tokenizer takes time in proportion, and makes no special token, of ${kinds.length} kinds of text`, () => {
     const special = new Set(tokenizer.specialTokens.filter((token) => !/unk/i.test(token)).map((token) => tokenizer.tokenToId(token)));
     for (const [kind, make] of kinds) {
       assert.ok(!tokenizer.encode(make(n), { addSpecialTokens: false }).some((id) => special.has(id)), kind);
-      measure(`${name}, ${kind}`, (text) => tokenizer.encode(text), make, n);
+      const growth = growthOf((text) => tokenizer.encode(text), make, n, most);
+      assert.ok(growth < most, `${kind}: twice the text takes ${growth.toFixed(1)} times as long`);
     }
   });
 }
 
 const base64 = noise.slice(0, long ? 1_000_000 : 200_000);
 
-test(`${base64.length} characters of base64 take the demo model's and Mistral's tokenizers a second or so a megabyte`, (t) => {
+test(`${base64.length} characters of base64 take the demo model's and Mistral's tokenizers a second or two of a processor a megabyte`, (t) => {
   for (const [name, tokenizer] of tokenizers.slice(0, 2)) {
-    let seconds = Infinity;
-    // A machine that does other things takes its time.
-    for (let round = 0; round < 5 && seconds > 3; round++) {
-      const begun = performance.now();
-      assert.ok(tokenizer.encode(base64).length > base64.length / 10);
-      seconds = Math.min(seconds, (1000 * (performance.now() - begun)) / base64.length);
-    }
+    const start = process.cpuUsage();
+    assert.ok(tokenizer.encode(base64).length > base64.length / 10);
+    const { user, system } = process.cpuUsage(start), seconds = (user + system) / base64.length;
     t.diagnostic(`${name}: ${seconds.toFixed(2)} s a megabyte`);
-    assert.ok(seconds < 3, `${name}: ${seconds.toFixed(2)} s a megabyte`);
+    assert.ok(seconds < 4, `${name}: ${seconds.toFixed(2)} s a megabyte`);
   }
 });

@@ -24,7 +24,7 @@ import { exchange } from "./exchange.ts";
 import { assertCleanPrototypes, below, long, pick, type Random } from "./fuzz.ts";
 import { mutated } from "./json.ts";
 
-const numHostile = long ? 10_000 : 120;
+const numHostile = long ? 10_000 : 70;
 const numHonest = 16, numAttackers = 24;
 
 setFlagsFromString("--expose-gc");

@@ -123,7 +123,7 @@ test("folders with a changed index or changed shards give each tensor's own byte
   const good = Object.fromEntries(Object.entries(shards).map(([file, tensors]) => [file, fileOf(JSON.stringify(headerOf(tensors)), sizeOf(tensors), quiet, () => {})]));
   const write = (file: string, bytes: Uint8Array | string): void => writeFileSync(join(folder, file), bytes);
   for (const [file, bytes] of Object.entries(good)) write(file, bytes);
-  return fuzz(t, { inputs: [800, 100_000], floors: { read: 0.1, refused: 0.3 } }, ({ random, did }) => {
+  return fuzz(t, { inputs: [400, 100_000], floors: { read: 0.1, refused: 0.3 } }, ({ random, did }) => {
     const [file, shard] = Object.entries(shards)[below(random, 4)] ?? ["index"];
     const text = mutated(trees[file]!, random, (what) => did(`${file}: ${what}`));
     write("model.safetensors.index.json", file === "index" ? text : JSON.stringify(index));

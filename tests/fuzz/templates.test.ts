@@ -72,7 +72,7 @@ function someMessages(random: Random, texts: readonly string[]): ChatMessage[] {
 }
 
 test("templates with one to three pieces changed render what they should within their bounds, or are refused", (t) =>
-  fuzz(t, { inputs: [800, 60_000], floors: { rendered: 0.1, "messages refused": 0.1, "no template": 0.1, "out of bounds": 0.003 } }, ({ random, did }) => {
+  fuzz(t, { inputs: [500, 60_000], floors: { rendered: 0.1, "messages refused": 0.1, "no template": 0.1, "out of bounds": 0.003 } }, ({ random, did }) => {
     const source = changed(pick(random, seeds), random, did);
     const plain = random() < 0.5;
     const messages = someMessages(random, plain ? plainTexts : awkward);
@@ -120,9 +120,9 @@ for (const [what, [source, message]] of Object.entries(killers)) {
   });
 }
 
-test("a chat of ten thousand messages takes a small part of the steps there are", () => {
-  const messages = Array.from({ length: 10_000 }, (_, i): ChatMessage => ({ role: i % 2 === 0 ? "user" : "assistant", content: "hello there" }));
-  for (const source of seeds.slice(0, 3)) assert.ok(loadChatTemplate({ "chat_template.jinja": source }, specialTokens, 1_000_000)!.render(messages).text.length > 100_000);
+test("a chat of two thousand messages takes less than a tenth of the steps there are, which are enough for the longest", () => {
+  const messages = Array.from({ length: 2000 }, (_, i): ChatMessage => ({ role: i % 2 === 0 ? "user" : "assistant", content: "hello there" }));
+  for (const source of seeds.slice(0, 3)) assert.ok(loadChatTemplate({ "chat_template.jinja": source }, specialTokens, 200_000)!.render(messages).text.length > 20_000);
 });
 
 test("a template reaches its data and nothing behind it", () => {
