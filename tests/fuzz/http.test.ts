@@ -97,8 +97,8 @@ test("every field of every route at every boundary is taken or refused by its na
   const begun = performance.now();
   const times: number[] = [];
   for (const [path, table] of Object.entries(fields)) {
-    // In a normal run each field meets a third of the values, and each value a third of the fields.
-    for (const [f, [field, ok]] of Object.entries(table).entries()) for (const value of [...values.filter((_, v) => long || (f + v) % 3 === 0), ...(lists.has(field) ? [huge] : [])]) {
+    // In a normal run each field meets a fifth of the values, and each value a fifth of the fields.
+    for (const [f, [field, ok]] of Object.entries(table).entries()) for (const value of [...values.filter((_, v) => long || (f + v) % 5 === 0), ...(lists.has(field) ? [huge] : [])]) {
       let parsed: unknown, isJson = true;
       try {
         parsed = JSON.parse(value);
@@ -126,7 +126,7 @@ test("every field of every route at every boundary is taken or refused by its na
   }
   times.sort((a, b) => a - b);
   console.log(`${t.name}: ${taken + refused} executed in ${((performance.now() - begun) / 1000).toFixed(1)} s: ${taken} taken, ${refused} refused, half of them in ${times[times.length >> 1]!.toFixed(2)} ms, 99 of 100 in ${times[Math.floor(0.99 * times.length)]!.toFixed(1)} ms`);
-  assert.ok(taken > 200 && refused > 2000, `${taken} taken, ${refused} refused`);
+  assert.ok(taken > 100 && refused > 1200, `${taken} taken, ${refused} refused`);
   assert.ok(times[times.length >> 1]! < 10, "a refusal takes 10 ms");
   assertCleanPrototypes();
 });
