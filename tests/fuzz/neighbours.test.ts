@@ -31,7 +31,7 @@ setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
 const seconds = () => performance.now() / 1000;
 
-const limits: EngineLimits = { maxNumBatchedTokens: 256, maxNumSeqs: 32, pageSize: 4, maxModelLen: 128, numPages: 160 };
+const limits: EngineLimits = { maxNumBatchedTokens: 256, maxNumSeqs: 32, pageSize: 4, maxModelLen: 128, numPages: 96 };
 
 /** What an honest client asks: all kinds of sampling, prompts that share their beginnings and ones that do not. */
 const honest = (i: number): readonly [path: string, body: object] => {
@@ -55,6 +55,8 @@ const nasty = (random: Random): readonly [string, object] => pick(random, [
   ["/v1/completions", { prompt: [0], max_tokens: 60, allowed_token_ids: [319], presence_penalty: 2, frequency_penalty: -2, stream: true }],
   ["/v1/completions", { prompt: "the same beginning, and honest 1", max_tokens: 90, temperature: 1e-30, min_p: 1, stream: true }],
   ["/v1/chat/completions", { messages: Array.from({ length: 9 }, () => ({ role: "user", content: "hi" })), max_tokens: 30, logprobs: true, top_logprobs: 20 }],
+  ["/v1/completions", { prompt: ["x", "y"], n: 16, max_tokens: 8, temperature: 1, logprobs: 20, echo: true }],
+  ["/v1/chat/completions", { messages: [{ role: "user", content: "z".repeat(90) }], n: 4, max_tokens: 4, prompt_logprobs: 20 }],
   ["/tokenize", { prompt: "z".repeat(100_000), return_token_strs: true }],
   ["/detokenize", { tokens: Array.from({ length: 50_000 }, (_, i) => i % 258) }],
 ] as const);
