@@ -4,7 +4,7 @@
  * The cases take turns within a round, so that a noisy neighbour slows all alike; a row is the median of the rounds.
  *
  *   npm run bench -- [--model DIR] [--rounds N] [--threads N]
- *   npm run bench -- attention | decode | matmul | peers | batch | prefix | overload | quality | cuda-attention | cuda-engine | cuda-page [--help]
+ *   npm run bench -- attention | decode | matmul | peers | batch | prefix | engine-host | overload | quality | cuda-attention | cuda-engine | cuda-page [--help]
  */
 import { parseArgs } from "node:util";
 import { stream } from "../src/core/random.ts";
@@ -13,7 +13,7 @@ import { report } from "./row.ts";
 
 const { values: flags } = parseArgs({ options: { model: { type: "string" }, rounds: { type: "string", default: "7" }, threads: { type: "string" }, help: { type: "boolean" } } });
 if (flags.help) {
-  console.log("npm run bench -- [--model DIR] [--rounds N] [--threads N]   the demo model\nnpm run bench -- attention [--help]                        classification, compilation, kernels\nnpm run bench -- decode [--help]                           attention over long caches\nnpm run bench -- matmul                                    the matrix kernels alone\nnpm run bench -- peers [--help]                            beside llama.cpp, on the same file\nnpm run bench -- batch [--help]                            decode steps of 1 to 32 sequences\nnpm run bench -- quality [--help]                          what each format costs in quality\nnpm run bench -- prefix [--help]                           requests that begin alike, with and without prefix caching\nnpm run bench -- overload [--help]                         ten times more requests than the server can do\nnpm run bench -- cuda-attention [--help]                   attention on a GPU, beside PyTorch's\nnpm run bench -- cuda-engine [--help]                      decode steps on a GPU, of a model of random weights\nnpm run bench -- cuda-page [--help]                        the page of what those two measured");
+  console.log("npm run bench -- [--model DIR] [--rounds N] [--threads N]   the demo model\nnpm run bench -- attention [--help]                        classification, compilation, kernels\nnpm run bench -- decode [--help]                           attention over long caches\nnpm run bench -- matmul                                    the matrix kernels alone\nnpm run bench -- peers [--help]                            beside llama.cpp, on the same file\nnpm run bench -- batch [--help]                            decode steps of 1 to 32 sequences\nnpm run bench -- quality [--help]                          what each format costs in quality\nnpm run bench -- prefix [--help]                           requests that begin alike, with and without prefix caching\nnpm run bench -- engine-host [--help]                      what the engine costs the host, on a backend that does nothing\nnpm run bench -- overload [--help]                         ten times more requests than the server can do\nnpm run bench -- cuda-attention [--help]                   attention on a GPU, beside PyTorch's\nnpm run bench -- cuda-engine [--help]                      decode steps on a GPU, of a model of random weights\nnpm run bench -- cuda-page [--help]                        the page of what those two measured");
   process.exit(0);
 }
 await using llm = await LLM.load(flags.model, { ...(flags.threads ? { threads: Number(flags.threads) } : {}) });

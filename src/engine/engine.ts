@@ -43,6 +43,8 @@ export interface EngineSetup {
   readonly now?: () => number;
   /** Who guesses what may follow, where somebody does. */
   readonly drafter?: Drafter;
+  /** Who runs when and on which pages, under the same limits. Default: one that nobody else looks into. */
+  readonly scheduler?: Scheduler;
 }
 
 export class Engine {
@@ -82,14 +84,13 @@ export class Engine {
   #flight: Flight | undefined;
   #stepping = false;
 
-  constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter }: EngineSetup) {
+  constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter, scheduler }: EngineSetup) {
     const limits = drafter ? { ...given, numSpeculativeTokens: drafter.numTokens } : given;
     this.limits = limits;
     this.#drafter = drafter;
     this.#acceptedPerPosition = new Array<number>(drafter?.numTokens ?? 0).fill(0);
     this.#model = model;
-    const pool = new PagePool(limits.numPages);
-    this.#scheduler = new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, seed }));
+    this.#scheduler = scheduler ?? createScheduler(limits, seed);
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
@@ -356,6 +357,11 @@ export class Engine {
     this.#fresh.delete(sequence.id);
     this.#deltas.push(last);
   }
+}
+
+function createScheduler(limits: EngineLimits, seed: number): Scheduler {
+  const pool = new PagePool(limits.numPages);
+  return new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, seed }));
 }
 
 /** How a request ends, if it does. */

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { stream, uniform } from "../core/random.ts";
 import { defaultSampling, type SamplingParams } from "./params.ts";
+import { LogitRules } from "./rules.ts";
 import { Sampler } from "./sampler.ts";
 
 /** The slow definition: sort everything, filter in vLLM's order, draw. Also says when a top-p boundary is a matter of rounding. */
@@ -79,6 +80,17 @@ test("logits without a distribution give no token, sampled or greedy", () => {
       assert.equal(sampler.sample(Float32Array.from(bad), p, 1, 1), undefined, String(bad));
     }
     assert.equal(sampler.sample(Float32Array.of(-Infinity, 3, -Infinity, -Infinity), p, 1, 1), 1);
+  }
+});
+
+test("rules that forbid the token whose logit is no number do not hide it", () => {
+  const sampler = new Sampler(4);
+  for (const temperature of [0, 1]) {
+    for (const p of [{ allowedTokenIds: [0, 1] }, { badWords: [[3]] }, { minTokens: 1, stopTokenIds: [3] }]) {
+      const params = { ...defaultSampling, temperature, ...p }, rules = LogitRules.of(params, Int32Array.of(0), new Set());
+      for (const bad of [NaN, Infinity]) assert.equal(sampler.sample(Float32Array.of(1, 2, 0, bad), params, 1, 1, rules), undefined, `${Object.keys(p)[0]} ${bad}`);
+      assert.notEqual(sampler.sample(Float32Array.of(1, 2, 0, 3), params, 1, 1, rules), undefined);
+    }
   }
 });
 

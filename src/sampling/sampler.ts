@@ -36,6 +36,8 @@ export class Sampler {
    */
   sample(logits: Float32Array, params: SamplingParams, seed: number, position: number, rules?: LogitRules): number | undefined {
     if (rules === undefined) return this.#choose(logits, params, seed, position);
+    // What is no number may be that of a token which the rules forbid: what remains would look well, and its log-probabilities are none.
+    if (argmax(logits) === undefined) return undefined;
     const row = rules.apply(logits, (this.#scratch ??= new Float32Array(this.#ids.length)).subarray(0, logits.length));
     const token = this.#choose(row, params, seed, position);
     rules.restore(row);

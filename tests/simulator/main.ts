@@ -1,0 +1,24 @@
+/**
+ * Runs the simulator by hand:
+ *
+ *   npm run simulate -- [--machine host|device] [--operations N] [--from SEED]     seed after seed until one fails, and which situations were reached
+ *   npm run simulate -- --machine device --seed SEED                               one, told operation by operation
+ */
+import { parseArgs } from "node:util";
+import { type MachineKind, simulateMany, simulateOne } from "./many.ts";
+import { missing, nothingReached } from "./reached.ts";
+
+const { values: flags } = parseArgs({ options: { machine: { type: "string" }, operations: { type: "string", default: "100000" }, from: { type: "string", default: "0" }, seed: { type: "string" } } });
+const kinds: readonly string[] = ["host", "device"] satisfies readonly MachineKind[];
+if (flags.machine !== undefined && !kinds.includes(flags.machine)) throw new Error(`--machine is ${flags.machine}; it must be host or device`);
+const chosen = (flags.machine === undefined ? kinds : [flags.machine]) as MachineKind[];
+if (flags.seed !== undefined) {
+  for (const kind of chosen) console.log(await simulateOne(kind, Number(flags.seed), nothingReached(), console.log));
+} else {
+  for (const kind of chosen) {
+    const start = performance.now(), reached = nothingReached();
+    const { numOperations, numRuns } = await simulateMany(kind, Number(flags.operations), reached, Number(flags.from));
+    console.log(reached);
+    console.log(`${kind}: ${numOperations} operations in ${numRuns} runs, ${((1000 * (performance.now() - start)) / numOperations).toFixed(0)} us each; never reached: ${missing(reached, kind).join(", ") || "nothing"}`);
+  }
+}
