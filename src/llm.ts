@@ -16,6 +16,7 @@ import { readSpeculativeConfig } from "./engine/speculative-config.ts";
 import { camelCase, mustBe, tokenIds, type Raw } from "./llm/fields.ts";
 import { Generation, readOutput } from "./llm/generation.ts";
 import { findModel, withChatTemplate } from "./llm/find-model.ts";
+import { generationDefaults } from "./llm/generation-defaults.ts";
 import { checkMessages, checkOptions, unknownOption } from "./llm/known.ts";
 import { badWordIds } from "./llm/bad-words.ts";
 import { checkParams, fitMaxTokens, generateOptions, type CheckedParams, type GenerateParams } from "./llm/params.ts";
@@ -313,21 +314,4 @@ const seedOfChoice = (seed: number | undefined, index: number): number | undefin
 async function resolveAttention(attention: AttentionOverride, path: string): Promise<AttentionOverrideData> {
   const [{ resolveOverride }, { readOwnAttention }] = await Promise.all([import("./attention/override.ts"), import("./model/load.ts")]);
   return resolveOverride(attention, readOwnAttention(path));
-}
-
-/** Sampling defaults the model's makers recommend, from generation_config.json: its text, or what is in it. Throws UsageError when it is not JSON. */
-function generationDefaults(source: string | object | undefined): GenerateParams {
-  if (source === undefined) return {};
-  let config: { readonly temperature?: number; readonly top_p?: number; readonly top_k?: number; readonly min_p?: number; readonly repetition_penalty?: number };
-  try {
-    config = typeof source === "string" ? JSON.parse(source) : source;
-  } catch (error) {
-    throw new UsageError(`generation_config.json is not valid JSON (${(error as Error).message}); mend it, or pass --generation-config vllm`);
-  }
-  const { temperature, top_p: topP, top_k: topK, min_p: minP, repetition_penalty: repetitionPenalty } = config;
-  return {
-    ...(typeof temperature === "number" && { temperature }), ...(typeof topP === "number" && { topP }),
-    ...(typeof topK === "number" && { topK }), ...(typeof minP === "number" && { minP }),
-    ...(typeof repetitionPenalty === "number" && { repetitionPenalty }),
-  };
 }

@@ -96,7 +96,7 @@ test("the page of faults names tests that exist", () => {
 test("a page that lies is caught: a dead link, a lost file, a function that moved, a method of another class", () => {
   const llm = "[`llm.ts`](../src/llm.ts)";
   assert.equal(deadLinks("docs/x.md", "see [here](../src/nowhere.ts#part)").length, 1);
-  assert.deepEqual(deadQuotes("docs/x.md", `${llm} \`LLM.check()\`, \`generationDefaults()\`, \`core/queue.ts\``), []);
+  assert.deepEqual(deadQuotes("docs/x.md", `${llm} \`LLM.check()\`, \`drawSeed()\`, \`core/queue.ts\``), []);
   assert.equal(deadQuotes("docs/x.md", "`core/nowhere.ts`").length, 1);
   assert.equal(deadQuotes("docs/x.md", "`check()` of no file").length, 1);
   assert.equal(deadQuotes("docs/x.md", `${llm} \`LLM.nothing()\``).length, 1);

@@ -170,6 +170,9 @@ export interface ConfigInputs {
   readonly kvFormat?: KvCacheFormat;
 }
 
+/** Many times what the largest models have. */
+const maxLayers = 4096;
+
 /**
  * Reads a config with the families in `families`, by architecture.
  * @throws UsageError naming the field, its value and what is supported.
@@ -193,11 +196,13 @@ export function readConfig(inputs: ConfigInputs, families: Readonly<Record<strin
   if (numQueryHeads % numKvHeads !== 0) fields.fail("num_key_value_heads", `it must divide num_attention_heads, ${numQueryHeads}`);
   if (!fields.has("head_dim") && hiddenSize % numQueryHeads !== 0) fields.fail("hidden_size", `without head_dim it must be a multiple of num_attention_heads, ${numQueryHeads}`);
   const headDim = fields.count("head_dim", hiddenSize / numQueryHeads);
+  const numLayers = fields.count("num_hidden_layers");
+  // Before anything is made for each layer.
+  if (numLayers > maxLayers) fields.fail("num_hidden_layers", `at most ${maxLayers} are supported`);
   const shared: SharedConfig = {
-    architecture, hiddenSize, numQueryHeads, numKvHeads, headDim,
+    architecture, hiddenSize, numQueryHeads, numKvHeads, headDim, numLayers,
     vocabSize: fields.count("vocab_size"),
     intermediateSize: fields.count("intermediate_size"),
-    numLayers: fields.count("num_hidden_layers"),
     maxPositions: fields.count("max_position_embeddings"),
     ...readRopes(fields, headDim),
     normEpsilon: fields.positive("rms_norm_eps", 1e-6),

@@ -1,5 +1,5 @@
 /** A checkpoint of random weights for a config: the shapes that its files would have, and none of the files. Knows no backend. */
-import { UsageError } from "../core/errors.ts";
+import { quoted, UsageError } from "../core/errors.ts";
 import { dummySource, type DummyType } from "../weights/dummy.ts";
 import type { WeightSource } from "../weights/source.ts";
 import type { ModelConfig } from "./config.ts";
@@ -15,7 +15,7 @@ const storedTypes: Readonly<Record<string, DummyType>> = { float32: "F32", float
 export function dummyWeights(config: ModelConfig, json: unknown): WeightSource {
   const { dtype, torch_dtype: oldName } = Object(json) as Readonly<Record<string, unknown>>;
   const name = String(dtype ?? oldName ?? "bfloat16"), type = Object.hasOwn(storedTypes, name) ? storedTypes[name] : undefined;
-  if (!type) throw new UsageError(`config.json: dtype is ${JSON.stringify(dtype ?? oldName)}; dummy weights are made in ${Object.keys(storedTypes).join(", ")}`);
+  if (!type) throw new UsageError(`config.json: dtype is ${quoted(dtype ?? oldName)}; dummy weights are made in ${Object.keys(storedTypes).join(", ")}`);
   return dummySource(type, listTensors(config).flatMap(({ parts, columns }) => parts.map(({ source, shape }) => {
     const isNorm = columns === 1 && source.endsWith("norm.weight");
     return { name: source, shape, ...(isNorm && { constant: 1 - config.normOffset }) };

@@ -4,7 +4,7 @@
  * A field that changes the computation and that nobody here reads must be an error, not a silent difference: `finish`
  * refuses every field that was neither read nor is known to be harmless.
  */
-import { UsageError } from "../core/errors.ts";
+import { clipped, quoted, UsageError } from "../core/errors.ts";
 
 export class Fields {
   readonly #where: string;
@@ -13,14 +13,14 @@ export class Fields {
 
   /** @throws UsageError when `raw` is not an object. `where` names it in errors: "config.json". */
   constructor(raw: unknown, where: string) {
-    if (typeof raw !== "object" || raw === null || Array.isArray(raw)) throw new UsageError(`${where} is ${JSON.stringify(raw)}, not an object`);
+    if (typeof raw !== "object" || raw === null || Array.isArray(raw)) throw new UsageError(`${where} is ${quoted(raw)}, not an object`);
     this.#raw = raw as Record<string, unknown>;
     this.#where = where;
   }
 
   /** @throws UsageError: the field, its value, and why not. */
   fail(name: string, why: string): never {
-    throw new UsageError(`${this.#where}: ${name} is ${JSON.stringify(this.#raw[name])}; ${why}`);
+    throw new UsageError(`${this.#where}: ${clipped(name)} is ${quoted(this.#raw[name])}; ${why}`);
   }
 
   /** Present, and not null. */
@@ -80,7 +80,7 @@ export class Fields {
   /** The field may be absent, null, or one of `allowed`: other values would change the computation. */
   only(name: string, ...allowed: readonly unknown[]): void {
     const value = this.take(name);
-    if (value !== undefined && !allowed.includes(value)) this.fail(name, `not supported here (supported: ${allowed.map((x) => JSON.stringify(x)).join(", ") || "leave it out"})`);
+    if (value !== undefined && !allowed.includes(value)) this.fail(name, `not supported here (supported: ${allowed.map((x) => quoted(x)).join(", ") || "leave it out"})`);
   }
 
   /** The fields of the object in `name`. */
@@ -91,6 +91,6 @@ export class Fields {
   /** @throws UsageError when a field is left that was not read and that `harmless` does not hold. */
   finish(harmless: ReadonlySet<string> = new Set()): void {
     const left = Object.keys(this.#raw).filter((name) => !this.#read.has(name) && !harmless.has(name) && this.has(name));
-    if (left.length > 0) this.fail(left[0]!, `this field is not known here, and it may change what the model computes${left.length > 1 ? ` (also: ${left.slice(1).join(", ")})` : ""}`);
+    if (left.length > 0) this.fail(left[0]!, `this field is not known here, and it may change what the model computes${left.length > 1 ? ` (also: ${clipped(left.slice(1).join(", "), 400)})` : ""}`);
   }
 }

@@ -59,7 +59,10 @@ export async function readJson(request: Request, limit: number): Promise<Raw> {
   if (!/^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i.test(type)) {
     throw new HttpError(415, `content-type is ${show(type)}; it must be application/json (curl: -H 'content-type: application/json')`);
   }
-  const bytes = await readBytes(request, limit);
+  const bytes = await readBytes(request, limit).catch((error: unknown) => {
+    // What can fail here besides is the connection.
+    throw error instanceof HttpError ? error : new HttpError(499, "the client left before its body was whole");
+  });
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);

@@ -137,7 +137,7 @@ test("what a template or a chat cannot accept is a bad request that names its fi
   const cases: readonly [string, string, readonly ChatMessage[], RenderOptions, RegExp][] = [
     ["messages", "{{ raise_exception('roles must alternate') }}", [user("a")], {}, /roles must alternate/],
     ["messages", "{{ messages[0].content.nonesuch() }}", [user("a")], {}, /does not accept these messages/],
-    ["messages", "{% for a in range(90) %}{{ messages[0].content }}{% endfor %}", [user("abc".repeat(20_000))], {}, /prompt of 5400000 characters/],
+    ["messages", "{% for a in range(90) %}{{ messages[0].content }}{% endfor %}", [user("abc".repeat(20_000))], {}, /a text or a list of more than 4194304 characters; send less/],
     ["messages", "", [], {}, /messages is empty/],
     ["messages[1].role", "", [user("a"), { role: "end_of_turn", content: "" }], {}, /use one of system/],
     ["messages", "", [{ ...user("a"), deep: Array.from({ length: 100 }).reduce((inner) => [inner], 0) }], {}, /nested 64 deep/],

@@ -2,10 +2,11 @@
  * Messages to text, by the model's own chat template (Jinja), with the variables that Hugging Face gives it.
  *
  * The result says which characters a user wrote (untrusted.ts), so that the tokenizer reads special tokens in the template's
- * own text only. Templates come from the model's files, never from a request. Time is bounded by whoever runs this (text.ts).
+ * own text only. Templates come from the model's files, never from a request. What they may take is bounded (bounded-template.ts, text.ts).
  */
-import { Template, tokenize } from "@huggingface/jinja";
-import { BadRequest, UsageError } from "../core/errors.ts";
+import { tokenize } from "@huggingface/jinja";
+import { BadRequest, clipped, UsageError } from "../core/errors.ts";
+import { compileTemplate } from "./bounded-template.ts";
 import type { Json, TextFiles } from "./files.ts";
 import { field, list, parseFile, text } from "./files.ts";
 import { tokenText } from "./tokenizer.ts";
@@ -40,9 +41,6 @@ export interface ChatTemplate {
   render(messages: readonly ChatMessage[], options?: RenderOptions): Rendered;
 }
 
-/** Longest rendered text, in UTF-16 units. */
-const maxRenderedLength = 4 * 1024 * 1024;
-
 /** A closed list, as some templates build a special token around the role. */
 const roles: ReadonlySet<string> = new Set(["system", "developer", "user", "assistant", "model", "tool", "function", "ipython", "observation"]);
 
@@ -52,17 +50,17 @@ const ownNames: ReadonlySet<string> = new Set([
   "true", "false", "none", "True", "False", "None",
 ]);
 
-/** The chat template of `files`, or undefined where there is none. Throws UsageError on one that cannot be parsed. */
-export function loadChatTemplate(files: TextFiles, specialTokens: readonly string[]): ChatTemplate | undefined {
+/** The chat template of `files`, or undefined where there is none. A rendering takes at most `maxSteps`, by default a few million. Throws UsageError on one that cannot be parsed. */
+export function loadChatTemplate(files: TextFiles, specialTokens: readonly string[], maxSteps?: number): ChatTemplate | undefined {
   const config = parseFile(files, "tokenizer_config.json");
   const sources = templateSources(files, config);
   const plain = sources.get("default");
   if (plain === undefined) return undefined;
   const variables = { ...tokenVariables(parseFile(files, "special_tokens_map.json")), ...tokenVariables(config) };
-  const answer = compile(plain, specialTokens, variables);
+  const answer = compile(plain, specialTokens, variables, maxSteps);
   const toolUse = sources.get("tool_use");
   if (toolUse === undefined) return { render: answer };
-  const withTools = compile(toolUse, specialTokens, variables);
+  const withTools = compile(toolUse, specialTokens, variables, maxSteps);
   return { render: (messages, options) => (options?.tools?.length ? withTools : answer)(messages, options) };
 }
 
@@ -86,13 +84,13 @@ function tokenVariables(config: Json): Record<string, unknown> {
   return variables;
 }
 
-function compile(given: string, specialTokens: readonly string[], variables: Readonly<Record<string, unknown>>): ChatTemplate["render"] {
+function compile(given: string, specialTokens: readonly string[], variables: Readonly<Record<string, unknown>>, maxSteps: number | undefined): ChatTemplate["render"] {
   // {% generation %} only marks text for training; the library does not know it.
   const source = given.replace(/\{%(-?)\s*(end)?generation\s*(-?)%\}/g,
     (_all, left: string, end: string | undefined, right: string) => `{%${left} ${end ? "endif" : "if true"} ${right}%}`);
-  let template: Template, guard: Guard;
+  let template: ReturnType<typeof compileTemplate>, guard: Guard;
   try {
-    template = new Template(source);
+    template = compileTemplate(source, maxSteps);
     const tokens: readonly { readonly type: string; readonly value: string }[] = tokenize(source, { lstrip_blocks: true, trim_blocks: true });
     const literals = tokens.filter((token) => token.type === "StringLiteral").map((token) => token.value);
     guard = new Guard(specialTokens, source, literals);
@@ -113,15 +111,11 @@ function compile(given: string, specialTokens: readonly string[], variables: Rea
     const turns = open ? [...value.messages.slice(0, -1), tagged(value.messages.at(-1)!, `${spare} `)] : value.messages;
     let rendered: string;
     try {
-      rendered = template.render({
+      rendered = template({
         ...variables, ...value.kwargs, messages: turns, tools: value.tools, documents: null, add_generation_prompt: addGenerationPrompt,
       });
     } catch (error) {
-      throw new BadRequest("messages", `the model's chat template does not accept these messages: ${restore((error as Error).message).text}`);
-    }
-    if (rendered.length > maxRenderedLength) {
-      const message = `messages give a prompt of ${rendered.length} characters, and at most ${maxRenderedLength} are taken; send less text`;
-      throw new BadRequest("messages", message);
+      throw new BadRequest("messages", `the model's chat template does not accept these messages: ${restore(clipped((error as Error).message, 500)).text}`);
     }
     return restore(open ? cutAtTag(rendered, spare) : rendered);
   };

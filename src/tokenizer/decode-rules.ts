@@ -6,9 +6,9 @@
  * where its ByteFallback turns a whole run of byte tokens into U+FFFD when any part is wrong. That rule would hold back
  * every Chinese sentence written in byte tokens until the run ends.
  */
-import { UsageError } from "../core/errors.ts";
+import { clipped, UsageError } from "../core/errors.ts";
 import type { Json } from "./files.ts";
-import { field, list, text } from "./files.ts";
+import { field, list, rowOf, text } from "./files.ts";
 import { byteChars } from "./pre-tokenizer.ts";
 
 type Piece = string | Uint8Array;
@@ -66,10 +66,10 @@ function endsOf(config: Json): Ends {
 
 function replacer(config: Json): (piece: string) => string {
   const pattern = field(config, "pattern"), content = text(config, "content") ?? "";
-  const literal = text(pattern, "String"), regex = text(pattern, "Regex");
-  if (literal !== undefined) return (piece) => piece.replaceAll(literal, content);
-  if (regex !== undefined) return (piece) => piece.replace(new RegExp(regex, "gu"), content);
-  throw new UsageError("tokenizer.json: decoder Replace has neither a String nor a Regex as its pattern; the file is damaged, download it again");
+  const literal = text(pattern, "String");
+  // Decoding has no thread and no limit on time of its own, as encoding has: it runs no pattern of a stranger's.
+  if (literal === undefined) throw new UsageError("tokenizer.json: decoder Replace has no String as its pattern, and others are not supported; serve this model with --skip-tokenizer-init, by token ids");
+  return (piece) => piece.replaceAll(literal, () => content);
 }
 
 const steps: Readonly<Record<string, (config: Json) => Step>> = {
@@ -105,16 +105,16 @@ export function decodeRules(config: Json): DecodeRules {
   let ends = none;
   let fused = false;
   for (const part of chain) {
-    const type = text(part, "type") ?? "";
+    const type = text(part, "type") ?? "", step = rowOf(steps, type);
     if (type === "Fuse") fused = true;
     else if (fused && type === "Strip") ends = endsOf(part);
-    else if (steps[type] === undefined || (fused && !(type === "Replace" && text(field(part, "pattern"), "String")?.length === 1))) {
-      const what = `decoder ${type}${fused ? " after Fuse" : ""}`;
+    else if (step === undefined || (fused && !(type === "Replace" && text(field(part, "pattern"), "String")?.length === 1))) {
+      const what = `decoder ${clipped(type)}${fused ? " after Fuse" : ""}`;
       throw new UsageError(`tokenizer.json: ${what} is not supported; serve this model with --skip-tokenizer-init, by token ids`);
     } else {
       // The last token's suffix stands for nothing: cut from the end what the step wrote there.
       if (type === "BPEDecoder") ends = { char: " ", start: 0, stop: 1 };
-      perToken.push(steps[type](part));
+      perToken.push(step(part));
     }
   }
   return rules(perToken, ends);

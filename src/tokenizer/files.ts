@@ -37,6 +37,11 @@ export function field(object: Json, name: string): Json {
   return typeof object === "object" && object !== null && Object.hasOwn(object, name) ? (object as Record<string, Json>)[name] : undefined;
 }
 
+/** The row of one of our tables under a name that a file gives: nothing for what every object has ("toString"). */
+export function rowOf<T>(table: Readonly<Record<string, T>>, name: string): T | undefined {
+  return Object.hasOwn(table, name) ? table[name] : undefined;
+}
+
 export function text(object: Json, name: string): string | undefined {
   const value = field(object, name);
   return typeof value === "string" ? value : undefined;

@@ -5,7 +5,7 @@
  * A name stands for the tokenizer of a model on the hub, and the row says what that model's tokenizer.json says. llama.cpp differs
  * from it here and there (it does not normalise Qwen's text); the model was trained on the hub's.
  */
-import { UsageError } from "../core/errors.ts";
+import { quoted, UsageError } from "../core/errors.ts";
 import type { Json } from "./files.ts";
 
 export interface PreRules {
@@ -71,5 +71,5 @@ const table: Readonly<Record<string, PreRules>> = {
 export function preRules(name: string, path: string): PreRules {
   if (Object.hasOwn(table, name)) return table[name]!;
   const known = Object.keys(table).sort().join(", ");
-  throw new UsageError(`${path}: tokenizer.ggml.pre is ${JSON.stringify(name)}, and how such text is cut into words is known for ${known}; use the model's folder instead, or pass --skip-tokenizer-init to work with token ids`);
+  throw new UsageError(`${path}: tokenizer.ggml.pre is ${quoted(name)}, and how such text is cut into words is known for ${known}; use the model's folder instead, or pass --skip-tokenizer-init to work with token ids`);
 }

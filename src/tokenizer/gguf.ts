@@ -5,7 +5,7 @@
  * What a GGUF file leaves out is filled in by what the models of its kind have. Knows no bytes: whoever reads the file hands the
  * metadata over as a map. The result can cross to another thread.
  */
-import { UsageError } from "../core/errors.ts";
+import { quoted, UsageError } from "../core/errors.ts";
 import type { Json, TextFiles } from "./files.ts";
 import { preRules } from "./gguf-pre.ts";
 
@@ -56,7 +56,7 @@ export function ggufTextFiles(metadata: GgufMetadata, path: string): TextFiles {
   const kind = read.text("tokenizer.ggml.model");
   if (kind === undefined) throw read.refuse('has no tokenizer ("tokenizer.ggml.model" is missing)');
   const parts = Object.hasOwn(kinds, kind) ? kinds[kind] : undefined;
-  if (parts === undefined) throw read.refuse(`tokenizer.ggml.model is ${JSON.stringify(kind)}, and ${Object.keys(kinds).join(" and ")} are known`);
+  if (parts === undefined) throw read.refuse(`tokenizer.ggml.model is ${quoted(kind)}, and ${Object.keys(kinds).join(" and ")} are known`);
   const vocabulary = { tokens: read.tokens(), types: read.numbers("token_type") };
   const { tokens } = vocabulary;
   const { added, ends } = addedTokens(vocabulary, read);

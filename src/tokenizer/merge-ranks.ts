@@ -6,7 +6,7 @@
  * merges become keys (280,000 of them with Llama 3), and from scores, where any two tokens whose texts together are a token merge,
  * nothing is derived at all.
  */
-import { UsageError } from "../core/errors.ts";
+import { quoted, UsageError } from "../core/errors.ts";
 import { PairTable } from "./pair-table.ts";
 
 /** What a BPE model says of its merges: a list, or by id the scores of SentencePiece. */
@@ -50,7 +50,7 @@ export function mergeRanks(config: MergeConfig, vocab: ReadonlyMap<string, numbe
       if (rank === undefined) return -1;
       const to = vocab.get(prefixLength > 0 ? a + b.slice(prefixLength) : a + b);
       if (to === undefined) {
-        const what = `merge ${rank} (${JSON.stringify(merges[rank])}) makes a token that the vocabulary lacks`;
+        const what = `merge ${rank} (${quoted(merges[rank])}) makes a token that the vocabulary lacks`;
         throw new UsageError(`the model's tokenizer: ${what}; the file is damaged, download it again`);
       }
       result[rank] = to;

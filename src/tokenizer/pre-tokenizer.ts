@@ -8,7 +8,7 @@
  */
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import type { Json } from "./files.ts";
-import { field, list, text } from "./files.ts";
+import { field, list, rowOf, text } from "./files.ts";
 
 /** Cuts `piece` into words. `first`: the piece stands at the very start of the text. */
 export type PreTokenizer = (piece: string, first: boolean) => readonly string[];
@@ -63,7 +63,7 @@ function spansOf(piece: string, pattern: RegExp): Span[] {
 }
 
 function splitter(pattern: RegExp, behaviour: string, invert = false): PreTokenizer {
-  const join = behaviours[behaviour.toLowerCase()];
+  const join = rowOf(behaviours, behaviour.toLowerCase());
   if (join === undefined) throw new Error(`pre_tokenizer: unknown behavior "${behaviour}"`);
   return (piece) => join(invert ? spansOf(piece, pattern).map((span) => ({ ...span, match: !span.match })) : spansOf(piece, pattern));
 }
@@ -143,7 +143,7 @@ function libraryPart(config: Json): (piece: string) => string[] {
 /** The function for `config`; null gives each piece as one word. Throws on a type or behaviour that is not known. */
 export function preTokenizer(config: Json): PreTokenizer {
   if (config === null || config === undefined) return (piece) => [piece];
-  const build = own[text(config, "type") ?? ""];
+  const build = rowOf(own, text(config, "type") ?? "");
   if (build !== undefined) return build(config);
   const part = libraryPart(config);
   return (piece) => part(piece);

@@ -17,8 +17,20 @@ export interface Encoded {
   readonly text: string;
 }
 
-/** Does one job. `template` is undefined where the model has none. */
+/** What a request calls the text of a job. */
+export const fieldOf: Readonly<Record<Job["kind"], string>> = { encode: "prompt", chat: "messages", decode: "tokens" };
+
+/** Does one job. `template` is undefined where the model has none. Throws BadRequest that names the request's field where a text cannot be said. */
 export function runJob(job: Job, tokenizer: Tokenizer, template: ChatTemplate | undefined): Encoded {
+  try {
+    return run(job, tokenizer, template);
+  } catch (error) {
+    if (error instanceof BadRequest && error.param === "text") throw new BadRequest(fieldOf[job.kind], `${fieldOf[job.kind]}: ${error.message}`);
+    throw error;
+  }
+}
+
+function run(job: Job, tokenizer: Tokenizer, template: ChatTemplate | undefined): Encoded {
   if (job.kind === "encode") return { ids: tokenizer.encode(job.text, job.options), text: job.text };
   if (job.kind === "decode") return { ids: job.ids, text: tokenizer.decode(job.ids, { skipSpecialTokens: false }) };
   if (template === undefined) {

@@ -6,8 +6,8 @@ import { demoFiles } from "../../tests/fixtures/tokenizers/load.ts";
 import { BadRequest, UsageError } from "../core/errors.ts";
 import { startText } from "./text.ts";
 
-/** Takes for ever when the first message says "slow". */
-const slowTemplate = "{% if messages[0].content == 'slow' %}{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}{% endif %}{{ messages[0].content }}";
+/** Takes for ever when the first message says "slow", in steps so long that few of them are counted. */
+const slowTemplate = "{% if messages[0].content == 'slow' %}{% set ns = namespace(x='aa') %}{% for a in range(20) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{% for a in range(9999) %}{% set y = ns.x | replace('a', 'bb') | length %}{% endfor %}{% endif %}{{ messages[0].content }}";
 const slowFiles = { ...demoFiles, "chat_template.jinja": slowTemplate };
 const isBadRequest = (param: string, message: RegExp) => (error: unknown): boolean => error instanceof BadRequest && error.param === param && message.test(error.message);
 

@@ -13,7 +13,7 @@ import { loadChatTemplate } from "./chat-template.ts";
 import type { TextFiles } from "./files.ts";
 import type { DecoderOptions, StreamDecoder } from "./stream-decoder.ts";
 import type { Encoded, Job, Order, Reply } from "./text-jobs.ts";
-import { fromFault, runJob } from "./text-jobs.ts";
+import { fieldOf, fromFault, runJob } from "./text-jobs.ts";
 import type { EncodeOptions } from "./tokenizer.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
@@ -80,8 +80,8 @@ interface Waiting extends Order {
   reject(error: Error): void;
 }
 
-/** What a request calls the text of a job. */
-const fieldOf: Readonly<Record<Job["kind"], string>> = { encode: "prompt", chat: "messages", decode: "tokens" };
+/** Longest that a worker may take to come up, on a machine that has other things to do. */
+const startMs = 30_000;
 
 /** One worker and the jobs given to it, oldest first; the worker is at the first of them. */
 class Lane {
@@ -135,19 +135,20 @@ class Lane {
     this.#thread!.post({ id, job } satisfies Order);
   }
 
-  /** Times the first job. The timer also keeps the process alive while somebody waits, which the worker does not. */
+  /** Times the first job, once the worker is up: no job is to blame for how long that takes. The timer also keeps the process alive while somebody waits, which the worker does not. */
   #watch(): void {
     clearTimeout(this.#timer);
     if (this.#jobs.length === 0) return;
     this.#timer = setTimeout(() => {
       void this.#thread?.terminate();
       this.#drop(`took longer than ${this.#limitMs / 1000} s to turn into tokens or text`);
-    }, this.#limitMs);
+    }, this.#ready ? this.#limitMs : this.#limitMs + startMs);
   }
 
   #receive(reply: Reply): void {
     if (reply.kind === "ready") {
       this.#ready = true;
+      this.#watch();
       return;
     }
     const waiting = this.#jobs.shift();

@@ -11,7 +11,7 @@
  * Knows no chat, no threads and no files.
  */
 import { Tokenizer as Library } from "@huggingface/tokenizers";
-import { UsageError, invariant } from "../core/errors.ts";
+import { UsageError, clipped, invariant, quoted } from "../core/errors.ts";
 import type { AddedToken, Section } from "./added-tokens.ts";
 import { Matcher } from "./added-tokens.ts";
 import type { BpeConfig } from "./bpe.ts";
@@ -35,7 +35,7 @@ export interface EncodeOptions {
 }
 
 export interface Tokenizer {
-  /** int32 [numTokens] */
+  /** int32 [numTokens]. Throws BadRequest (`text`) on characters for which there is no token, not even an unknown one. */
   encode(text: string, options?: EncodeOptions): Int32Array;
   decode(ids: ArrayLike<number>, options?: DecoderOptions): string;
   decoder(options?: DecoderOptions): StreamDecoder;
@@ -65,7 +65,7 @@ export function loadTokenizer(files: TextFiles): Tokenizer {
     return build(json, files);
   } catch (error) {
     if (error instanceof UsageError) throw error;
-    throw new UsageError(`tokenizer.json cannot be used: ${(error as Error).message}; pass --skip-tokenizer-init to serve by token ids`);
+    throw new UsageError(`tokenizer.json cannot be used: ${clipped((error as Error).message, 300)}; pass --skip-tokenizer-init to serve by token ids`);
   }
 }
 
@@ -75,6 +75,7 @@ function build(json: Json, files: TextFiles): Tokenizer {
   const vocab = lazy(() => vocabOf(modelConfig));
   const added = list(json, "added_tokens").map(addedToken);
   const addedIds = new Map(added.map((token) => [token.content, token.id]));
+  checkAdded(added);
   const idOf = (token: string): number | undefined => addedIds.get(token) ?? vocab().get(token);
   const tokens = tokensOf(modelConfig, vocab);
   for (const token of added) tokens[token.id] = token.content;
@@ -83,13 +84,15 @@ function build(json: Json, files: TextFiles): Tokenizer {
   const library = libraryOf(json);
   const normalize = library.normalizer ?? ((piece: string) => piece);
   const cut = preTokenizer(field(json, "pre_tokenizer"));
-  const model = lazy(() => modelOf(modelConfig, vocab(), special));
+  const specialTokens = added.filter((token) => token.special).map((token) => token.content);
+  const model = lazy(() => modelOf(modelConfig, vocab(), neverSaid(tokens, special, new Set(specialTokens))));
 
   const raw = added.filter((token) => !token.normalized), normalized = added.filter((token) => token.normalized);
   const findRaw = new Matcher(raw);
   // Positions are lost in normalising, so where trust differs within the text special tokens are looked for in the raw text only.
   const findTrusted = new Matcher([...raw, ...normalized.filter((token) => token.special)]);
-  const findNormalized = new Matcher(normalized, (token) => normalize(token.content));
+  // A normaliser may take its time over a token: where texts are encoded that is limited, where a model is loaded it is not.
+  const findNormalized = lazy(() => new Matcher(normalized, (token) => normalize(token.content)));
   const [prefix, suffix] = surroundings(library.post_processor, idOf);
 
   const encode = (source: string, options: EncodeOptions = {}): Int32Array => {
@@ -114,7 +117,7 @@ function build(json: Json, files: TextFiles): Tokenizer {
         continue;
       }
       const piece = normalize(whole.slice(section.start, section.end));
-      for (const inner of findNormalized.split(piece, (token) => !token.special || (allowSpecial && untrusted === undefined))) {
+      for (const inner of findNormalized().split(piece, (token) => !token.special || (allowSpecial && untrusted === undefined))) {
         if (inner.kind === "token") out.push(inner.id);
         else plain(piece.slice(inner.start, inner.end), section.start === 0 && inner.start === 0);
       }
@@ -146,7 +149,7 @@ function build(json: Json, files: TextFiles): Tokenizer {
     },
     vocabSize: tokens.length,
     ...endTokens(files, idOf),
-    specialTokens: added.filter((token) => token.special).map((token) => token.content),
+    specialTokens,
     tokenToId: idOf,
     idToToken: (id) => tokens[id] ?? undefined,
     idToBytes: (id) => tokenBytes.bytes(id, false),
@@ -163,36 +166,69 @@ const damaged = (what: string): UsageError => new UsageError(`tokenizer.json: ${
 
 function addedToken(row: Json): AddedToken {
   const id = field(row, "id"), content = text(row, "content"), special = field(row, "special") === true;
-  if (typeof id !== "number" || !Number.isSafeInteger(id) || id < 0 || content === undefined) {
-    throw damaged(`added_tokens has a row without id or content (${JSON.stringify(row)})`);
-  }
+  if (!isId(id) || content === undefined) throw damaged(`added_tokens has a row without id or content (${quoted(row)})`);
   const flag = (name: string): boolean => field(row, name) === true;
   const normalized = (field(row, "normalized") ?? !special) === true;
   return { id, content, special, normalized, lstrip: flag("lstrip"), rstrip: flag("rstrip"), singleWord: flag("single_word") };
 }
 
+/** No two tokens may have one id. A GGUF file's token with a space in it is there in both spellings of that. */
+function checkAdded(added: readonly AddedToken[]): void {
+  const contents = new Map<number, string>();
+  for (const { id, content } of added) {
+    const other = contents.get(id) ?? content;
+    if (other.replaceAll("▁", " ") !== content.replaceAll("▁", " ")) throw damaged(`added_tokens has the id ${id} twice, for ${quoted(other)} and ${quoted(content)}`);
+    contents.set(id, content);
+  }
+}
+
+/** Many times what the largest vocabularies have. */
+const maxIds = 2 ** 22;
+const isId = (x: Json): x is number => typeof x === "number" && Number.isInteger(x) && x >= 0 && x < maxIds;
+
 /** By id: the token's text; null where no text becomes it. */
 function tokensOf(model: Json, vocab: () => ReadonlyMap<string, number>): (string | null | undefined)[] {
   const listed = field(model, "vocab");
-  if (Array.isArray(listed) && !Array.isArray(listed[0])) return [...(listed as readonly (string | null)[])];
+  if (Array.isArray(listed)) return listed.map(rowText);
   const tokens: (string | undefined)[] = [];
-  for (const [token, id] of vocab()) tokens[id] = token;
+  for (const [token, id] of vocab()) {
+    if (tokens[id] !== undefined) throw damaged(`model.vocab has the id ${id} twice, for ${quoted(tokens[id])} and ${quoted(token)}`);
+    tokens[id] = token;
+  }
   return tokens;
 }
 
-/** token -> id. Unigram lists [token, score] pairs, what comes of a GGUF file lists tokens; the others have an object. */
+/** The text in a row of a vocabulary that is a list: Unigram's [token, score] pairs, or the tokens that come of a GGUF file, null where no text becomes one. */
+function rowText(row: Json, id: number): string | null {
+  const token: Json = Array.isArray(row) ? row[0] : row;
+  if (typeof token !== "string" && row !== null) throw damaged(`model.vocab[${id}] is ${quoted(row)}, and no token`);
+  return token as string | null;
+}
+
+/** token -> id. Unigram and what comes of a GGUF file have a list; the others have an object. */
 function vocabOf(model: Json): Map<string, number> {
   const vocab = field(model, "vocab");
+  const ids = new Map<string, number>();
   if (Array.isArray(vocab)) {
-    const ids = new Map<string, number>();
     for (let id = 0; id < vocab.length; id++) {
-      const row = vocab[id] as string | null | readonly [string, number];
-      if (row !== null) ids.set(typeof row === "string" ? row : row[0], id);
+      const token = rowText(vocab[id], id);
+      if (token !== null) ids.set(token, id);
     }
     return ids;
   }
   if (typeof vocab !== "object" || vocab === null) throw damaged("model.vocab is missing");
-  return new Map(Object.entries(vocab as Record<string, number>));
+  for (const [token, id] of Object.entries(vocab)) {
+    if (!isId(id)) throw damaged(`model.vocab says that ${quoted(token)} has the id ${quoted(id)}; whole numbers from 0 to ${maxIds - 1} are ids`);
+    ids.set(token, id);
+  }
+  return ids;
+}
+
+/** Ids that plain text never becomes: special tokens, and further ones that are written as they are. */
+function neverSaid(tokens: readonly (string | null | undefined)[], special: ReadonlySet<number>, texts: ReadonlySet<string>): ReadonlySet<number> {
+  const ids = new Set(special);
+  tokens.forEach((token, id) => void (typeof token === "string" && texts.has(token) && ids.add(id)));
+  return ids;
 }
 
 /** The library's normaliser and post-processor; its model, added tokens, pre-tokeniser and decoder stay unused. */
@@ -216,7 +252,7 @@ function surroundings(process: PostProcessor | null, idOf: (token: string) => nu
   const { tokens } = process([probe], null, true);
   const known = (token: string): number => {
     const id = idOf(token);
-    if (id === undefined) throw damaged(`the post_processor adds "${token}", which is no token of this vocabulary`);
+    if (id === undefined) throw damaged(`the post_processor adds ${quoted(token)}, which is no token of this vocabulary`);
     return id;
   };
   const at = tokens.indexOf(probe);
@@ -226,15 +262,15 @@ function surroundings(process: PostProcessor | null, idOf: (token: string) => nu
 function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: ReadonlySet<number>): Model {
   const type = text(config, "type") ?? (Array.isArray(field(config, "vocab")) ? "Unigram" : field(config, "merges") !== undefined ? "BPE" : "");
   if (type === "BPE") {
-    const bpe = new Bpe(config as BpeConfig, vocab, special);
+    const bpe = new Bpe(bpeConfig(config, vocab.size), vocab, special);
     return (word, out) => bpe.encode(word, out);
   }
   if (type === "Unigram") {
-    const unigram = new Unigram(config as UnigramConfig, special);
+    const unigram = new Unigram(unigramConfig(config), special);
     return (word, out) => unigram.encode(word, out);
   }
   if (type !== "WordPiece") {
-    const what = `model type "${type}" is not supported (BPE, Unigram and WordPiece are)`;
+    const what = `model type ${quoted(type)} is not supported (BPE, Unigram and WordPiece are)`;
     throw new UsageError(`tokenizer.json: ${what}; serve this model with --skip-tokenizer-init, by token ids`);
   }
   const library = new Library(
@@ -251,6 +287,42 @@ function modelOf(config: Json, vocab: ReadonlyMap<string, number>, special: Read
       if (said !== undefined) out.push(said);
     }
   };
+}
+
+/** A field of `model` that may be left out or null, and is of this type otherwise. */
+function optional<T>(config: Json, name: string, kind: string, is: (value: Json) => value is T): T | undefined {
+  const value = field(config, name) ?? undefined;
+  if (value !== undefined && !is(value)) throw damaged(`model.${name} is ${quoted(value)}, where ${kind} is expected`);
+  return value;
+}
+const isText = (x: Json): x is string => typeof x === "string";
+const isFlag = (x: Json): x is boolean => typeof x === "boolean";
+const isNumber = (x: Json): x is number => typeof x === "number" && !Number.isNaN(x);
+const isMerge = (x: Json): x is string | readonly string[] => typeof x === "string" || (Array.isArray(x) && x.length === 2 && x.every(isText));
+
+function bpeConfig(config: Json, numTokens: number): BpeConfig {
+  const isList = (x: Json): x is readonly (string | readonly string[])[] => Array.isArray(x);
+  const isScores = (x: Json): x is ArrayLike<number> => Array.isArray(x) || ArrayBuffer.isView(x);
+  const words = (name: string): string | undefined => optional(config, name, "a string", isText);
+  const flag = (name: string): boolean => optional(config, name, "true or false", isFlag) ?? false;
+  const merges = optional(config, "merges", "a list", isList) ?? [], scores = optional(config, "scores", "a list", isScores);
+  const wrong = merges.findIndex((merge) => !isMerge(merge));
+  if (wrong >= 0) throw damaged(`model.merges[${wrong}] is ${quoted(merges[wrong])}, and no pair of tokens`);
+  if (scores && (scores.length < numTokens || !Array.prototype.every.call(scores, isNumber))) throw damaged(`model.scores has not one number for each of ${numTokens} tokens`);
+  const unknown = words("unk_token"), prefix = words("continuing_subword_prefix"), suffix = words("end_of_word_suffix");
+  return {
+    merges, ...(scores && { scores }), ...(unknown !== undefined && { unk_token: unknown }), ...(prefix !== undefined && { continuing_subword_prefix: prefix }), ...(suffix !== undefined && { end_of_word_suffix: suffix }),
+    fuse_unk: flag("fuse_unk"), byte_fallback: flag("byte_fallback"), ignore_merges: flag("ignore_merges"),
+  };
+}
+
+function unigramConfig(config: Json): UnigramConfig {
+  const vocab = list(config, "vocab");
+  const wrong = vocab.findIndex((row) => !(Array.isArray(row) && row.length === 2 && isText(row[0]) && isNumber(row[1])));
+  if (wrong >= 0) throw damaged(`model.vocab[${wrong}] is ${quoted(vocab[wrong])}, and no token with its score`);
+  const unknown = optional(config, "unk_id", "a token's id", isId);
+  if (unknown !== undefined && unknown >= vocab.length) throw damaged(`model.unk_id is ${unknown}, and there are ${vocab.length} tokens`);
+  return { vocab: vocab as UnigramConfig["vocab"], unk_id: unknown ?? null, byte_fallback: optional(config, "byte_fallback", "true or false", isFlag) ?? false };
 }
 
 /** Beginning and end of text, from every file that names them. */

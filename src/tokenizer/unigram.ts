@@ -2,7 +2,7 @@
  * The Unigram model: the cut of a word into pieces whose scores (log-probabilities) sum to the most, found from left to right
  * (Viterbi). The library's lattice copies its nodes, which breaks ties otherwise than the original, and has no byte fallback.
  */
-import { UsageError } from "../core/errors.ts";
+import { BadRequest, quoted } from "../core/errors.ts";
 import { byteTokens } from "./bpe.ts";
 import { emptyTrie, insert, type TrieNode } from "./trie.ts";
 
@@ -76,8 +76,7 @@ export class Unigram {
     if (this.#bytes !== undefined) for (const byte of utf8.encode(text)) out.push(this.#bytes[byte]!);
     else if (this.#unknown !== undefined) out.push(this.#unknown);
     else {
-      const what = `${JSON.stringify(text)} is in no token of this Unigram vocabulary, and it has no unknown token`;
-      throw new UsageError(`tokenizer.json: ${what}; leave these characters out, or send token ids`);
+      throw new BadRequest("text", `${quoted(text)} is in no token of this model's vocabulary, and it has no unknown token; leave these characters out, or send token ids`);
     }
   }
 }

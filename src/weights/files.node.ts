@@ -56,6 +56,7 @@ function grow(path: string, hash: "sha256" | "sha1", prefix: string): GrowingFil
 }
 
 function isKind(path: string, kind: "isFile" | "isDirectory"): boolean {
+  if (path.includes("\0")) return false; // no file system has such names, and node:fs throws at them
   try {
     return fs.statSync(path, { throwIfNoEntry: false })?.[kind]() ?? false;
   } catch (error) {

@@ -5,7 +5,7 @@
  *
  * A file from anywhere is not trusted: every number in the header is checked before it is used. Knows no model.
  */
-import { UsageError } from "../core/errors.ts";
+import { clipped, quoted, UsageError } from "../core/errors.ts";
 import type { OpenFile } from "./files.ts";
 
 /** Element types as the format names them, with their sizes in bytes. */
@@ -49,20 +49,21 @@ export function readHeader(file: OpenFile): ReadonlyMap<string, TensorInfo> {
   for (const [name, entry] of Object.entries(parseObject(text, fail))) {
     if (name === "__metadata__") continue;
     const { dtype, shape, data_offsets: offsets } = Object(entry) as Record<string, unknown>;
-    if (typeof dtype !== "string" || !Object.hasOwn(fileDTypes, dtype)) fail(`tensor ${name} has dtype ${JSON.stringify(dtype)}, which is not known here`);
-    if (!Array.isArray(shape) || !shape.every(isCount)) fail(`tensor ${name} has shape ${JSON.stringify(shape)}`);
-    if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) fail(`tensor ${name} has data_offsets ${JSON.stringify(offsets)}`);
+    const tensor = `tensor ${clipped(name)}`;
+    if (typeof dtype !== "string" || !Object.hasOwn(fileDTypes, dtype)) fail(`${tensor} has dtype ${quoted(dtype)}, which is not known here`);
+    if (!Array.isArray(shape) || !shape.every(isCount)) fail(`${tensor} has shape ${quoted(shape)}`);
+    if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) fail(`${tensor} has data_offsets ${quoted(offsets)}`);
     const [begin, end] = offsets as [number, number];
     const bytes = (shape as number[]).reduce((product, n) => product * n, fileDTypes[dtype as FileDType]);
-    if (end - begin !== bytes) fail(`tensor ${name} (${dtype} [${shape}]) needs ${bytes} bytes, but data_offsets [${begin}, ${end}] hold ${end - begin}`);
-    if (dataBegin + end > file.bytes) fail(`tensor ${name} ends at byte ${dataBegin + end}, but the file has ${file.bytes}; was it cut short?`);
+    if (end - begin !== bytes) fail(`${tensor} (${dtype} ${quoted(shape)}) needs ${bytes} bytes, but data_offsets [${begin}, ${end}] hold ${end - begin}`);
+    if (dataBegin + end > file.bytes) fail(`${tensor} ends at byte ${dataBegin + end}, but the file has ${file.bytes}; was it cut short?`);
     tensors.set(name, { dtype: dtype as FileDType, shape: shape as number[], begin: dataBegin + begin, bytes });
   }
 
   let end = dataBegin;
   for (const [name, tensor] of [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.bytes - b.bytes)) {
-    if (tensor.begin < end) fail(`tensor ${name} begins at byte ${tensor.begin}, inside the tensor before it, which ends at ${end}`);
-    if (tensor.begin > end) fail(`bytes ${end} to ${tensor.begin}, before tensor ${name}, belong to no tensor`);
+    if (tensor.begin < end) fail(`tensor ${clipped(name)} begins at byte ${tensor.begin}, inside the tensor before it, which ends at ${end}`);
+    if (tensor.begin > end) fail(`bytes ${end} to ${tensor.begin}, before tensor ${clipped(name)}, belong to no tensor`);
     end = tensor.begin + tensor.bytes;
   }
   if (end !== file.bytes) fail(`bytes ${end} to ${file.bytes}, at its end, belong to no tensor`);

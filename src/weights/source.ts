@@ -5,7 +5,7 @@
  * It reads bytes as they are stored; what they mean and where they go is the loader's.
  */
 import { files } from "#files";
-import { invariant, UsageError } from "../core/errors.ts";
+import { clipped, invariant, quoted, UsageError } from "../core/errors.ts";
 import type { BlockType } from "./block-formats.ts";
 import type { OpenFile } from "./files.ts";
 import { type FileDType, readHeader, type TensorInfo } from "./safetensors.ts";
@@ -61,14 +61,14 @@ export function openWeights(folder: string): WeightSource {
   const map = weightMap(path(indexFile), index);
   const shards = [...new Set(map.values())];
   for (const shard of shards) {
-    if (!/^[^/\\]+\.safetensors$/.test(shard)) throw new UsageError(`${path(indexFile)}: weight_map names the file ${JSON.stringify(shard)}, which is not a .safetensors file of this folder`);
+    if (!/^[^/\\]+\.safetensors$/.test(shard)) throw new UsageError(`${path(indexFile)}: weight_map names the file ${quoted(shard)}, which is not a .safetensors file of this folder`);
     if (!files.isFile(path(shard))) throw new UsageError(`${path(indexFile)} names ${shard}, which is not there; download it into ${folder}`);
   }
   const source = openShards(shards.map(path));
   for (const [name, shard] of map) {
     if (source.info(name)) continue;
     source.close();
-    throw new UsageError(`${path(indexFile)} says that ${name} is in ${shard}, but it is not`);
+    throw new UsageError(`${path(indexFile)} says that ${clipped(name)} is in ${shard}, but it is not`);
   }
   return source;
 }
@@ -82,7 +82,7 @@ function weightMap(path: string, text: string): Map<string, string> {
   }
   if (typeof map !== "object" || map === null) throw new UsageError(`${path} has no weight_map`);
   const entries = Object.entries(map);
-  for (const [name, file] of entries) if (typeof file !== "string") throw new UsageError(`${path}: weight_map[${JSON.stringify(name)}] is ${JSON.stringify(file)}, not a file name`);
+  for (const [name, file] of entries) if (typeof file !== "string") throw new UsageError(`${path}: weight_map[${quoted(name)}] is ${quoted(file)}, not a file name`);
   return new Map(entries as [string, string][]);
 }
 
@@ -96,7 +96,7 @@ function openShards(paths: readonly string[]): WeightSource {
       open.push(file);
       for (const [name, info] of readHeader(file)) {
         const other = tensors.get(name);
-        if (other) throw new UsageError(`${name} is both in ${other.file.path} and in ${path}`);
+        if (other) throw new UsageError(`${clipped(name)} is both in ${other.file.path} and in ${path}`);
         tensors.set(name, { file, info });
       }
     }

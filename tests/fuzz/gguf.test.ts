@@ -5,24 +5,27 @@
  * a few times the file, and what is read is true: each tensor inside the file, aligned, apart from the others. Then the config is made of it, by the same rule.
  */
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { UsageError } from "../../src/core/errors.ts";
-import { stream } from "../../src/core/random.ts";
+import { generationDefaults } from "../../src/llm/generation-defaults.ts";
 import { readConfig } from "../../src/model/config.ts";
 import { readGgufConfig } from "../../src/model/gguf-config.ts";
 import { families } from "../../src/model/registry.ts";
+import { loadChatTemplate } from "../../src/tokenizer/chat-template.ts";
+import { ggufTextFiles } from "../../src/tokenizer/gguf.ts";
+import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { blockFormats, type BlockType } from "../../src/weights/block-formats.ts";
 import type { OpenFile } from "../../src/weights/files.ts";
 import { type GgufHeader, readGguf } from "../../src/weights/gguf.ts";
 import { convertToGguf } from "../gguf-model.ts";
+import { casesWith } from "../fixtures/tokenizers/gguf-cases.ts";
+import { ggufEntries, ggufMetadata } from "../fixtures/tokenizers/gguf-metadata.ts";
 import { type Field, ggufFields, type GgufContents, joinFields, u32, u64 } from "../gguf-writer.ts";
-import { fixture } from "./checkpoints.ts";
+import { fixture } from "../models/checkpoints.ts";
+import { checkTokenizer } from "./tokenizer-rules.ts";
+import { below, fuzz, pick, type Random, takeAllocated, watchAllocations } from "./fuzz.ts";
 
-const long = process.env["TESSERA_LONG"] !== undefined;
-const inputs = long ? 2_000_000 : 30_000;
-/** On a slow machine time runs out first; fewer than these would be no test. */
-const floor = long ? 1_000_000 : 10_000;
-const milliseconds = long ? 600_000 : 15_000;
+watchAllocations();
 
 /** Every kind of value and type of tensor; and files that pass for models, with data too short to be one but sizes that agree. */
 function seeds(): readonly (readonly Field[])[] {
@@ -42,10 +45,6 @@ function seeds(): readonly (readonly Field[])[] {
   });
   return [everything, { ...everything, version: 2 }, { metadata: {}, tensors: [] }, ...models].map(ggufFields);
 }
-
-type Random = () => number;
-const below = (random: Random, n: number): number => Math.floor(random() * n);
-const pick = <T>(random: Random, list: readonly T[]): T => list[below(random, list.length)]!;
 
 const edges = [0n, 1n, 2n, 3n, 4n, 5n, 7n, 8n, 9n, 13n, 16n, 31n, 32n, 33n, 64n, 65n, 255n, 256n, 65535n, 65536n, ...[24n, 31n, 32n, 40n, 53n, 60n, 61n, 62n, 63n, 64n].flatMap((bits) => [2n ** bits - 1n, 2n ** bits, 2n ** bits + 1n])];
 
@@ -89,32 +88,26 @@ const mutations: Readonly<Record<string, Mutation>> = {
   "bytes appended": (fields, random) => void fields.push({ name: "appended", kind: "data", bytes: new Uint8Array(below(random, 200)).fill(below(random, 256)) }),
 };
 
-/** Bytes that arrays were made of, while they are watched: typed arrays, lists and copies of buffers. */
-let allocated = 0;
-const watched = ["Uint8Array", "Uint16Array", "Uint32Array", "Int8Array", "Int16Array", "Int32Array", "Float32Array", "Float64Array", "BigUint64Array", "BigInt64Array", "Array"] as const;
-const globals = globalThis as unknown as Record<string, new (...parameters: unknown[]) => object>;
-const originals = Object.fromEntries(watched.map((name) => [name, globals[name]!]));
-const slice = ArrayBuffer.prototype.slice;
+const names = Object.keys(mutations);
 
-before(() => {
-  for (const name of watched) {
-    globals[name] = new Proxy(originals[name]!, {
-      construct(target, parameters, newTarget) {
-        const [size] = parameters as unknown[];
-        if (typeof size === "number") allocated += size * ((target as unknown as { readonly BYTES_PER_ELEMENT?: number }).BYTES_PER_ELEMENT ?? 8);
-        return Reflect.construct(target, parameters, newTarget) as object;
-      },
-    });
+/** The file of fields of which one to three are changed. The lengths of changed texts agree with them in one half, so that what is behind them is reached. */
+function hostile(good: readonly Field[], random: Random, did: (what: string) => void): OpenFile {
+  const fields = [...good];
+  for (let left = 1 + below(random, 3); left > 0 && fields.length > 0; left--) {
+    const name = pick(random, names);
+    mutations[name]!(fields, random);
+    did(name);
   }
-  ArrayBuffer.prototype.slice = function (this: ArrayBuffer, begin = 0, end = this.byteLength) {
-    allocated += end - begin;
-    return slice.call(this, begin, end);
-  };
-});
-after(() => {
-  Object.assign(globals, originals);
-  ArrayBuffer.prototype.slice = slice;
-});
+  if (random() < 0.5) {
+    fields.forEach((field, i) => {
+      const text = fields[i + 1];
+      if (field.name === `length of ${text?.name}`) fields[i] = { ...field, bytes: u64(text!.bytes.length) };
+    });
+    did("lengths agree");
+  }
+  const all = joinFields(fields);
+  return { path: "hostile.gguf", bytes: all.length, read: (into, position) => into.set(all.subarray(position, position + into.length)), close() {} };
+}
 
 /** What was read must be true of a file of `size` bytes. */
 function checkHeader({ tensors, metadata }: GgufHeader, size: number): void {
@@ -128,51 +121,61 @@ function checkHeader({ tensors, metadata }: GgufHeader, size: number): void {
   for (const [key, value] of metadata) assert.ok(key !== "" && value !== undefined && value !== null);
 }
 
-test(`${inputs} files with one to three fields changed are read truly or refused, with no more memory than they are worth`, () => {
+test("files with one to three fields changed are read truly or refused, with no more memory than they are worth", async (t) => {
   const good = seeds();
-  const random = stream(long ? Number(process.env["TESSERA_SEED"] ?? 1) : 1);
-  const names = Object.keys(mutations);
   const used = new Map(names.map((name) => [name, 0]));
-  let executed = 0, read = 0, refused = 0, configs = 0;
-  const start = performance.now();
-  for (let n = 0; n < inputs && performance.now() - start < milliseconds; n++) {
-    const fields = [...pick(random, good)];
-    const done = Array.from({ length: 1 + below(random, 3) }, () => pick(random, names));
-    for (const name of done) {
-      if (fields.length === 0) break;
-      mutations[name]!(fields, random);
-      used.set(name, used.get(name)! + 1);
-    }
-    const all = joinFields(fields);
-    const file: OpenFile = { path: "hostile.gguf", bytes: all.length, read: (into, position) => into.set(all.subarray(position, position + into.length)), close() {} };
-    executed++;
-    allocated = 0;
-    let stage = "reading";
+  await fuzz(t, { inputs: [10_000, 1_000_000], floors: { "config read": 0.02, read: 0.04, refused: 0.5 } }, ({ random, did }) => {
+    const file = hostile(pick(random, good), random, (name) => {
+      if (used.has(name)) used.set(name, used.get(name)! + 1);
+      did(name);
+    });
+    takeAllocated();
+    let outcome = "refused";
     try {
       const header = readGguf(file);
-      stage = "checking";
-      checkHeader(header, all.length);
+      checkHeader(header, file.bytes);
       assert.deepEqual(readGguf(file, () => true).tensors, header.tensors, "without its texts a file is the same");
-      read++;
-      stage = "config";
+      outcome = "read";
       readConfig({ config: readGgufConfig({ path: file.path, ...header }).json, weightDType: "f32" }, families);
-      configs++;
+      outcome = "config read";
     } catch (error) {
       // A config that was refused by the families names config.json, which this is to them.
-      assert.ok(error instanceof UsageError && (stage === "reading" ? /^hostile\.gguf .* at byte \d+, / : /^(hostile\.gguf|config\.json|eos_token_id)/).test(error.message), `input ${n} (${done.join("; ")}), ${stage}: ${String((error as Error).stack)}`);
-      refused++;
+      assert.ok(error instanceof UsageError && (outcome === "refused" ? /^hostile\.gguf .* at byte \d+, / : /^(hostile\.gguf|config\.json|eos_token_id)/).test(error.message), `after ${outcome}: ${String((error as Error).stack)}`);
     }
-    assert.ok(allocated <= 12 * all.length + 4096, `input ${n} (${done.join("; ")}): ${allocated} bytes for a file of ${all.length}`);
-  }
-  const counts = `${executed} executed: ${read} read, ${configs} of them with a config, ${refused} refused`;
-  assert.ok(executed >= floor && read > floor / 20 && refused > floor / 2 && configs > floor / 100, counts);
-  for (const [name, times] of used) assert.ok(times > floor / 50, `${name}: only ${times} times`);
+    const bytes = takeAllocated();
+    assert.ok(bytes <= 12 * file.bytes + 4096, `${bytes} bytes for a file of ${file.bytes}`);
+    return outcome;
+  });
+  for (const [name, times] of used) assert.ok(times > 80, `${name}: only ${times} times`);
+});
+
+test("tokenizers in files with one to three fields changed are tokenizers, or refused", (t) => {
+  const good = casesWith(undefined).filter(({ name, rulesOf }) => name !== "Mistral 7B v0.3" && rulesOf === undefined).map(({ tokenizer, pre, addSpacePrefix }) => ggufFields({
+    metadata: { ...ggufEntries(ggufMetadata(tokenizer, pre, addSpacePrefix)), "general.sampling.temp": ["f32", 0.5], "tokenizer.chat_template": ["string", "{% for m in messages %}{{ m.content }}{% endfor %}"] }, tensors: [],
+  }));
+  return fuzz(t, { inputs: [400, 60_000], floors: { loaded: 0.2, refused: 0.2 } }, ({ random, did }) => {
+    const file = hostile(pick(random, good), random, did);
+    try {
+      const texts = ggufTextFiles(readGguf(file).metadata, file.path);
+      const tokenizer = loadTokenizer(texts);
+      loadChatTemplate(texts, tokenizer.specialTokens);
+      generationDefaults(texts["generation_config.json"]);
+      checkTokenizer(tokenizer, random);
+      return "loaded";
+    } catch (error) {
+      assert.ok(error instanceof UsageError && /^(hostile\.gguf|tokenizer|generation_config|the (chat template|model's tokenizer))/.test(error.message) && error.message.length < 2000, String((error as Error).stack));
+      return "refused";
+    }
+  });
 });
 
 test("the fuzzer sees a reader that asks for too much memory", () => {
-  allocated = 0;
+  takeAllocated();
   assert.equal(new Uint32Array(10).length + new Array(5).length, 15);
-  assert.equal(allocated, 80);
+  assert.equal(takeAllocated(), 80);
+  assert.equal(Array.from({ length: 3 }, () => 0).length, 3);
   assert.equal(new ArrayBuffer(16).slice(4).byteLength, 12);
-  assert.equal(allocated, 92);
+  assert.equal(takeAllocated(), 36);
+  assert.throws(() => new Array(2 ** 30), /were asked for/);
+  takeAllocated();
 });
