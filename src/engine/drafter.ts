@@ -13,8 +13,8 @@ export interface Drafter {
    * alone. No other step uses the cache meanwhile.
    */
   propose(work: readonly Work[]): void | Promise<void>;
-  /** A step that computed `numDrafts` drafts of a sequence gave it `numTokens` tokens. */
-  decided(sequence: Sequence, numDrafts: number, numTokens: number): void;
+  /** The step that it last proposed for has given this sequence tokens, whether there were drafts or not. */
+  decided(sequence: Sequence): void;
 }
 
 /** Puts what was thought of, as far as there is room, behind the last token of the work, which grows by that. */

@@ -326,8 +326,8 @@ export class Engine {
       this.#numDrafts++;
       this.#numDraftTokens += numDrafts;
       for (let i = 0; i < numAccepted; i++) this.#acceptedPerPosition[i]!++;
-      this.#drafter!.decided(sequence, numDrafts, tokens.length);
     }
+    this.#drafter?.decided(sequence);
     const delta: Delta = { id, tokens, ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);
