@@ -82,7 +82,7 @@ export class Engine {
   #stepping = false;
 
   constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter }: EngineSetup) {
-    const limits = drafter ? { ...given, numSpeculativeTokens: drafter.numTokens } : given;
+    const limits = { ...given, numSpeculativeTokens: drafter?.numTokens ?? 0 };
     this.limits = limits;
     this.#drafter = drafter;
     this.#acceptedPerPosition = new Array<number>(drafter?.numTokens ?? 0).fill(0);
