@@ -5,7 +5,7 @@
  * neighbours. Their outputs are compared: a guess changes no token.
  *
  *   stories    the model's own chat: a story for each question, to its end
- *   repeats    a text that repeats itself, to be continued: what looking tokens up is for
+ *   repeats    a text that repeats itself, to be continued past every end: what looking tokens up is for
  *
  *   npm run bench -- speculation [--model DIR] [--draft DIR] [--tokens 2,3,4] [--rounds N] [--threads N] [--temperature T]
  */
@@ -39,14 +39,14 @@ const stories = [
   "Tell me a story about a fox who finds a lantern.", "can you tell me a story about a lizard who finds a big shoe in the forest?", "Tell me a story about a bear who loses a key.",
   "Tell me a story about a goat and a princess.", "Please tell a story about a swan who finds a ring.", "Tell me a story about an owl who lost a hat.",
 ];
-const passage = "Once there was a shy lizard called Tom, who lived in a hollow tree. One morning, Tom went for a walk and found a big shoe in the forest. \"What a fine shoe!\" said Tom. ";
+const repeats = ["apple, bear, cat, dog, egg, fox, goat, hat. ".repeat(6), "red blue green. ".repeat(10), "Once there was a shy lizard called Tom, who lived in a hollow tree. ".repeat(5)];
 
 /** Tokens a second behind the first, the tokens, and how many drafts were right of how many. */
 async function once(llm: LLM, text: string, chats: boolean) {
-  const before = llm.stats, request = { text, chats };
+  const before = llm.stats;
   let first = 0, last = 0;
   const tokens: number[] = [];
-  const generation = request.chats ? llm.chat([{ role: "user", content: text }], { maxTokens: 250, temperature, seed: 1 }) : llm.generate(text, { maxTokens: 120, temperature, seed: 1 });
+  const generation = chats ? llm.chat([{ role: "user", content: text }], { maxTokens: 250, temperature, seed: 1 }) : llm.generate(text, { maxTokens: 200, temperature, seed: 1, ignoreEos: true });
   for await (const delta of generation) {
     last = performance.now();
     if (tokens.length === 0) first = last;
@@ -60,7 +60,7 @@ async function once(llm: LLM, text: string, chats: boolean) {
   };
 }
 
-for (const [kind, texts, chats] of [["stories", stories, true], ["repeats", [passage.repeat(3), `${passage}${passage}Once there was`], false]] as const) {
+for (const [kind, texts, chats] of [["stories", stories, true], ["repeats", repeats, false]] as const) {
   const rates = guessing.map(() => [] as number[]), ratios = guessing.map(() => [] as number[]), plainRates: number[] = [];
   const counts = guessing.map(() => ({ drafted: 0, accepted: 0, steps: 0, tokens: 0, draftSeconds: 0, seconds: 0 }));
   for (let round = -1; round < rounds; round++) {

@@ -15,6 +15,7 @@ test("what commander says becomes one sentence of ours", () => {
 
 test("a name of the library that stands before its flag is left out, and other words before a flag are not", () => {
   assert.equal(flagNames("maxNumSeqs (--max-num-seqs) is -1"), "--max-num-seqs is -1");
+  assert.equal(flagNames("speculativeConfig.numSpeculativeTokens (--speculative-config num_speculative_tokens) is 0"), "--speculative-config num_speculative_tokens is 0");
   assert.equal(flagNames("kvCacheBytes (--kv-cache-memory-bytes) is 5; maxModelLen (--max-model-len) 7"), "--kv-cache-memory-bytes is 5; --max-model-len 7");
   assert.equal(flagNames("no tokenizer is loaded (--skip-tokenizer-init)"), "no tokenizer is loaded (--skip-tokenizer-init)");
 });

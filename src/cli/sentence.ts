@@ -19,7 +19,7 @@ export function sentence(text: string): string {
   return [theirs ? first.replace(theirs, ours!) : first, ...rest.map((line) => line.replace(/^\((.*)\)$/, "$1"))].join(" ");
 }
 
-/** "maxNumSeqs (--max-num-seqs) is -1": the library names both; here the flag is enough. */
+/** "maxNumSeqs (--max-num-seqs) is -1": the library names both; here the flag is enough, with the field of it that is meant. */
 export function flagNames(message: string): string {
-  return message.replaceAll(/\b(\w+) \((--[a-z-]+)\)/g, (both, name: string, flag: string) => (flagOf(name) === flag || name === "kvCacheBytes" ? flag : both));
+  return message.replaceAll(/\b(\w+)(?:\.\w+)? \((--[a-z-]+)((?: \w+)?)\)/g, (both, name: string, flag: string, field: string) => (flagOf(name) === flag || name === "kvCacheBytes" ? flag + field : both));
 }

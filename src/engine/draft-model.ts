@@ -1,23 +1,29 @@
 /**
  * Drafts by a second, smaller model of the same vocabulary. It has a KV cache of its own in pages of the same numbers: a page holds the same tokens in
  * both, so sharing, preemption and block tables are one matter. What the big model is about to compute it computes first; where there is room for drafts
- * it goes on, a token at a time, with what it samples itself, by the random numbers that the big model will use at the same place.
+ * it goes on, a token at a time, with what it would say itself.
  *
- *   known      5 6 7 8                 pass 1   row 8            samples 4       all other work of the step is in this pass too
- *   drafts             4 4 9           pass 2   row 4            samples 4
- *                                      pass 3   row 4            samples 9       whose own row nobody has computed:
+ *   known      5 6 7 8                 pass 1   row 8            says 4          all other work of the step is in this pass too
+ *   drafts             4 4 9           pass 2   row 4            says 4
+ *                                      pass 3   row 4            says 9          whose own row nobody has computed:
  *
- * were all three right it would be one token behind (`Sequence.numBehind`), and catches up in the next pass 1. Where logits come to the host, drafts end
- * before a token that two candidates are about as good for: it would be wrong about as often as right (docs/log.md), and a row costs what it costs.
+ * were all three right it would be one token behind (`Sequence.numBehind`), and catches up in the next pass 1.
+ *
+ * A machine that samples draws its drafts by the request's parameters, with the random numbers that the big model will use at the same place. Where logits
+ * come to the host that would cost more than a pass: the likeliest is taken, and drafts end before one that another is about as likely as, which would be
+ * wrong as often as right (docs/log.md).
  */
 import { maxNumLogitsOf } from "../model/memory.ts";
 import { Choices } from "../sampling/choices.ts";
-import { Sampler } from "../sampling/sampler.ts";
+import { argmax } from "../sampling/sampler.ts";
 import { Batch } from "./batch.ts";
 import { addDrafts, type Drafter } from "./drafter.ts";
 import type { ForwardModel, Sampled } from "./run-ahead.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
+
+/** The draft for a position, where one is worth its row, from logits on the host. */
+export type Choose = (logits: Float32Array, sequence: Sequence, position: number) => number | undefined;
 
 /** So far, at least, the likeliest token's logit is above the next one's where it is worth a row. */
 const leastLead = 0.5;
@@ -35,33 +41,39 @@ export class DraftModel implements Drafter {
   readonly #model: ForwardModel;
   readonly #batch: Batch;
   readonly #choices: Choices;
-  readonly #sampler: Sampler;
-  readonly #isSure: (logits: Float32Array) => boolean;
+  readonly #choose: Choose;
+  /** So many tokens of each sequence of the step it has computed. */
+  readonly #reached = new Map<Sequence, number>();
 
-  /** `isSure`: whether the likeliest of these is worth a row; replaced by tests. */
-  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number, isSure = (logits: Float32Array): boolean => leadOf(logits) >= leastLead) {
-    this.#isSure = isSure;
+  /** `choose` is replaced by tests. */
+  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number, choose: Choose = likeliestIfSure) {
+    this.#choose = choose;
     this.numTokens = numSpeculativeTokens;
     this.#model = model;
     this.#batch = new Batch(limits, maxModelLen);
     this.#choices = new Choices(maxNumLogitsOf(limits));
-    this.#sampler = new Sampler(model.vocabSize);
   }
 
   async propose(work: readonly Work[]): Promise<void> {
     if (work.length === 0) return;
     const drafting = work.filter(({ numDrafts }) => numDrafts > 0).map((one): Drafting => ({ work: one, end: one.sequence.numTokens, tokens: [] }));
     this.#batch.clear();
+    this.#reached.clear();
     for (const { sequence, numTokens, numDrafts } of work) {
       const count = numDrafts > 0 ? numTokens + sequence.numBehind : numTokens;
-      this.#batch.add(sequence, sequence.numComputed - sequence.numBehind, count, numDrafts > 0 ? 1 : 0);
+      this.#add(sequence, sequence.numComputed - sequence.numBehind, count, numDrafts > 0 ? 1 : 0);
     }
     await (this.#model.launch ? this.#launchAll(drafting) : this.#sampleAll(drafting));
     for (const { work: one, tokens } of drafting) if (one.sequence.state === "running") addDrafts(one, tokens);
   }
 
-  decided(sequence: Sequence, numDrafts: number, numTokens: number): void {
-    sequence.numBehind = numTokens > numDrafts ? 1 : 0;
+  decided(sequence: Sequence): void {
+    sequence.numBehind = Math.max(0, sequence.numSettled - this.#reached.get(sequence)!);
+  }
+
+  #add(sequence: Sequence, from: number, count: number, numLogits: number, token?: number): void {
+    this.#batch.add(sequence, from, count, numLogits, token);
+    this.#reached.set(sequence, from + count);
   }
 
   /** The passes one after another: each with the tokens of the one before. */
@@ -72,14 +84,13 @@ export class DraftModel implements Drafter {
       const logits = await this.#model.forward(this.#batch);
       going = going.filter(({ work: { sequence, numDrafts }, end, tokens }, row) => {
         if (sequence.state !== "running") return false;
-        const choices = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
-        const token = this.#isSure(choices) ? this.#sampler.sample(choices, sequence.params, sequence.seed, end + tokens.length) : undefined;
+        const token = this.#choose(logits.subarray(row * vocabSize, (row + 1) * vocabSize), sequence, end + tokens.length);
         if (token !== undefined) tokens.push(token);
         return tokens.length === pass && pass < numDrafts;
       });
       if (going.length === 0) return;
       this.#batch.clear();
-      for (const { work: { sequence }, end, tokens } of going) this.#batch.add(sequence, end + pass - 1, 1, 1, tokens.at(-1));
+      for (const { work: { sequence }, end, tokens } of going) this.#add(sequence, end + pass - 1, 1, 1, tokens.at(-1));
     }
   }
 
@@ -92,7 +103,7 @@ export class DraftModel implements Drafter {
       const on = going.filter(({ work: { numDrafts } }) => pass < numDrafts);
       if (on.length === 0) break;
       this.#batch.clear();
-      for (const one of on) this.#batch.add(one.work.sequence, one.end + pass - 1, 1, 1, -1 - going.indexOf(one));
+      for (const one of on) this.#add(one.work.sequence, one.end + pass - 1, 1, 1, -1 - going.indexOf(one));
       going = on;
     }
     const results = await Promise.all(passes.map(({ sampled }) => sampled));
@@ -102,6 +113,8 @@ export class DraftModel implements Drafter {
     }
   }
 }
+
+const likeliestIfSure: Choose = (logits) => (leadOf(logits) >= leastLead ? argmax(logits) : undefined);
 
 /** How far the largest is above the next one. */
 function leadOf(logits: Float32Array): number {

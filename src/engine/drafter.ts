@@ -13,7 +13,7 @@ export interface Drafter {
    * alone. No other step uses the cache meanwhile.
    */
   propose(work: readonly Work[]): void | Promise<void>;
-  /** A step that computed `numDrafts` drafts of a sequence gave it `numTokens` tokens. */
+  /** The step that it last proposed for has given this sequence `numTokens` tokens; it had `numDrafts` drafts, 0 where the step was done again without. */
   decided(sequence: Sequence, numDrafts: number, numTokens: number): void;
 }
 

@@ -85,7 +85,7 @@ export class Engine {
   #stepping = false;
 
   constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter, scheduler }: EngineSetup) {
-    const limits = drafter ? { ...given, numSpeculativeTokens: drafter.numTokens } : given;
+    const limits = { ...given, numSpeculativeTokens: drafter?.numTokens ?? 0 };
     this.limits = limits;
     this.#drafter = drafter;
     this.#acceptedPerPosition = new Array<number>(drafter?.numTokens ?? 0).fill(0);
@@ -332,8 +332,8 @@ export class Engine {
       this.#numDrafts++;
       this.#numDraftTokens += numDrafts;
       for (let i = 0; i < numAccepted; i++) this.#acceptedPerPosition[i]!++;
-      this.#drafter!.decided(sequence, numDrafts, tokens.length);
     }
+    this.#drafter?.decided(sequence, numDrafts, tokens.length);
     const delta: Delta = { id, tokens, ...(queueSeconds !== undefined && { queueSeconds }), ...(cachedTokens && { cachedTokens }), ...more };
     if (delta.finish) this.#end(sequence, delta);
     else this.#deltas.push(delta);

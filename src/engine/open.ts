@@ -106,7 +106,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     };
     const checkpoint = open(path), { source } = checkpoint;
     const draft = speculation?.method === "draft_model" ? open(speculation.model) : undefined;
-    if (draft) checkDraft(draft.config, checkpoint.config);
+    if (draft) checkDraft(draft.config, checkpoint.config, options.maxModelLen);
     const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
     const backend = await opening;
     const limits = chooseLimits(options, {
@@ -163,8 +163,11 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
 const draftLimits = (limits: EngineLimits): EngineLimits => ({ ...limits, maxNumLogits: limits.maxNumSeqs });
 const sum = <T>(items: readonly T[], of: (item: T) => number): number => items.reduce((total, item) => total + of(item), 0);
 
-/** @throws UsageError where a token of one model means nothing, or something else, to the other */
-function checkDraft(draft: ModelConfig, config: ModelConfig): void {
+/** @throws UsageError where a token of one model means nothing, or something else, to the other, or a context is asked for that only one has */
+function checkDraft(draft: ModelConfig, config: ModelConfig, maxModelLen = 0): void {
+  if (maxModelLen > draft.maxPositions && maxModelLen <= config.maxPositions) {
+    throw new UsageError(`maxModelLen (--max-model-len) is ${maxModelLen}, and speculativeConfig.model (--speculative-config model) has ${draft.maxPositions} positions; pass at most that, or a draft model with more`);
+  }
   if (draft.vocabSize === config.vocabSize) return;
   throw new UsageError(
     `speculativeConfig.model (--speculative-config model) has a vocabulary of ${draft.vocabSize} tokens and the model one of ${config.vocabSize}; give a draft model with the model's own tokenizer`,

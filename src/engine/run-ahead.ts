@@ -83,6 +83,7 @@ export class Launcher {
     const parts = work.map(({ sequence, numTokens, numLogits, numDrafts }): Part => {
       const firstRow = row, reachesEnd = numTokens === sequence.numUncomputed;
       invariant(numLogits <= numTokens && (numLogits > 0 || !reachesEnd), `sequence ${sequence.id}: ${numLogits} rows of logits for ${numTokens} tokens`);
+      invariant(numDrafts === sequence.numDrafts, `sequence ${sequence.id}: ${sequence.numDrafts} drafts in place of ${numDrafts}`);
       const hostRow = numLogits > 0 && (!this.#model.launch || needsLogits(sequence)) ? logitsOf.length : undefined;
       for (let position = sequence.numComputed + numTokens - numLogits + 1; row < firstRow + numLogits; row++, position++) {
         if (this.#model.launch) this.#choices.set(row, sequence.params, sequence.seed, position);

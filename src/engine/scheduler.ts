@@ -160,7 +160,7 @@ export class Scheduler {
     let rows = Math.min(budget, this.#work.reduce((left, { numLogits }) => left - numLogits, maxNumLogitsOf(this.limits)));
     for (const work of this.#work) {
       const { sequence } = work;
-      if (sequence.numGenerated === 0 || sequence.numUncomputed !== 1 || sequence.numKnown < sequence.numTokens) continue;
+      if (sequence.numGenerated === 0 || sequence.numUncomputed !== 1 || sequence.numKnown < sequence.numTokens || !sequence.wantsDrafts()) continue;
       let numDrafts = Math.min(most, rows, sequence.capacity - sequence.numTokens - 1);
       while (numDrafts > 0 && !this.cache.grow(sequence, numDrafts)) numDrafts--;
       if (numDrafts <= 0) continue;

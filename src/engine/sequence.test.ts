@@ -109,3 +109,20 @@ test("drafts are forgotten when their step fails, and never reach a sequence's e
   advance(s, 1, 8);
   assert.equal(s.token(3), 8);
 });
+
+test("who guesses all wrong again and again is asked ever more rarely, until something is right", () => {
+  const s = new Sequence("a", Int32Array.of(5), params, 0, 1000);
+  s.admit();
+  advance(s, 1, 0);
+  const rests: number[] = [];
+  const guess = (right: boolean) => {
+    let rest = 0;
+    for (; !s.wantsDrafts(); rest++) advance(s, 1, 0);
+    rests.push(rest);
+    s.propose([1, 1]);
+    s.compute(3, 0);
+    s.settle(3, right ? [1, 0] : [0]);
+  };
+  for (const right of [false, false, false, false, false, false, true, false, false]) guess(right);
+  assert.deepEqual(rests, [0, 0, 2, 6, 14, 14, 14, 0, 0]);
+});

@@ -26,6 +26,9 @@ import type { SamplingParams } from "../sampling/params.ts";
 import { nothingTold, type Told } from "./messages.ts";
 import type { LogitRules } from "../sampling/rules.ts";
 
+/** Steps. One wrong guess costs none, two cost 2, three 6, and then this. */
+const longestRest = 14;
+
 export type SequenceState = "waiting" | "running" | "finished";
 
 export class Sequence {
@@ -58,6 +61,9 @@ export class Sequence {
   #numTokens: number;
   #numKnown: number;
   #numDrafts = 0;
+  /** How often in a row drafts were all wrong, and for how many steps there are to be none. */
+  #numMisses = 0;
+  #rest = 0;
   #numComputed = 0;
   #numSettled = 0;
   #numCachedTokens: number | undefined;
@@ -177,6 +183,18 @@ export class Sequence {
     this.#numDrafts = drafts.length;
   }
 
+  /** Steps for which there are to be no drafts. */
+  get rest(): number {
+    return this.#rest;
+  }
+
+  /** Whether the next step is to have drafts. After steps whose drafts were all wrong there are none for a while, the longer the more of them there were. */
+  wantsDrafts(): boolean {
+    if (this.#rest === 0) return true;
+    this.#rest--;
+    return false;
+  }
+
   /** A step was started that computes `count` more tokens. When the last one is among them, its logits are in `row` of that step. */
   compute(count: number, row: number | undefined): void {
     invariant(this.#state === "running" && count > 0 && count <= this.numUncomputed, `${this} computes ${count} of ${this.numUncomputed}`);
@@ -203,6 +221,8 @@ export class Sequence {
     this.#tokens.set(next, this.#numKnown);
     this.#numKnown += next.length;
     if (this.#numDrafts === 0) return;
+    this.#numMisses = next.length > 1 ? 0 : this.#numMisses + 1;
+    this.#rest = Math.max(0, Math.min(longestRest, 2 ** this.#numMisses - 2));
     this.#numSettled = this.#numKnown - 1;
     this.undo();
   }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../core/random.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
+import { Sampler } from "../sampling/sampler.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
 import { FakeModel } from "../../tests/engine/fake-model.ts";
 import type { Batch } from "./batch.ts";
@@ -76,7 +77,8 @@ class Oracle implements Drafter {
   decided(): void {}
 }
 
-const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen, () => true);
+const sampler = new Sampler(vocabSize);
+const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen, (logits, { params, seed }, position) => sampler.sample(logits, params, seed, position));
 
 test("right drafts come with the token behind them: a step for each k + 1 tokens, and none past the end", async () => {
   const prompt = Int32Array.of(3, 4), params = { ...greedy, maxTokens: 20 };

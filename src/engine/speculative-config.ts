@@ -8,7 +8,7 @@ export interface SpeculativeConfig {
   readonly method?: "ngram" | "draft_model";
   /** Most tokens that are guessed at once. */
   readonly numSpeculativeTokens: number;
-  /** The draft model, named as models are; it has the vocabulary of the model that it guesses for. */
+  /** The draft model, named as models are; it has the vocabulary of the model that it guesses for, and no sequence is longer than its context. */
   readonly model?: string;
   /** Of "ngram": how many of the last tokens must have stood there before, and how many are looked at. Default: each other, 5 where neither is given. */
   readonly promptLookupMin?: number;

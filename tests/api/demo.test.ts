@@ -56,25 +56,21 @@ suite("the demo model", { skip: demo ? false : "models/demo has no weights" }, (
 
   test("with guesses the stories are the same, greedy and sampled, and /metrics says how many guesses were right", async () => {
     const ask = async (from: LLM, temperature: number) => {
-      const { text, tokenIds, logprobs, usage } = await from.chat(messages, { maxTokens: 80, temperature, seed: 4, logprobs: 2 });
-      return { text, tokenIds, logprobs, usage };
+      const story = await from.chat(messages, { maxTokens: 80, temperature, seed: 4, logprobs: 2 }), list = await from.generate("red blue green. ".repeat(10), { maxTokens: 40, temperature, seed: 4, ignoreEos: true });
+      return [story, list].map(({ text, tokenIds, logprobs }) => ({ text, tokenIds, logprobs }));
     };
     const model = fileURLToPath(new URL("../../models/demo-draft", import.meta.url));
     for (const speculativeConfig of [{ model, numSpeculativeTokens: 4 }, { method: "ngram", numSpeculativeTokens: 3, promptLookupMin: 1, promptLookupMax: 3 }] as const) {
-      await using guessing = await LLM.load(undefined, { maxNumSeqs: 4, maxModelLen: 512, threads: 1, enablePrefixCaching: false, speculativeConfig });
+      await using guessing = await LLM.load(undefined, { maxNumSeqs: 4, maxModelLen: 512, threads: 1, speculativeConfig });
+      for (const temperature of [0, 0.7]) assert.deepEqual(await ask(guessing, temperature), await ask(llm, temperature));
       const serving = await serve(guessing, { port: 0 });
-      for (const temperature of [0, 0.7]) {
-        const [want, got] = [await ask(llm, temperature), await ask(guessing, temperature)];
-        assert.deepEqual(got, { ...want, usage: { ...want.usage, cachedTokens: 0 } });
-      }
-      const text = await (await fetch(`${serving.url}/metrics`)).text();
+      const text = await (await fetch(`${serving.url}/metrics`)).text().finally(() => serving.close());
       const value = (name: string, labels = "") => Number(new RegExp(`^vllm:spec_decode_${name}_total\\{[^}]*${labels}\\} (\\d+)$`, "m").exec(text)?.[1]);
       const [drafts, tokens, accepted] = ["num_drafts", "num_draft_tokens", "num_accepted_tokens"].map((name) => value(name)) as [number, number, number];
       const positions = Array.from({ length: speculativeConfig.numSpeculativeTokens }, (_, position) => value("num_accepted_tokens_per_pos", `position="${position}"`));
-      assert.ok(drafts > 5 && tokens >= drafts && accepted < tokens && accepted > ("model" in speculativeConfig ? tokens / 2 : 0), `${drafts}, ${tokens}, ${accepted}`);
+      assert.ok(drafts > 5 && tokens >= drafts && accepted > 0.2 * tokens && accepted < tokens, `${drafts}, ${tokens}, ${accepted}`);
       assert.equal(positions.reduce((sum, count) => sum + count, 0), accepted);
       assert.deepEqual(positions, positions.toSorted((a, b) => b - a));
-      await serving.close();
     }
     assert.doesNotMatch(await (await fetch(`${server.url}/metrics`)).text(), /spec_decode/);
   });

@@ -9,6 +9,7 @@ import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
 import { NgramDrafter } from "../../src/engine/ngram.ts";
 import type { FormatOptions } from "../../src/model/load.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
+import { argmax } from "../../src/sampling/sampler.ts";
 import { fixture, openTiny } from "./tiny-model.ts";
 
 interface Request {
@@ -106,7 +107,7 @@ for (const [name, pageSize, formats] of cases) {
       const enablePrefixCaching = random() < 0.6, maxNumSeqs = int(2, 8), maxNumLogits = int(maxNumSeqs, random() < 0.5 ? 12 : 48);
       const limits: EngineLimits = { ...most, maxNumBatchedTokens, maxNumSeqs, maxNumLogits, numPages, enablePrefixCaching };
       const kind = (["none", "model", "model", "ngram"] as const)[int(0, 3)]!, k = int(1, 5);
-      const drafter: Drafter | undefined = kind === "none" ? undefined : kind === "model" ? new DraftModel(draft, k, limits, maxModelLen, () => true)
+      const drafter: Drafter | undefined = kind === "none" ? undefined : kind === "model" ? new DraftModel(draft, k, limits, maxModelLen, argmax)
         : new NgramDrafter({ numSpeculativeTokens: k, promptLookupMin: 1, promptLookupMax: 3 });
       const engine = new Engine(model, { limits, eosTokenIds, ...(drafter && { drafter }) });
       const arrivals = requests.map(() => int(0, 25));

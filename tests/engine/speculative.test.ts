@@ -1,11 +1,15 @@
 /** An engine opened with speculation: what the two models take is planned to the byte, and what cannot be is refused by name before anything is loaded. */
 import assert from "node:assert/strict";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import test from "node:test";
 import { capsOf, openBackend } from "../../src/backend/registry.ts";
 import { UsageError } from "../../src/core/errors.ts";
 import { type EngineOptions, openEngine } from "../../src/engine/open.ts";
 import { readSpeculativeConfig, type SpeculativeConfig } from "../../src/engine/speculative-config.ts";
 import { openCheckpoint, planModel } from "../../src/model/load.ts";
+import { defaultSampling } from "../../src/sampling/params.ts";
 import { device, fixture } from "./tiny-model.ts";
 
 const options: EngineOptions = { model: fixture("llama"), device, threads: 1, maxModelLen: 64, maxNumSeqs: 3, maxNumBatchedTokens: 24, blockSize: 8, quantization: "none" };
@@ -50,6 +54,39 @@ test("a draft model of another vocabulary, or of a shorter context than is asked
   await assert.rejects(open({ speculativeConfig: { model: demo("demo-draft"), numSpeculativeTokens: 2 } }),
     (error) => error instanceof UsageError && /^speculativeConfig\.model \(--speculative-config model\) has a vocabulary of 2048 tokens and the model one of 320;/.test(error.message));
   await assert.rejects(open({ speculativeConfig: { model: "/nowhere", numSpeculativeTokens: 2 } }), (error) => error instanceof UsageError && /\/nowhere is not a folder/.test(error.message));
+  const short = mkdtempSync(join(tmpdir(), "tessera-short-"));
+  try {
+    cpSync(fixture("llama"), short, { recursive: true });
+    const config = JSON.parse(readFileSync(join(short, "config.json"), "utf8")) as object;
+    writeFileSync(join(short, "config.json"), JSON.stringify({ ...config, max_position_embeddings: 48 }));
+    const speculativeConfig = { model: short, numSpeculativeTokens: 2 };
+    await assert.rejects(open({ speculativeConfig }), (error) => error instanceof UsageError && /^maxModelLen \(--max-model-len\) is 64, and speculativeConfig\.model .* has 48 positions; pass at most that/.test(error.message));
+    const { maxModelLen: _, ...rest } = options;
+    const { info, release } = await openEngine({ ...rest, speculativeConfig }, () => 0);
+    await release();
+    assert.equal(info.maxModelLen, 48);
+  } finally {
+    rmSync(short, { recursive: true });
+  }
+});
+
+test("where the device samples, a draft model that is the model itself is right in every token, and the tokens are those without it", async () => {
+  const prompts = [[5, 6, 7], [5, 6, 7, 8, 9, 10, 11, 12, 13], [40], [9, 9, 9, 9]];
+  const run = async (speculativeConfig?: SpeculativeConfig) => {
+    const { engine, info, release } = await openEngine({ ...options, device: "reference", maxModelLen: 40, maxNumSeqs: 4, blockSize: 4, ...(speculativeConfig && { speculativeConfig }) }, () => 0);
+    prompts.forEach((prompt, i) => engine.submit(`${i}`, Int32Array.from(prompt), { ...defaultSampling, temperature: i % 2, seed: i, maxTokens: 14, ignoreEos: true, ...(i === 3 && { logprobs: 1 }) }));
+    const tokens = prompts.map(() => [] as number[]);
+    while (!engine.idle) for (const delta of await engine.step()) tokens[Number(delta.id)]!.push(...delta.tokens);
+    await release();
+    assert.equal(capsOf("reference").samples, true);
+    return { tokens, stats: engine.stats(), info };
+  };
+  const plain = await run(), drafted = await run({ model: options.model, numSpeculativeTokens: 3 }), looked = await run({ method: "ngram", numSpeculativeTokens: 3, promptLookupMin: 1 });
+  assert.deepEqual(drafted.tokens, plain.tokens);
+  assert.deepEqual(looked.tokens, plain.tokens);
+  const accepted = drafted.stats.acceptedPerPosition.reduce((sum, count) => sum + count, 0);
+  assert.ok(drafted.stats.numDraftTokens > 30 && looked.stats.numDraftTokens > 0, `${drafted.stats.numDraftTokens} and ${looked.stats.numDraftTokens} drafts`);
+  assert.equal(accepted, drafted.stats.numDraftTokens);
 });
 
 test("fields of speculativeConfig: vLLM's defaults, and what is wrong with one is said by both its names", () => {

@@ -15,6 +15,8 @@ export class Guesses implements Drafter {
   readonly #turn: () => void;
   /** So many of the drafts that a sequence was given last are right, from the first on. */
   readonly #numRight = new Map<Sequence, number>();
+  /** How often in a row its drafts were all wrong. */
+  readonly #numMisses = new Map<Sequence, number>();
   /** As stats count them. */
   numDrafts = 0;
   numDraftTokens = 0;
@@ -55,8 +57,12 @@ export class Guesses implements Drafter {
   }
 
   decided(sequence: Sequence, numDrafts: number, numTokens: number): void {
+    if (numDrafts === 0) return;
     const numAccepted = Math.min(numDrafts, this.#numRight.get(sequence)!, numTokens);
-    assert.ok(numDrafts > 0 && numTokens <= numAccepted + 1 && numTokens >= numAccepted, `request ${sequence.id} is given ${numTokens} tokens for ${numDrafts} drafts, of which ${numAccepted} are right`);
+    assert.ok(numTokens <= numAccepted + 1 && numTokens >= numAccepted, `request ${sequence.id} is given ${numTokens} tokens for ${numDrafts} drafts, of which ${numAccepted} are right`);
+    const numMisses = numTokens > 1 ? 0 : (this.#numMisses.get(sequence) ?? 0) + 1;
+    this.#numMisses.set(sequence, numMisses);
+    assert.equal(sequence.rest, [0, 0, 2, 6][numMisses] ?? 14, `steps without drafts of request ${sequence.id}, wrong ${numMisses} times`);
     this.numDrafts++;
     this.numDraftTokens += numDrafts;
     for (let i = 0; i < numAccepted; i++) this.acceptedPerPosition[i]!++;

@@ -21,6 +21,8 @@ interface Seen {
   readonly pages: readonly number[];
   /** Pages it looked for when it was admitted, the last time. */
   readonly numLookedFor: number;
+  /** Steps for which there are to be no drafts. */
+  readonly rest: number;
 }
 
 export class Watch {
@@ -114,12 +116,12 @@ export class Watch {
     this.#admitted = [];
     this.#preempted = [];
     for (const sequence of [...running, ...waiting]) {
-      const { state, pages, numTokens, numComputed, logitsFrom, salt } = sequence, was = this.#seen.get(sequence);
+      const { state, pages, numTokens, numComputed, logitsFrom, salt, rest } = sequence, was = this.#seen.get(sequence);
       if (state === "running" && was?.state !== "running") this.#admitted.push(sequence);
       if (state === "waiting" && was?.state === "running") this.#preempted.push(sequence);
       if (state === "running" && was?.state === "running" && was.pages.some((page, block) => page !== pages[block])) reached.joins++;
       const mostFound = salt === null ? 0 : Math.floor(Math.min(numTokens - 1, logitsFrom) / this.#swarm.limits.pageSize);
-      seen.set(sequence, { state, numTokens, numComputed, pages: pages.slice(), mostFound, numLookedFor: state === "running" && was?.state === "waiting" ? was.mostFound : was?.numLookedFor ?? 0 });
+      seen.set(sequence, { state, rest, numTokens, numComputed, pages: pages.slice(), mostFound, numLookedFor: state === "running" && was?.state === "waiting" ? was.mostFound : was?.numLookedFor ?? 0 });
     }
     this.#before = this.#seen;
     this.#seen = seen;
@@ -194,12 +196,15 @@ export class Watch {
     return { budget, rows };
   }
 
-  /** Drafts have what is left: rows and pages, in the order of the work. */
+  /** Drafts have what is left: rows and pages, in the order of the work. Whose were all wrong again and again rests from them. */
   #checkDrafts(work: readonly Work[], rows: number, numFree: number): void {
     const { numSpeculativeTokens: most = 0 } = this.#swarm.limits;
     for (const { sequence, numDrafts } of work) {
       const { id, numGenerated, numUncomputed, numKnown, numTokens, capacity, pages } = sequence;
-      let expected = numGenerated > 0 && numUncomputed === 1 && numKnown === numTokens ? Math.max(0, Math.min(most, rows, capacity - numTokens - 1)) : 0;
+      const decodes = numGenerated > 0 && numUncomputed === 1 && numKnown === numTokens, rest = this.#before.get(sequence)?.rest ?? 0;
+      assert.equal(sequence.rest, decodes ? Math.max(0, rest - 1) : rest, `steps without drafts of request ${id}`);
+      if (decodes && rest > 0) this.#reached["steps that rest from drafts"]++;
+      let expected = decodes && rest === 0 ? Math.max(0, Math.min(most, rows, capacity - numTokens - 1)) : 0;
       const has = this.#pagesFor(numTokens);
       while (this.#pagesFor(numTokens + expected) - has > numFree) expected--;
       assert.equal(numDrafts, expected, `room for drafts of request ${id}`);

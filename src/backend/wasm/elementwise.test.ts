@@ -14,7 +14,7 @@ embed(m, "bf16");
 rmsNorm(m, "f32");
 for (const activation of gatedActivations) gatedActivation(m, math, activation, "f32");
 gatherRows(m);
-softCap(m, math);
+softCap(m);
 
 const widths = [1, 2, 3, 4, 5, 8, 31, 128, 511, 513, 1030];
 const rowCounts = [0, 1, 3, 7];

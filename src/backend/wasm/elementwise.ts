@@ -7,7 +7,7 @@
  */
 import { f32, f32x4, i32, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import { argument, forEachClaimed, kernel, type MakeLocal } from "./kernel.ts";
-import type { MathLibrary } from "./math.ts";
+import { KeptConstants, type MathLibrary, tanhInPlace } from "./math.ts";
 import { quantizeColumns } from "./quantize.ts";
 import { bytesPerWeight, overColumns, overStretches, rmsFactor, rowAddress, rowCount, rowWords, splatArgument, type Lanes, type WeightType } from "./rows.ts";
 
@@ -128,14 +128,17 @@ export function gatherRows(m: Module): Func {
 export const softCapArgs = { ...rowWords, x: 2, xStride: 3, columns: 4, cap: 5 } as const;
 
 /** Adds `softCap`. */
-export function softCap(m: Module, math: MathLibrary): Func {
-  return kernel(m, "softCap", (args, _thread, local) => {
-    const x = local("i32", "x"), cap = local("v128", "cap");
+export function softCap(m: Module): Func {
+  return kernel(m, "softCap", (args, thread, local) => {
+    const x = local("i32", "x"), cap = local("v128", "cap"), ratio = local("v128", "ratio"), bent = local("v128", "bent"), zero = local("i32", "zero"), constants = new KeptConstants(local);
+    const bend = tanhInPlace(local, ratio, bent, constants.f32);
     return [
+      zero.set(i32.shr_u(thread, 31)),
+      ...constants.code(zero),
       cap.set(v128.load32_splat(args, 4 * softCapArgs.cap)),
       ...overStretches(args, local, argument(args, softCapArgs.columns), (row, from, to) => [
         x.set(rowAddress(argument(args, softCapArgs.x), row, argument(args, softCapArgs.xStride))),
-        ...overColumns(local, from, to, (lanes, i) => [lanes.store(x, i, f32x4.mul(cap, math.tanh(f32x4.div(lanes.load(x, i), cap))))]),
+        ...overColumns(local, from, to, (lanes, i) => [ratio.set(f32x4.div(lanes.load(x, i), cap)), ...bend, lanes.store(x, i, f32x4.mul(cap, bent))]),
       ]),
     ];
   });

@@ -1,18 +1,26 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { forRange, Module, v128 } from "./assembler.ts";
-import { MathLibrary, type MathFunction } from "./math.ts";
+import { forRange, i32, Module, v128, type Local, type Node } from "./assembler.ts";
+import type { MakeLocal } from "./kernel.ts";
+import { KeptConstants, MathLibrary, type MathFunction, tanhInPlace } from "./math.ts";
 
 const capacity = 1 << 15;
 
 /** A function of arrays: out[i] = f(x[i], y[i]). */
 function applied(name: MathFunction, operands: 1 | 2): (x: Float32Array, y?: Float32Array) => Float32Array {
+  return overArrays((m, _, x, y) => {
+    const math = new MathLibrary(m);
+    return { before: [], each: [], value: operands === 1 ? math.call(name, x) : math.call(name, x, y) };
+  });
+}
+
+/** The same for code in place of a call. `zero` is always 0. */
+function overArrays(make: (m: Module, local: MakeLocal, x: Node, y: Node, zero: Local) => { readonly before: readonly Node[]; readonly each: readonly Node[]; readonly value: Node }): (x: Float32Array, y?: Float32Array) => Float32Array {
   const m = new Module();
-  const math = new MathLibrary(m);
   m.func("run", { bytes: "i32" }, "none", ({ bytes }, local) => {
-    const i = local("i32", "i");
-    const x = v128.load(i, 65536), y = v128.load(i, 65536 + 4 * capacity);
-    return [forRange(i, 0, bytes, 16, [v128.store(i, operands === 1 ? math.call(name, x) : math.call(name, x, y), 65536 + 8 * capacity)])];
+    const i = local("i32", "i"), zero = local("i32", "zero");
+    const { before, each, value } = make(m, local, v128.load(i, 65536), v128.load(i, 65536 + 4 * capacity), zero);
+    return [zero.set(i32.shr_u(bytes, 31)), ...before, forRange(i, 0, bytes, 16, [...each, v128.store(i, value, 65536 + 8 * capacity)])];
   });
   const memory = new WebAssembly.Memory({ initial: 16, maximum: 65536, shared: true });
   const { run } = new WebAssembly.Instance(new WebAssembly.Module(m.bytes()), { env: { memory } }).exports as { run: (bytes: number) => void };
@@ -187,4 +195,16 @@ test("a module carries only the functions it calls, and one library adds each of
   const text = m.text();
   assert.equal(text.match(/^func /gm)?.length, 2);
   assert.match(text, /func exp\(/);
+});
+
+test("tanh in place of a call gives the function's bits", () => {
+  const inPlace = overArrays((_, local, x, __, zero) => {
+    const at = local("v128", "at"), result = local("v128", "result"), constants = new KeptConstants(local);
+    const each = [at.set(x), ...tanhInPlace(local, at, result, constants.f32)];
+    return { before: constants.code(zero), each, value: result.get };
+  });
+  for (const x of [uniformly(3, -12, 12), uniformly(4, -0.7, 0.7), anyFloats(5), edges]) {
+    const bits = (values: Float32Array) => new Int32Array(values.buffer, values.byteOffset, values.length);
+    assert.deepEqual(bits(inPlace(x)), bits(applied("tanh", 1)(x)));
+  }
 });

@@ -64,10 +64,13 @@ const exp: Build = (_, local, x) => {
   ];
 };
 
+/** (tanh x / x - 1) / x^2 for |x| < 0.625, in x^2: the coefficients of Cephes' tanhf. */
+const tanhPolynomial = [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1];
+
 /** 1 - 2 / (e^2|x| + 1) with the sign of x; below 0.625, where that cancels, an odd polynomial. */
 const tanh: Build = (library, local, x) => {
   const a = local("v128", "magnitude"), z = local("v128", "square"), small = local("v128", "small");
-  const odd = polynomial(z, [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1]);
+  const odd = polynomial(z, tanhPolynomial);
   return [
     a.set(f32x4.abs(x)),
     z.set(f32x4.mul(x, x)),
@@ -431,5 +434,28 @@ export function expOfNonPositive(local: MakeLocal, x: Local, result: Local, f32:
     r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), f32(1))),
     // The shift leaves nothing of 1.5 * 2^23 but n, in the exponent's place.
     result.set(v128.andnot(i32x4.add(r, i32x4.shl(t, 23)), f32x4.lt(x, f32(-86)))),
+  ];
+}
+
+/**
+ * Code that sets `result` to tanh x, the function's very bits, in place of a call: for loops over many elements. e^2|x| is taken no further than
+ * e^20, whose 2 / (e^20 + 1) is lost beside 1 already. `x` must be a local, and is not `result`.
+ */
+export function tanhInPlace(local: MakeLocal, x: Local, result: Local, f32: (x: number) => Vector): Node[] {
+  const a = local("v128", "magnitude"), z = local("v128", "square"), t = local("v128", "shifted"), n = local("v128", "n"), r = local("v128", "r");
+  return [
+    a.set(f32x4.abs(x)),
+    r.set(f32x4.pmin(f32x4.add(a, a), f32(20))),
+    t.set(f32x4.relaxed_madd(r, f32(Math.LOG2E), f32(12582912))),
+    n.set(f32x4.sub(t, f32(12582912))),
+    r.set(f32x4.relaxed_nmadd(n, f32(0.693359375), r)),
+    r.set(f32x4.relaxed_nmadd(n, f32(-2.12194440e-4), r)),
+    n.set(polynomial(r, expPolynomial, f32)),
+    r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), f32(1))),
+    r.set(i32x4.add(r, i32x4.shl(t, 23))),
+    z.set(f32x4.mul(x, x)),
+    n.set(f32x4.relaxed_madd(f32x4.mul(polynomial(z, tanhPolynomial, f32), z), a, a)),
+    z.set(f32x4.sub(f32(1), f32x4.div(f32(2), f32x4.add(r, f32(1))))),
+    result.set(v128.or(either(f32x4.lt(a, f32(0.625)), n, z), v128.xor(x, a))),
   ];
 }

@@ -31,7 +31,7 @@ export function opsModule(): Module {
   }
   ropeAndCache(m);
   gatherRows(m);
-  softCap(m, math);
+  softCap(m);
   return m;
 }
 
