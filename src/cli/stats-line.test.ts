@@ -6,7 +6,7 @@ import { statsLine } from "./stats-line.ts";
 
 const idle: Stats = {
   numRunning: 0, numWaiting: 0, numFreePages: 80, numPages: 80, numSteps: 100, promptTokens: 500, generationTokens: 900, numPreemptions: 0,
-  prefixCacheQueries: 0, prefixCacheHits: 0, stepTokens: 1, stepSeconds: 0.001, numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [],
+  prefixCacheQueries: 0, prefixCacheHits: 0, stepTokens: 1, stepSeconds: 0.001, numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [], computedTokens: 0, stepsOfSize: new Array<number>(14).fill(0),
 };
 
 test("it says what happened since the last one", () => {

@@ -13,7 +13,7 @@ import type { SamplingParams } from "../sampling/params.ts";
 import type { Engine } from "./engine.ts";
 import { Host } from "./host.ts";
 import { Ledger, type Entry } from "./ledger.ts";
-import type { Delta, EngineInfo, FromEngine, Standing, Stats, ToEngine } from "./messages.ts";
+import { type Delta, type EngineInfo, type FromEngine, type Standing, type Stats, stepSizes, type ToEngine } from "./messages.ts";
 
 export interface EngineClient {
   readonly info: EngineInfo;
@@ -55,7 +55,7 @@ interface InFlight extends Entry {
 /** Stats that count from an engine's start; the others are of the moment. */
 const counters = [
   "numSteps", "promptTokens", "generationTokens", "numPreemptions", "prefixCacheQueries", "prefixCacheHits", "numStepsAhead", "hostSeconds", "hiddenSeconds", "waitSeconds",
-  "draftSeconds", "numDrafts", "numDraftTokens",
+  "draftSeconds", "numDrafts", "numDraftTokens", "computedTokens",
 ] as const satisfies readonly (keyof Stats)[];
 
 export class Client implements EngineClient {
@@ -87,8 +87,8 @@ export class Client implements EngineClient {
   get stats(): Stats {
     const now = this.#up ? this.#stats : { ...noStats(this.info), numWaiting: this.#ledger.size };
     if (this.#restarts === 0 && this.#up) return now;
-    const acceptedPerPosition = Array.from({ length: this.info.speculation?.numSpeculativeTokens ?? 0 }, (_, i) => (now.acceptedPerPosition[i] ?? 0) + (this.#former.acceptedPerPosition[i] ?? 0));
-    return { ...now, ...Object.fromEntries(counters.map((name) => [name, now[name] + this.#former[name]])), acceptedPerPosition };
+    const sums = (name: "acceptedPerPosition" | "stepsOfSize"): number[] => now[name].map((count, i) => count + this.#former[name][i]!);
+    return { ...now, ...Object.fromEntries(counters.map((name) => [name, now[name] + this.#former[name]])), acceptedPerPosition: sums("acceptedPerPosition"), stepsOfSize: sums("stepsOfSize") };
   }
 
   get inProcess(): boolean {
@@ -250,11 +250,12 @@ export class Client implements EngineClient {
   }
 }
 
-const noStats = ({ numPages }: EngineInfo): Stats => ({
+const noStats = ({ numPages, speculation }: EngineInfo): Stats => ({
   numRunning: 0, numWaiting: 0, numFreePages: numPages, numPages, numSteps: 0, promptTokens: 0, generationTokens: 0, numPreemptions: 0, prefixCacheQueries: 0, prefixCacheHits: 0,
-  stepTokens: 0, stepSeconds: 0, numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0,
-  draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [],
+  stepTokens: 0, stepSeconds: 0, computedTokens: 0, stepsOfSize: zeros(stepSizes.length + 1), numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0,
+  draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: zeros(speculation?.numSpeculativeTokens ?? 0),
 });
+const zeros = (length: number): number[] => new Array<number>(length).fill(0);
 
 function end(queue: Queue<Delta>, id: string): void {
   queue.push({ id, tokens: [], finish: "abort" });

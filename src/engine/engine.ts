@@ -18,7 +18,7 @@ import { argmax, Sampler } from "../sampling/sampler.ts";
 import type { Drafter } from "./drafter.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
-import { type Delta, nothingTold, type Standing, type Stats, type Told, type TokenLogprobs } from "./messages.ts";
+import { type Delta, nothingTold, type Standing, type Stats, stepSizes, type TokenLogprobs, type Told } from "./messages.ts";
 import { drain, type Flight, type ForwardModel, Launcher, type Part, type Sampled } from "./run-ahead.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -69,6 +69,8 @@ export class Engine {
   #generationTokens = 0;
   #stepTokens = 0;
   #stepSeconds = 0;
+  #computedTokens = 0;
+  readonly #stepsOfSize = new Array<number>(stepSizes.length + 1).fill(0);
   #numStepsAhead = 0;
   #hostSeconds = 0;
   #hiddenSeconds = 0;
@@ -199,6 +201,8 @@ export class Engine {
     });
     this.#numSteps++;
     this.#stepTokens = flight.numTokens;
+    this.#computedTokens += flight.numTokens;
+    this.#stepsOfSize[sizeOf(flight.numTokens)]!++;
     this.#stepSeconds = this.#now() - Math.max(flight.startedAt, this.#settledAt);
     this.#settledAt = this.#now();
   }
@@ -233,7 +237,7 @@ export class Engine {
       numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: pool.numPages,
       numSteps: this.#numSteps, promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions,
       prefixCacheQueries: cache.numQueries, prefixCacheHits: cache.numHits,
-      stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds, numStepsAhead: this.#numStepsAhead,
+      stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds, computedTokens: this.#computedTokens, stepsOfSize: [...this.#stepsOfSize], numStepsAhead: this.#numStepsAhead,
       hostSeconds: this.#hostSeconds, hiddenSeconds: this.#hiddenSeconds, waitSeconds: this.#waitSeconds, draftSeconds: this.#draftSeconds,
       numDrafts: this.#numDrafts, numDraftTokens: this.#numDraftTokens, acceptedPerPosition: [...this.#acceptedPerPosition],
     };
@@ -366,6 +370,12 @@ function createScheduler(limits: EngineLimits, seed: number): Scheduler {
 
 /** How a request ends, if it does. */
 type Ending = Pick<Delta, "finish" | "stopTokenId" | "message" | "param">;
+
+/** Which of `stepSizes` a step is of. */
+function sizeOf(numTokens: number): number {
+  const size = stepSizes.findIndex((most) => numTokens <= most);
+  return size < 0 ? stepSizes.length : size;
+}
 
 const noTokens: readonly number[] = [];
 const fromDevice = (token: number): number | undefined => (token < 0 ? undefined : token);

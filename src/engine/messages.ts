@@ -107,6 +107,9 @@ export interface EngineInfo {
   readonly loadSeconds: number;
 }
 
+/** Steps are counted by their tokens: at most the first of these, of the next and no fewer, and so on, and more than the last. vLLM's buckets. */
+export const stepSizes = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384] as const;
+
 /** Gauges are now; counters are since the start. */
 export interface Stats {
   readonly numRunning: number;
@@ -123,6 +126,9 @@ export interface Stats {
   /** Of the last step. */
   readonly stepTokens: number;
   readonly stepSeconds: number;
+  /** Tokens of all steps, and how many steps there were of each of `stepSizes`, and larger ones. */
+  readonly computedTokens: number;
+  readonly stepsOfSize: readonly number[];
   /** Steps that were started while the one before was under way. */
   readonly numStepsAhead: number;
   /** What the host did for all steps: scheduling, batches, starting them, tokens. And how much of that while a step was under way. */

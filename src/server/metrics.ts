@@ -5,7 +5,7 @@
  * deltas come out of the engine. It knows no route.
  */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { FinishReason, Stats } from "../engine/messages.ts";
+import { type FinishReason, type Stats, stepSizes } from "../engine/messages.ts";
 import type { GenerationDelta } from "../llm/generation.ts";
 import type { LLM } from "../llm.ts";
 import type { Gate } from "./gate.ts";
@@ -22,6 +22,14 @@ function tokenBuckets(most: number): number[] {
   const buckets: number[] = [];
   for (let power = 1; power <= most; power *= 10) buckets.push(...[1, 2, 5].map((digit) => digit * power).filter((bucket) => bucket <= most));
   return buckets;
+}
+
+/** The steps by their tokens, counted by the engine, as the histogram that vLLM has of them. */
+function stepsBySize(labels: Readonly<Record<string, string>>, { stepsOfSize, computedTokens, numSteps }: Stats): string {
+  const name = "vllm:iteration_tokens_total", common = Object.entries(labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`).join(",");
+  let count = 0;
+  const buckets = [...stepSizes, "+Inf"].map((most, i) => `${name}_bucket{le="${most}",${common}} ${(count += stepsOfSize[i]!)}`);
+  return [`# HELP ${name} Tokens of a step.`, `# TYPE ${name} histogram`, ...buckets, `${name}_sum{${common}} ${computedTokens}`, `${name}_count{${common}} ${numSteps}`, ""].join("\n");
 }
 
 /** What is measured of one generation, known once its prompt is good. Times in seconds of the clock `now`. */
@@ -160,9 +168,9 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
 
   return {
     contentType: registry.contentType,
-    text() {
+    async text() {
       countRefused();
-      return registry.metrics();
+      return (await registry.metrics()) + stepsBySize(labels, llm.stats);
     },
     answered: (handler, method, status) => answers.inc({ handler, method, status: `${Math.floor(status / 100)}xx` }),
     observe({ arrivedAt, submittedAt, promptTokens: numPromptTokens, maxTokens, n }) {

@@ -422,6 +422,9 @@ test("metrics carry vLLM's names and count what happened", async () => {
   assert.equal(value("request_params_n_count"), 2);
   assert.equal(value("request_prefill_kv_computed_tokens_sum"), 6, "nothing was cached");
   assert.equal(value("request_max_num_generation_tokens_sum"), 6);
+  const steps = [...text.matchAll(/^vllm:iteration_tokens_total_bucket\{le="(.*?)",model_name="fake",engine="0"\} (\d+)$/gm)].map(([, most, count]) => [most, Number(count)]);
+  assert.deepEqual([steps.length, ...steps.slice(0, 3), steps.at(-1)], [14, ["1", 2], ["8", 2], ["16", 3], ["+Inf", 3]]);
+  assert.equal(value("iteration_tokens_total_sum"), 11);
   for (const part of ["queue", "prefill", "decode", "inference"]) assert.equal(value(`request_${part}_time_seconds_count`), 2, part);
   assert.match(text, /^tessera:num_requests_in_flight\{.*\} 0$/m);
   assert.match(text, /^tessera:num_queued_tokens\{.*\} 0$/m);

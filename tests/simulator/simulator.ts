@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { Engine } from "../../src/engine/engine.ts";
-import type { Delta, TokenLogprobs } from "../../src/engine/messages.ts";
+import { stepSizes, type Delta, type TokenLogprobs } from "../../src/engine/messages.ts";
 import { PagePool } from "../../src/engine/page-pool.ts";
 import { PrefixCache } from "../../src/engine/prefix-cache.ts";
 import { Scheduler, type Work } from "../../src/engine/scheduler.ts";
@@ -85,7 +85,7 @@ class Run implements World {
   #stepSeconds: number | undefined = 0;
   #scheduledAt = 0;
   readonly #startedAt = new WeakMap<Launch, number>();
-  readonly #counted = { numSteps: 0, promptTokens: 0, generationTokens: 0, stepTokens: 0, numStepsAhead: 0 };
+  readonly #counted = { numSteps: 0, promptTokens: 0, generationTokens: 0, stepTokens: 0, numStepsAhead: 0, computedTokens: 0, stepsOfSize: new Array<number>(stepSizes.length + 1).fill(0) };
 
   constructor(swarm: Swarm, reached: Reached, tell?: (line: string) => void) {
     this.swarm = swarm;
@@ -231,6 +231,8 @@ class Run implements World {
       if (launch.state !== "ended") continue;
       counted.numSteps++;
       counted.stepTokens = launch.numTokens;
+      counted.computedTokens += launch.numTokens;
+      counted.stepsOfSize[stepSizes.filter((most) => most < launch.numTokens).length]!++;
       // Parts that are computed again end at times of their own.
       this.#stepSeconds = this.#again.length > 0 ? undefined : this.#clock - this.#startedAt.get(launch)!;
     }
