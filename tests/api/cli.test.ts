@@ -203,6 +203,24 @@ test("SIGTERM under load: nothing new is let in, streams past the deadline end i
   }
 });
 
+test("a second SIGTERM stops at once, whatever is still running, with the code that a shell gives for it", { skip }, async () => {
+  const { child, url } = await start(process.execPath, "--shutdown-timeout", "60", "--max-num-seqs", "1", "--threads", "1");
+  try {
+    const body = JSON.stringify({ prompt: "Once", max_tokens: 1000, ignore_eos: true, stream: true });
+    const answers = await Promise.all(Array.from({ length: 12 }, () => fetch(`${url}/v1/completions`, { method: "POST", headers: { "content-type": "application/json" }, body })));
+    child.kill("SIGTERM");
+    await gone(url);
+    // What npm passes on comes twice: a repeat within a moment is no second signal.
+    await sleep(300);
+    assert.equal(child.exitCode, null, "it drains");
+    child.kill("SIGTERM");
+    assert.equal(await ended(child, 2), 143);
+    await Promise.all(answers.map((answer) => answer.text().catch(() => {})));
+  } finally {
+    child.kill("SIGKILL");
+  }
+});
+
 test("serve --attention serves the model under the file's mods, and says so", { skip }, async () => {
   const folder = mkdtempSync(join(tmpdir(), "tessera-cli-"));
   const file = join(folder, "near.ts");
