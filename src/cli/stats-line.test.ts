@@ -5,7 +5,7 @@ import type { Stats } from "../engine/messages.ts";
 import { statsLine } from "./stats-line.ts";
 
 const idle: Stats = {
-  numRunning: 0, numWaiting: 0, numFreePages: 80, numPages: 80, numSteps: 100, promptTokens: 500, generationTokens: 900, numPreemptions: 0,
+  numRunning: 0, numWaiting: 0, numFreePages: 80, numPages: 80, numSteps: 100, promptTokens: 500, generationTokens: 900, numPreemptions: 0, numExpiredPages: 0,
   prefixCacheQueries: 0, prefixCacheHits: 0, stepTokens: 1, stepSeconds: 0.001, numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [], computedTokens: 0, stepsOfSize: new Array<number>(14).fill(0),
 };
 

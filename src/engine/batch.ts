@@ -12,6 +12,7 @@
 import type { WorkBatch } from "../attention/work-list.ts";
 import { invariant } from "../core/errors.ts";
 import { maxNumLogitsOf } from "../model/memory.ts";
+import { noPage } from "./page-index.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -83,7 +84,7 @@ export class Batch implements WorkBatch {
     this.numRows[s] = count;
     this.firstPosition[s] = from;
     this.kvLength[s] = end;
-    for (let i = 0; i < pages.length; i++) this.blockTable[s * this.maxPagesPerSequence + i] = pages[i]!;
+    this.#writeTable(s * this.maxPagesPerSequence, pages);
     if (token === undefined) sequence.copyTokens(this.tokens, row, from, count);
     else this.tokens[row] = token;
     for (let position = from; position < end; position++, row++) {
@@ -93,5 +94,17 @@ export class Batch implements WorkBatch {
     invariant(this.#numLogits + numLogits <= this.logitRows.length, `${this.#numLogits + numLogits} rows of logits with room for ${this.logitRows.length}`);
     for (let logitRow = row - numLogits; logitRow < row; logitRow++) this.logitRows[this.#numLogits++] = logitRow;
     this.#numTokens = row;
+  }
+  /**
+   * The pages of a sequence from `at` on. No key of a page that has expired is allowed, and still a kernel may come by, where a list of blocks was joined for want of
+   * room: it then reads the page behind, which is full and the sequence's own, and nobody else's.
+   */
+  #writeTable(at: number, pages: readonly number[]): void {
+    for (let i = pages.length - 1, next = noPage; i >= 0; i--) {
+      const page = pages[i]!;
+      if (page !== noPage) next = page;
+      invariant(next !== noPage, "a page has expired and none behind it is there");
+      this.blockTable[at + i] = next;
+    }
   }
 }

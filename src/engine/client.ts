@@ -54,7 +54,7 @@ interface InFlight extends Entry {
 
 /** Stats that count from an engine's start; the others are of the moment. */
 const counters = [
-  "numSteps", "promptTokens", "generationTokens", "numPreemptions", "prefixCacheQueries", "prefixCacheHits", "numStepsAhead", "hostSeconds", "hiddenSeconds", "waitSeconds",
+  "numSteps", "promptTokens", "generationTokens", "numPreemptions", "numExpiredPages", "prefixCacheQueries", "prefixCacheHits", "numStepsAhead", "hostSeconds", "hiddenSeconds", "waitSeconds",
   "draftSeconds", "numDrafts", "numDraftTokens", "computedTokens",
 ] as const satisfies readonly (keyof Stats)[];
 
@@ -251,7 +251,7 @@ export class Client implements EngineClient {
 }
 
 const noStats = ({ numPages, speculation }: EngineInfo): Stats => ({
-  numRunning: 0, numWaiting: 0, numFreePages: numPages, numPages, numSteps: 0, promptTokens: 0, generationTokens: 0, numPreemptions: 0, prefixCacheQueries: 0, prefixCacheHits: 0,
+  numRunning: 0, numWaiting: 0, numFreePages: numPages, numPages, numSteps: 0, promptTokens: 0, generationTokens: 0, numPreemptions: 0, numExpiredPages: 0, prefixCacheQueries: 0, prefixCacheHits: 0,
   stepTokens: 0, stepSeconds: 0, computedTokens: 0, stepsOfSize: zeros(stepSizes.length + 1), numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0,
   draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: zeros(speculation?.numSpeculativeTokens ?? 0),
 });

@@ -11,6 +11,7 @@
  */
 import { BadRequest, invariant, UsageError } from "../core/errors.ts";
 import { seedOf } from "../core/random.ts";
+import { PageNeeds } from "../model/page-needs.ts";
 import { logprobsOf } from "../sampling/logprobs.ts";
 import { checkSampling, type SamplingParams } from "../sampling/params.ts";
 import { LogitRules } from "../sampling/rules.ts";
@@ -43,8 +44,10 @@ export interface EngineSetup {
   readonly now?: () => number;
   /** Who guesses what may follow, where somebody does. */
   readonly drafter?: Drafter;
-  /** Who runs when and on which pages, under the same limits. Default: one that nobody else looks into. */
+  /** Who runs when and on which pages, under the same limits and expiry. Default: one that nobody else looks into. */
   readonly scheduler?: Scheduler;
+  /** From which position on nobody looks at a page's keys (attention/expiry.ts), by the page's number in its sequence. Default: they are looked at to the end. */
+  readonly expiry?: Int32Array;
 }
 
 export class Engine {
@@ -86,13 +89,13 @@ export class Engine {
   #flight: Flight | undefined;
   #stepping = false;
 
-  constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter, scheduler }: EngineSetup) {
+  constructor(model: ForwardModel, { limits: given, eosTokenIds, seed = 0, now = () => 0, drafter, expiry, scheduler }: EngineSetup) {
     const limits = { ...given, numSpeculativeTokens: drafter?.numTokens ?? 0 };
     this.limits = limits;
     this.#drafter = drafter;
     this.#acceptedPerPosition = new Array<number>(drafter?.numTokens ?? 0).fill(0);
     this.#model = model;
-    this.#scheduler = scheduler ?? createScheduler(limits, seed);
+    this.#scheduler = scheduler ?? createScheduler(limits, seed, expiry);
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
     this.#eos = new Set(eosTokenIds);
@@ -236,7 +239,7 @@ export class Engine {
     return {
       numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: pool.numPages,
       numSteps: this.#numSteps, promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions,
-      prefixCacheQueries: cache.numQueries, prefixCacheHits: cache.numHits,
+      numExpiredPages: cache.numExpired, prefixCacheQueries: cache.numQueries, prefixCacheHits: cache.numHits,
       stepTokens: this.#stepTokens, stepSeconds: this.#stepSeconds, computedTokens: this.#computedTokens, stepsOfSize: [...this.#stepsOfSize], numStepsAhead: this.#numStepsAhead,
       hostSeconds: this.#hostSeconds, hiddenSeconds: this.#hiddenSeconds, waitSeconds: this.#waitSeconds, draftSeconds: this.#draftSeconds,
       numDrafts: this.#numDrafts, numDraftTokens: this.#numDraftTokens, acceptedPerPosition: [...this.#acceptedPerPosition],
@@ -363,9 +366,9 @@ export class Engine {
   }
 }
 
-function createScheduler(limits: EngineLimits, seed: number): Scheduler {
+function createScheduler(limits: EngineLimits, seed: number, expiry: Int32Array | undefined): Scheduler {
   const pool = new PagePool(limits.numPages);
-  return new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, seed }));
+  return new Scheduler(limits, pool, new PrefixCache(pool, { needs: new PageNeeds(limits, expiry), seed }));
 }
 
 /** How a request ends, if it does. */

@@ -6,7 +6,7 @@
  *   blockSize              16      64   tokens
  *   maxNumBatchedTokens   512    8192   or maxNumSeqs where that is more
  *   maxNumSeqs             32     256   or maxNumBatchedTokens where that is less
- *   maxModelLen           the model's own context, or what the KV cache holds where that is less
+ *   maxModelLen           the model's own context, or what the KV cache holds where that is less (where pages expire a sequence may be longer than that)
  *   KV cache              what maxNumSeqs sequences of maxModelLen need, but no more than a quarter of the memory available (on cuda all of it)
  *                         or 512 MiB, whichever is more (and one whole sequence where maxModelLen was asked for)
  *
@@ -48,6 +48,8 @@ export interface Room {
   readonly plan: (limits: EngineLimits) => MemoryNeeds;
   /** Rows of logits that a step of so many sequences may want, where these are more than one for each. */
   readonly logitsOf?: (maxNumSeqs: number) => number;
+  /** Most pages that a sequence of maxModelLen tokens holds at once, where these are fewer than it fills. */
+  readonly mostHeld?: (limits: EngineLimits) => number;
 }
 
 const defaultPoolBytes = 512 * 2 ** 20;
@@ -64,7 +66,7 @@ const flags: Readonly<Record<keyof LimitOptions, readonly [flag: string, min: nu
 };
 
 /** The limits to load with. @throws UsageError that says what would fit. */
-export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, defaults, plan, logitsOf }: Room): EngineLimits {
+export function chooseLimits(options: LimitOptions, { maxPositions, availableBytes, defaults, plan, logitsOf, mostHeld }: Room): EngineLimits {
   for (const [name, [flag, min, max]] of Object.entries(flags)) {
     const value = options[name as keyof LimitOptions];
     if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max)) {
@@ -104,7 +106,8 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
 
   const share = Math.max(defaultPoolBytes, defaults.kvCacheShare * availableBytes);
   const enough = maxNumSeqs * pagesOf(wanted);
-  const least = asked === undefined ? 0 : pagesOf(asked);
+  const needed = mostHeld?.(at(wanted, pagesOf(wanted))) ?? pagesOf(wanted);
+  const least = asked === undefined ? 0 : needed;
   const poolPages = options.kvCacheBytes !== undefined
     ? Math.floor(options.kvCacheBytes / pageBytes)
     : Math.min(enough, Math.max(Math.floor(share / pageBytes), least));
@@ -116,10 +119,11 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
     );
   }
   let numPages = Math.min(poolPages, roomPages);
+  const fitting = (): EngineLimits => at(numPages >= needed ? wanted : Math.min(wanted, numPages * pageSize), numPages);
   // The plan rounds its buffers up; whatever that adds comes off the pool.
-  while (numPages > 1 && plan(at(Math.min(wanted, numPages * pageSize), numPages)).totalBytes > availableBytes) numPages--;
+  while (numPages > 1 && plan(fitting()).totalBytes > availableBytes) numPages--;
 
-  const holds = numPages * pageSize;
+  const holds = numPages >= needed ? wanted : numPages * pageSize;
   if (holds < (asked ?? minModelLen)) {
     const from = options.kvCacheBytes !== undefined
       ? `the KV cache is ${formatBytes(options.kvCacheBytes)}`
@@ -129,9 +133,9 @@ export function chooseLimits(options: LimitOptions, { maxPositions, availableByt
       ? "give it more memory (--kv-cache-memory-bytes)"
       : `pass --max-model-len ${holds} or less for one sequence at a time${each < minModelLen ? "" : `, ${each} or less for ${maxNumSeqs}`}`;
     throw new UsageError(
-      `maxModelLen (--max-model-len) ${wanted} needs a KV cache of ${formatBytes(pagesOf(wanted) * pageBytes)}, but ${from}, ` +
+      `maxModelLen (--max-model-len) ${wanted} needs a KV cache of ${formatBytes(needed * pageBytes)}, but ${from}, ` +
       `which leaves room for ${holds} tokens: ${remedy}`,
     );
   }
-  return at(Math.min(wanted, holds), numPages);
+  return fitting();
 }

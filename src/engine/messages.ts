@@ -120,6 +120,8 @@ export interface Stats {
   readonly promptTokens: number;
   readonly generationTokens: number;
   readonly numPreemptions: number;
+  /** Pages that requests gave back while they ran, as no layer would look at them again. */
+  readonly numExpiredPages: number;
   /** Tokens of requests when they were admitted, and of these the ones that were in the cache. */
   readonly prefixCacheQueries: number;
   readonly prefixCacheHits: number;

@@ -10,7 +10,8 @@ import { addressableBytes, type BackendOptions, capsOf, type Device, openBackend
 import { UsageError } from "../core/errors.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type KvCacheDType, kvCacheDTypeOf } from "../model/kv-format.ts";
-import { type Checkpoint, countParameters, loadModel, openCheckpoint, planModel } from "../model/load.ts";
+import { type Checkpoint, countParameters, loadModel, openCheckpoint, planExpiry, planModel } from "../model/load.ts";
+import { PageNeeds } from "../model/page-needs.ts";
 import { convertedFrom, isRoundedOnLoad, type LoadFormat, type Quantization, type WeightDTypeOption } from "../model/weight-formats.ts";
 import type { WeightSource } from "../weights/source.ts";
 import { DraftModel } from "./draft-model.ts";
@@ -109,6 +110,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
     if (draft) checkDraft(draft.config, checkpoint.config, options.maxModelLen);
     const config = options.attention ? { ...checkpoint.config, override: options.attention } : checkpoint.config;
     const backend = await opening;
+    const configs = [config, ...(draft ? [draft.config] : [])];
     const limits = chooseLimits(options, {
       maxPositions: Math.min(config.maxPositions, draft?.config.maxPositions ?? Infinity),
       defaults: caps.defaults,
@@ -117,6 +119,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
         const plans = [planModel(config, tried, caps), ...(draft ? [planModel(draft.config, draftLimits(tried), caps)] : [])];
         return { kvBytes: sum(plans, (plan) => plan.bytes.kvCache), totalBytes: sum(plans, (plan) => plan.totalBytes) };
       },
+      mostHeld: (tried) => new PageNeeds(tried, planExpiry(configs, tried, caps)).mostHeld(tried.maxModelLen),
       ...(speculation && { logitsOf: (maxNumSeqs) => maxNumSeqs * (1 + speculation.numSpeculativeTokens) }),
     });
     // The smaller model first: what has no use must lie together where a backend has several memories, and its weights leave room for that.
@@ -130,7 +133,8 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       throw new UsageError("enablePrefixCaching (--enable-prefix-caching) is true, but the mods of attention read arrays over a SharedArrayBuffer: what is computed of a prompt would change with them; leave the option out, or give the mods arrays of their own");
     }
     const enablePrefixCaching = options.enablePrefixCaching ?? !changing;
-    const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now, ...(drafter && { drafter }) });
+    const expiry = planExpiry(configs, limits, caps);
+    const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now, ...(expiry && { expiry }), ...(drafter && { drafter }) });
     const converted = convertedFrom(source, config);
     const info: EngineInfo = {
       architecture: config.architecture,

@@ -7,7 +7,8 @@
  *
  * A page's hash chains its parent's hash with its tokens (and begins with the salt). A hash only says where to look: salt, parent and
  * tokens are compared, so a collision costs time and never serves somebody else's page. That comparing one page is enough rests
- * on the tree: a parent is in the index for as long as its children are (prefix-cache.ts says why).
+ * on the tree: whoever is found stands behind the very parent that it was added behind. A page that leaves the index and is another's later counts as
+ * another parent, by its `stay`; those behind it are cut off: in the index for those who hold them, and never found from the root again.
  * Knows no pool; all memory is typed arrays, made once.
  */
 import { invariant } from "../core/errors.ts";
@@ -16,6 +17,8 @@ import type { Sequence } from "./sequence.ts";
 /** In place of a page: none. As a parent: the sequence begins here. */
 export const noPage = -1;
 const absent = -2;
+/** In place of a parent: it has left the index. */
+export const goneParent = -3;
 
 /** One more token in a hash of 32 bits. */
 function mix(hash: number, token: number): number {
@@ -32,6 +35,9 @@ export class PageIndex {
   readonly #next: Int32Array;
   readonly #hash: Int32Array;
   readonly #parent: Int32Array;
+  /** How often each page has left the index, and the parent had when the page was added. */
+  readonly #stay: Int32Array;
+  readonly #stayOfParent: Int32Array;
   /** [numPages, pageSize] */
   readonly #tokens: Int32Array;
   /** Of pages without a parent. */
@@ -46,6 +52,8 @@ export class PageIndex {
     this.#next = new Int32Array(numPages);
     this.#hash = new Int32Array(numPages);
     this.#parent = new Int32Array(numPages).fill(absent);
+    this.#stay = new Int32Array(numPages);
+    this.#stayOfParent = new Int32Array(numPages);
     this.#tokens = new Int32Array(numPages * pageSize);
     this.#salts = new Array<string>(numPages).fill("");
   }
@@ -58,7 +66,7 @@ export class PageIndex {
   find(sequence: Sequence, block: number, parent: number): number {
     const hash = this.#hashOf(sequence, block, parent);
     for (let page = this.#buckets[this.#bucket(hash)]!; page !== noPage; page = this.#next[page]!) {
-      if (this.#hash[page] === hash && this.#parent[page] === parent && this.#holds(page, sequence, block)) return page;
+      if (this.#hash[page] === hash && this.#standsBehind(page, parent) && this.#holds(page, sequence, block)) return page;
     }
     return noPage;
   }
@@ -69,6 +77,7 @@ export class PageIndex {
     const hash = this.#hashOf(sequence, block, parent), bucket = this.#bucket(hash);
     this.#hash[page] = hash;
     this.#parent[page] = parent;
+    if (parent !== noPage) this.#stayOfParent[page] = this.#stay[parent]!;
     if (block === 0) this.#salts[page] = saltOf(sequence);
     sequence.copyTokens(this.#tokens, page * this.#pageSize, block * this.#pageSize, this.#pageSize);
     this.#next[page] = this.#buckets[bucket]!;
@@ -85,13 +94,19 @@ export class PageIndex {
       this.#next[at] = next;
     }
     this.#parent[page] = absent;
+    this.#stay[page]!++;
     this.#salts[page] = "";
   }
 
-  /** The page before `page`, or noPage. For tests. */
+  /** The page before `page`, or noPage, or goneParent. */
   parent(page: number): number {
     invariant(this.has(page), `page ${page} is not in the index`);
-    return this.#parent[page]!;
+    const parent = this.#parent[page]!;
+    return this.#standsBehind(page, parent) ? parent : goneParent;
+  }
+
+  #standsBehind(page: number, parent: number): boolean {
+    return this.#parent[page] === parent && (parent === noPage || this.#stayOfParent[page] === this.#stay[parent]);
   }
 
   #bucket(hash: number): number {

@@ -10,7 +10,7 @@ test("30,000 random operations: holders, the order in which kept pages are taken
   /** The model: holders of each page, the empty ones as a stack, the kept ones as a list. */
   const holders = new Array<number>(numPages).fill(0);
   const empty = Array.from({ length: numPages }, (_, i) => numPages - 1 - i), kept: number[] = [];
-  const reached = { shares: 0, revivals: 0, evictions: 0, keeps: 0, full: 0 };
+  const reached = { shares: 0, revivals: 0, evictions: 0, keeps: 0, keepsBeforeAnother: 0, full: 0 };
   for (let i = 0; i < 30_000; i++) {
     const held = holders.flatMap((n, page) => (n > 0 ? [page] : []));
     // Long swings: now everything is taken, now everything is let go.
@@ -29,12 +29,14 @@ test("30,000 random operations: holders, the order in which kept pages are taken
       holders[page]!++;
       pool.share(page);
     } else if (held.length > 0) {
-      const page = pick(held), keep = random() < 0.6;
+      const page = pick(held), keep = random() < 0.6, elder = random() < 0.5 ? pick(kept) : undefined;
       if (--holders[page]! === 0) {
-        (keep ? kept : empty).push(page);
-        if (keep) reached.keeps++;
+        if (keep && elder !== undefined) kept.splice(kept.indexOf(elder), 0, page);
+        else (keep ? kept : empty).push(page);
+        if (keep) reached[elder === undefined ? "keeps" : "keepsBeforeAnother"]++;
       }
-      pool.release(page, keep);
+      if (keep) pool.keep(page, elder);
+      else pool.release(page);
     }
     pool.check();
     assert.deepEqual(pool.kept(), kept);
@@ -52,5 +54,7 @@ test("taking from an empty pool, and releasing or sharing a free page, are broke
   pool.release(page);
   assert.throws(() => pool.release(page), /nobody holds it/);
   assert.throws(() => pool.share(page), /nobody holds it/);
+  pool.take();
+  assert.throws(() => pool.keep(page, page), /before page 0, which is not/);
   assert.throws(() => new PagePool(0), /a pool of 0 pages/);
 });

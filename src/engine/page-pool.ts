@@ -1,9 +1,9 @@
 /**
  * The pages of the KV cache, as integers. Each is in one of three states:
  *
- *   empty ──take──▶ held by n ──release──▶ kept: free, but what is in it may be wanted again
- *     ▲                │  ▲                  │ │
- *     └────release─────┘  └──────share───────┘ └──take, the one kept longest first──▶ held
+ *   empty ──take──▶ held by n ──keep──▶ kept: free, but what is in it may be wanted again
+ *     ▲                │  ▲               │ │
+ *     └────release─────┘  └─────share─────┘ └──take, in the order of their list──▶ held
  *
  * Empty pages are taken first, so a kept page lasts until memory is really needed. Knows no requests, no tensors, and not what is
  * in a page: whoever keeps one (prefix-cache.ts) asks of a page it has taken whether that was somebody's.
@@ -18,7 +18,7 @@ export class PagePool {
   /** A stack: the first `#numEmpty` entries are the empty pages, the one released last on top. */
   readonly #empty: Int32Array;
   readonly #holders: Int32Array;
-  /** The kept pages as a list, the one kept longest first: neighbours of each page. */
+  /** The kept pages as a list, in the order in which they are taken again: the one kept longest first, where nobody said otherwise. */
   readonly #before: Int32Array;
   readonly #after: Int32Array;
   #oldest = none;
@@ -45,7 +45,7 @@ export class PagePool {
     return this.#numKept;
   }
 
-  /** A free page, now held once: an empty one, else the one kept longest. The caller has looked at `numFree`. */
+  /** A free page, now held once: an empty one, else the first that is kept. The caller has looked at `numFree`. */
   take(): number {
     invariant(this.numFree > 0, "a page was taken from an empty pool");
     let page: number;
@@ -67,12 +67,19 @@ export class PagePool {
     this.#holders[page]!++;
   }
 
-  /** One holder less; after the last the page is free: kept, or empty. */
-  release(page: number, keep = false): void {
+  /** One holder less; after the last the page is empty. */
+  release(page: number): void {
+    if (this.#drop(page)) this.#empty[this.#numEmpty++] = page;
+  }
+
+  /** One holder less; after the last the page is kept: for longer than all others that are, or taken again just before `elder`, one of these. */
+  keep(page: number, elder?: number): void {
+    if (this.#drop(page)) this.#list(page, elder ?? none);
+  }
+
+  #drop(page: number): boolean {
     invariant(this.#holders[page]! > 0, `page ${page} is released but nobody holds it`);
-    if (--this.#holders[page]! > 0) return;
-    if (keep) this.#list(page);
-    else this.#empty[this.#numEmpty++] = page;
+    return --this.#holders[page]! === 0;
   }
 
   /** How many hold `page`; 0 when it is free. */
@@ -105,12 +112,16 @@ export class PagePool {
     }
   }
 
-  #list(page: number): void {
-    this.#before[page] = this.#newest;
-    this.#after[page] = none;
-    if (this.#newest === none) this.#oldest = page;
-    else this.#after[this.#newest] = page;
-    this.#newest = page;
+  /** Into the list just before `elder`, or at its end. */
+  #list(page: number, elder: number): void {
+    invariant(elder === none || this.#after[elder] !== unlisted, `page ${page} can not be kept before page ${elder}, which is not`);
+    const before = elder === none ? this.#newest : this.#before[elder]!;
+    this.#before[page] = before;
+    this.#after[page] = elder;
+    if (before === none) this.#oldest = page;
+    else this.#after[before] = page;
+    if (elder === none) this.#newest = page;
+    else this.#before[elder] = page;
     this.#numKept++;
   }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../core/random.ts";
 import { defaultSampling } from "../sampling/params.ts";
+import { PageNeeds } from "../model/page-needs.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
 import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
@@ -10,7 +11,7 @@ import { Sequence } from "./sequence.ts";
 const make = (over: Partial<SchedulerLimits> = {}, numPages = 50, cache: Partial<PrefixCacheOptions> = {}) => {
   const limits = { maxNumBatchedTokens: 16, maxNumSeqs: 8, pageSize: 4, ...over };
   const pool = new PagePool(numPages);
-  return new Scheduler(limits, pool, new PrefixCache(pool, { pageSize: limits.pageSize, ...cache }));
+  return new Scheduler(limits, pool, new PrefixCache(pool, { needs: new PageNeeds(limits), ...cache }));
 };
 const range = (length: number, from = 0) => Array.from({ length }, (_, i) => from + i);
 const sequence = (id: string, prompt: readonly number[], maxTokens = 1, salt: string | null = "") =>

@@ -4,9 +4,11 @@
  *
  *   rank                   the priority, lowest first, and among equals the order of arrival. Running and waiting are lines in this
  *                          order, so the first of those that run is served first and always moves
- *   pages                  a running sequence that has work holds pages for all its known tokens; when the pool is empty the
+ *   pages                  a running sequence that has work holds pages for all its known tokens; where pages expire (model/page-needs.ts) for those
+ *                          that this step computes, and gives back those that no step looks at any more. When the pool is empty the
  *                          last of those that run gives all of its pages back and is computed again later
- *   admission              the head of the waiting line, when its known tokens fit and every running sequence still finds a
+ *   admission              the head of the waiting line, when its known tokens fit (where pages expire: the most pages that it comes to hold
+ *                          until they are computed, and those that the running ones come to hold) and every running sequence still finds a
  *                          free page (so that whom we admit is not thrown out in the next step). Pages with the tokens it begins
  *                          with are shared; while a running sequence is computing the next of them, the line waits for that one
  *   logits                 a step has so many rows of them; each sequence finds one, and a prompt whose log-probabilities are wanted, which takes one
@@ -19,6 +21,7 @@
  */
 import { invariant } from "../core/errors.ts";
 import { maxNumLogitsOf } from "../model/memory.ts";
+import { PageNeeds } from "../model/page-needs.ts";
 import type { PagePool } from "./page-pool.ts";
 import { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
@@ -55,7 +58,7 @@ export class Scheduler {
   #numArrivals = 0;
   #numPreemptions = 0;
 
-  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { pageSize: limits.pageSize })) {
+  constructor(limits: SchedulerLimits, pool: PagePool, cache = new PrefixCache(pool, { needs: new PageNeeds(limits) })) {
     this.limits = limits;
     this.pool = pool;
     this.cache = cache;
@@ -75,14 +78,9 @@ export class Scheduler {
     return this.#numPreemptions;
   }
 
-  /** Pages that `numTokens` tokens fill. */
-  pagesFor(numTokens: number): number {
-    return Math.ceil(numTokens / this.limits.pageSize);
-  }
-
   /** Whether a sequence that ends with `capacity` known tokens can ever run: alone it must fit. The last token is never computed. */
   fits(capacity: number): boolean {
-    return this.pagesFor(capacity - 1) <= this.pool.numPages;
+    return this.cache.needs.mostHeld(capacity - 1) <= this.pool.numPages;
   }
 
   /** Into the line, behind all of its priority. The caller has asked `fits`. */
@@ -104,9 +102,22 @@ export class Scheduler {
 
   /** Whether the running sequences find the pages they need without a preemption, which must know every token. */
   get hasRoom(): boolean {
+    const { needs } = this.cache;
     let numMissing = 0;
-    for (const sequence of this.#running) if (!sequence.isFull) numMissing += Math.max(0, this.pagesFor(sequence.numTokens) - sequence.pages.length);
+    for (const { isFull, numComputed, numTokens, pages } of this.#running) {
+      if (!isFull) numMissing += Math.max(0, needs.pagesFor(needs.reach(numComputed, numTokens, this.limits.maxNumBatchedTokens)) - pages.length);
+    }
     return numMissing <= this.pool.numFree;
+  }
+
+  /** Pages that the running sequences come to hold, besides those that they do, until their known tokens are computed. */
+  get #numOwed(): number {
+    const { needs } = this.cache;
+    let numOwed = 0;
+    if (needs.expires) for (const { isFull, numTokens, pages, numExpiredPages } of this.#running) {
+      if (!isFull && pages.length < needs.pagesFor(numTokens)) numOwed += Math.max(0, needs.mostHeld(numTokens) - (pages.length - numExpiredPages));
+    }
+    return numOwed;
   }
 
   /**
@@ -118,19 +129,16 @@ export class Scheduler {
     let rows = maxNumLogitsOf(this.limits);
     let length = 0;
     const before = this.#numPreemptions;
-    for (let i = 0; i < this.#running.length; i++) {
-      this.cache.keep(this.#running[i]!);
-      this.cache.trim(this.#running[i]!);
-    }
+    for (const sequence of this.#running) this.#tidy(sequence);
     for (let i = 0; i < this.#running.length && budget > 0; i++) {
       const sequence = this.#running[i]!;
-      if (sequence.isFull || !this.#makeRoom(sequence)) continue;
+      if (sequence.isFull || !this.#makeRoom(sequence, budget)) continue;
       const work = this.#give(length++, sequence, budget, rows - (this.#running.length - 1 - i));
       budget -= work.numTokens;
       rows -= work.numLogits;
     }
     while (before === this.#numPreemptions && budget > 0 && rows > 0) {
-      const admitted = this.#admitNext();
+      const admitted = this.#admitNext(budget);
       if (!admitted) break;
       const work = this.#give(length++, admitted, budget, rows);
       budget -= work.numTokens;
@@ -162,30 +170,40 @@ export class Scheduler {
       const { sequence } = work;
       if (sequence.numGenerated === 0 || sequence.numUncomputed !== 1 || sequence.numKnown < sequence.numTokens || !sequence.wantsDrafts()) continue;
       let numDrafts = Math.min(most, rows, sequence.capacity - sequence.numTokens - 1);
-      while (numDrafts > 0 && !this.cache.grow(sequence, numDrafts)) numDrafts--;
+      while (numDrafts > 0 && !this.cache.grow(sequence, sequence.numTokens + numDrafts)) numDrafts--;
       if (numDrafts <= 0) continue;
       work.numDrafts = numDrafts;
       rows -= numDrafts;
     }
   }
 
-  /** Pages for all known tokens of a running sequence, from those behind it in rank where need be; false when it had to go itself. */
-  #makeRoom(sequence: Sequence): boolean {
-    while (!this.cache.grow(sequence)) {
+  /** Takes over what the steps that have ended have computed, and takes back pages that are not needed any more. */
+  #tidy(sequence: Sequence): void {
+    this.cache.keep(sequence);
+    this.cache.trim(sequence);
+    this.cache.expire(sequence);
+  }
+
+  /** Pages for what a running sequence may compute within the budget, from those behind it in rank where need be; false when it had to go itself. */
+  #makeRoom(sequence: Sequence, budget: number): boolean {
+    const { needs } = this.cache;
+    while (!this.cache.grow(sequence, needs.reach(sequence.numComputed, sequence.numTokens, budget))) {
       const victim = this.#running.pop()!;
       this.cache.release(victim);
       victim.preempt();
       insert(this.#waiting, victim);
       this.#numPreemptions++;
       if (victim === sequence) return false;
+      // What the victim had promised was in the way of pages that could expire.
+      if (needs.expires) this.#tidy(sequence);
     }
     return true;
   }
 
-  #admitNext(): Sequence | undefined {
+  #admitNext(budget: number): Sequence | undefined {
     const next = this.#waiting[0];
     if (!next || this.#running.length === this.limits.maxNumSeqs) return undefined;
-    if (!this.cache.admit(next, this.#running.length)) return undefined;
+    if (!this.cache.admit(next, budget, this.#running.length + this.#numOwed)) return undefined;
     this.#waiting.shift();
     insert(this.#running, next);
     return next;

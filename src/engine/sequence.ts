@@ -5,7 +5,7 @@
  *      ▲                  │
  *      └─────preempt──────┘        (a waiting sequence may also finish: its client left)
  *
- *   0 <= numSettled <= numComputed < numTokens <= capacity         pages are held only while running, enough for every token scheduled
+ *   0 <= numSettled <= numComputed < numTokens <= capacity         pages are held only while running, those that every token scheduled needs
  *
  * A step is started (`compute`) and later it has ended (`settle`). Between the two the token that it will give has its place already, so that the next
  * step can be started on it: it counts in numTokens, and reads as -1 - row, the row of that step's logits it is sampled from.
@@ -49,8 +49,10 @@ export class Sequence {
   arrival = 0;
   /** How likely the first so many of the prompt's tokens are has been told, where the request wants to know. Changed by the engine; outlives a preemption. */
   numRead = 1;
-  /** Page of logical block i: tokens i * pageSize and on. Changed by the prefix cache only, as are the two counts. */
+  /** Page of logical block i: tokens i * pageSize and on; noPage (page-index.ts) where it has expired. Changed by the prefix cache only, as are the three counts. */
   readonly pages: number[] = [];
+  /** So many of `pages` have expired: no step needs them any more. */
+  numExpiredPages = 0;
   /** So many of `pages`, from the first on, others can find. */
   numListedPages = 0;
   /** So many of those are computed, and may be shared. */

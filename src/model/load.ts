@@ -3,6 +3,7 @@
  * the attention, record the decoder once.
  */
 import { files } from "#files";
+import { expiryOf } from "../attention/expiry.ts";
 import type { OwnAttention } from "../attention/override.ts";
 import type { TypedArray } from "../attention/tensor.ts";
 import { planWork, type WorkBatch, type WorkShape } from "../attention/work-list.ts";
@@ -14,13 +15,14 @@ import type { RangeAnalysis } from "../ir/range.ts";
 import { contentHash } from "../ir/table-stats.ts";
 import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
-import { ownAttention, planLayers } from "./attention.ts";
+import { type GroupPlan, ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
 import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention, type SamplingMemory } from "./decoder.ts";
 import { dummyWeights } from "./dummy.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
 import { type ChosenFormats, openGgufCheckpoint } from "./gguf.ts";
 import { formatBytes, maxPagesPerSequence, type MemoryPlan, type ModelLimits, planMemory } from "./memory.ts";
+import { PageNeeds } from "./page-needs.ts";
 import { families } from "./registry.ts";
 import { rotaryTable } from "./rotary.ts";
 import { listTensors } from "./tensors.ts";
@@ -139,8 +141,27 @@ function readJson(folder: string, name: string): unknown {
 /** Exact bytes of everything that `loadModel` will allocate on a device of these `caps`. @throws UsageError when a limit is out of range. */
 export function planModel(config: ModelConfig, limits: ModelLimits, caps: Caps): MemoryPlan {
   const { groups } = planLayers(config, limits, caps);
+  checkPool(limits, groups);
   const tables = groups.flatMap(({ captures }, g) => captures.flatMap((c) => (c.kind === "table" ? [{ name: tableName(g, c.name), bytes: c.elements.byteLength }] : [])));
   return planMemory(config, limits, caps, groups.map((group) => group.workWords), tables);
+}
+
+/** Where its pages expire a sequence never holds all of them. @throws UsageError where the pool is too small for one of maxModelLen tokens */
+function checkPool(limits: ModelLimits, groups: readonly GroupPlan[]): void {
+  const { maxModelLen, numPages, pageSize } = limits;
+  if (numPages * pageSize >= maxModelLen || new PageNeeds(limits, pageExpiry(groups, limits)).mostHeld(maxModelLen) <= numPages) return;
+  throw new UsageError(`the KV cache of ${numPages} pages of ${pageSize} tokens is too small for one sequence of maxModelLen ${maxModelLen}; lower --max-model-len or raise --kv-cache-memory-bytes`);
+}
+
+/** From which position on no layer of these sees a page's keys (attention/expiry.ts). What other threads may write to can say something else later. */
+function pageExpiry(groups: readonly GroupPlan[], { pageSize, maxModelLen }: ModelLimits): Int32Array | undefined {
+  const changes = groups.some(({ captures }) => captures.some((capture) => capture.kind === "table" && capture.source !== undefined));
+  return changes ? undefined : expiryOf(groups, { size: pageSize, length: maxModelLen });
+}
+
+/** The same of models that run side by side over pages of the same numbers. @throws UsageError as `planModel` does */
+export function planExpiry(configs: readonly ModelConfig[], limits: ModelLimits, caps: Caps): Int32Array | undefined {
+  return pageExpiry(configs.flatMap((config) => planLayers(config, limits, caps).groups), limits);
 }
 
 const tableName = (group: number, capture: string): string => `attention.${group}.${capture}`;

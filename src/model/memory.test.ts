@@ -36,7 +36,6 @@ test("rows of logits are one for each sequence, or as many as asked for", () => 
 test("limits that cannot be are refused by name", () => {
   assert.throws(() => planMemory(config, { ...limits, maxModelLen: 129 }, capsOf("cpu"), []), /maxModelLen is 129, but the model was made for 128 positions/);
   assert.throws(() => planMemory(config, { ...limits, maxNumSeqs: 0 }, capsOf("cpu"), []), /maxNumSeqs is 0/);
-  assert.throws(() => planMemory(config, { ...limits, numPages: 7 }, capsOf("cpu"), []), /7 pages of 16 tokens is too small for one sequence of maxModelLen 128/);
 });
 
 test("the description has a line for each kind, largest first, and the sum", () => {

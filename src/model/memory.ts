@@ -96,9 +96,6 @@ function checkLimits(config: ModelConfig, limits: ModelLimits): void {
   if (limits.maxModelLen > config.maxPositions) {
     throw new UsageError(`maxModelLen is ${limits.maxModelLen}, but the model was made for ${config.maxPositions} positions (max_position_embeddings); ask for at most that`);
   }
-  if (limits.numPages * limits.pageSize < limits.maxModelLen) {
-    throw new UsageError(`the KV cache of ${limits.numPages} pages of ${limits.pageSize} tokens is too small for one sequence of maxModelLen ${limits.maxModelLen}; lower --max-model-len or raise --kv-cache-memory-bytes`);
-  }
 }
 
 const labels: Readonly<Record<MemoryKind, string>> = {

@@ -117,6 +117,7 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
     }));
   }
   const own = (name: string, help: string, read: (stats: Stats) => number) => counter(name, help, read, "tessera");
+  own("expired_pages_total", "Pages of the KV cache given back before their request's end, as no layer would look at them again.", ({ numExpiredPages }) => numExpiredPages);
   own("steps_total", "Steps of the model.", ({ numSteps }) => numSteps);
   own("steps_ahead_total", "Steps started while the one before was under way.", ({ numStepsAhead }) => numStepsAhead);
   own("host_seconds_total", "What the host did for all steps: scheduling, batches, starting them, tokens.", ({ hostSeconds }) => hostSeconds);

@@ -56,7 +56,7 @@ export class FakeEngine implements EngineClient {
   get stats() {
     return {
       numRunning: this.#running, numWaiting: 0, numFreePages: numPages - this.#running, numPages, numSteps: this.#generationTokens,
-      promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions: 0, prefixCacheQueries: this.#promptTokens, prefixCacheHits: this.#cachedTokens, stepTokens: this.#running, stepSeconds: 0.001,
+      promptTokens: this.#promptTokens, generationTokens: this.#generationTokens, numPreemptions: 0, numExpiredPages: 0, prefixCacheQueries: this.#promptTokens, prefixCacheHits: this.#cachedTokens, stepTokens: this.#running, stepSeconds: 0.001,
       numStepsAhead: 0, hostSeconds: 0, hiddenSeconds: 0, waitSeconds: 0, draftSeconds: 0, numDrafts: 0, numDraftTokens: 0, acceptedPerPosition: [], computedTokens: 11, stepsOfSize: [2, 0, 1, ...new Array<number>(11).fill(0)],
     };
   }
