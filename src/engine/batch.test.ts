@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { defaultSampling } from "../sampling/params.ts";
 import { Batch } from "./batch.ts";
+import { noPage } from "./page-index.ts";
 import { Sequence } from "./sequence.ts";
 
 const running = (id: string, tokens: number[], pages: number[], numComputed: number) => {
@@ -41,6 +42,14 @@ test("a token that the step under way will give stands in the next batch as the 
   assert.deepEqual([...batch.tokens.subarray(0, 2)], [-2, -1]);
   assert.deepEqual([...batch.positions.subarray(0, 2)], [3, 2]);
   assert.deepEqual([...batch.kvLength.subarray(0, 2)], [4, 3]);
+});
+
+test("in place of a page that has expired stands the next one of the sequence", () => {
+  const batch = new Batch({ maxNumBatchedTokens: 10, maxNumSeqs: 1, pageSize: 2 }, 12);
+  batch.fill([{ sequence: running("a", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [noPage, 3, noPage, noPage, 8], 8), numTokens: 2, numLogits: 1 }]);
+  assert.deepEqual([...batch.blockTable], [3, 3, 8, 8, 8, 0]);
+  assert.deepEqual([...batch.slots.subarray(0, 2)], [16, 17]);
+  assert.throws(() => batch.fill([{ sequence: running("a", [1, 2, 3, 4], [3, noPage], 2), numTokens: 2, numLogits: 1 }]), /none behind it is there/);
 });
 
 test("work without enough pages is a broken invariant", () => {

@@ -1,17 +1,20 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import { plainExpiry, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { stream } from "../core/random.ts";
 import { defaultSampling } from "../sampling/params.ts";
 import { PageNeeds } from "../model/page-needs.ts";
+import { noPage } from "./page-index.ts";
 import { PagePool } from "./page-pool.ts";
 import { PrefixCache, type PrefixCacheOptions } from "./prefix-cache.ts";
 import { Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 
-const make = (over: Partial<SchedulerLimits> = {}, numPages = 50, cache: Partial<PrefixCacheOptions> = {}) => {
+/** `window`: so many keys a query sees; under it pages expire. */
+const make = ({ window, ...over }: Partial<SchedulerLimits> & { readonly window?: number } = {}, numPages = 50, cache: Partial<PrefixCacheOptions> = {}) => {
   const limits = { maxNumBatchedTokens: 16, maxNumSeqs: 8, pageSize: 4, ...over };
   const pool = new PagePool(numPages);
-  return new Scheduler(limits, pool, new PrefixCache(pool, { needs: new PageNeeds(limits), ...cache }));
+  return new Scheduler(limits, pool, new PrefixCache(pool, { needs: new PageNeeds(limits, window === undefined ? undefined : plainExpiry(seesWindow(window), limits.pageSize, 200)), ...cache }));
 };
 const range = (length: number, from = 0) => Array.from({ length }, (_, i) => from + i);
 const sequence = (id: string, prompt: readonly number[], maxTokens = 1, salt: string | null = "") =>
@@ -147,4 +150,44 @@ test("a hash that collides always, or half of the time, serves the same pages as
   assert.ok(expected.hits > 200, `${expected.hits} hits`);
   assert.deepEqual(trace(() => 0), expected);
   assert.deepEqual(trace((hash, token) => (hash + token) & 1), expected);
+});
+
+test("pages that have expired are given back while their sequence runs, stay findable, and are used by whoever begins alike without being held", () => {
+  const scheduler = make({ window: 6 });
+  const a = sequence("a", range(18), 30);
+  scheduler.add(a);
+  assert.deepEqual([step(scheduler), a.pages.length, a.numExpiredPages], [[["a", 0, 16]], 4, 0], "a page for each four tokens of the step, and no more");
+  const [, , third, fourth] = a.pages;
+  assert.deepEqual([step(scheduler), a.pages.slice(0, 2), a.numExpiredPages, scheduler.pool.numKept], [[["a", 16, 2]], [noPage, noPage], 2, 2]);
+  const b = sequence("b", range(18), 2);
+  scheduler.add(b);
+  assert.deepEqual(step(scheduler), [["a", 18, 1], ["b", 16, 2]]);
+  assert.deepEqual([b.numCachedTokens, b.pages.slice(0, 4)], [16, [noPage, noPage, third, fourth]]);
+  assert.equal(scheduler.pool.numFree, 50 - 4, "the two, and one of each its own");
+  while (a.state === "running") {
+    assert.ok(a.pages.length - a.numExpiredPages <= 4);
+    step(scheduler);
+  }
+  assert.deepEqual([scheduler.pool.numFree, scheduler.pool.numKept], [50, 11], "all full pages of a's 47 tokens");
+});
+
+test("of what has expired the end is evicted first; what stood behind it is cut off: its holders' as before, nobody else's ever, and not kept", () => {
+  const scheduler = make({ window: 4 }, 7, { hash: () => 0 });
+  const a = sequence("a", range(20), 30), b = sequence("b", range(12, 100));
+  scheduler.add(a);
+  assert.deepEqual([step(scheduler), step(scheduler)], [[["a", 0, 16]], [["a", 16, 4]]]);
+  const fifth = a.pages[4]!, kept = scheduler.pool.kept();
+  assert.deepEqual([a.pages.slice(0, 3), kept.length], [[noPage, noPage, noPage], 3]);
+  scheduler.add(b);
+  assert.deepEqual(step(scheduler), [["a", 20, 1], ["b", 0, 12]]);
+  // One page was empty; b took the last two of the four that a had given back.
+  assert.deepEqual(scheduler.pool.kept().slice(0, 2), kept.slice(1), "a's first is evicted last");
+  assert.equal(scheduler.cache.numExpired, 4);
+  // By its number the second page of b is the one that a's fifth stands behind.
+  const c = sequence("c", [...range(8, 100), ...range(4, 16), 7]);
+  scheduler.add(c);
+  assert.deepEqual(step(scheduler), [["a", 21, 1], ["c", 8, 5]], "what stands behind a's fourth page does not stand behind b's second");
+  scheduler.remove(a);
+  scheduler.cache.check();
+  assert.ok(!scheduler.pool.kept().includes(fifth) && scheduler.pool.holders(fifth) === 0, "nobody would find it");
 });

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../core/random.ts";
+import { PageNeeds } from "../model/page-needs.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
+import { plainExpiry, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { FakeModel } from "../../tests/engine/fake-model.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "./engine.ts";
 import type { Delta } from "./messages.ts";
@@ -93,11 +95,14 @@ test("a machine that dies with a step behind the one that it dies of rejects onc
 test("tokens, log-probabilities and ends are those of an engine that waits, whatever comes, leaves, is refused or preempted at any time", async () => {
   const random = stream(23);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const reached = { ahead: 0, preemptions: 0, aborts: 0, stops: 0, eos: 0, lengths: 0, refused: 0, hits: 0, hostRows: 0, abortsUnderWay: 0, whole: 0, promptsRead: 0 };
+  const reached = { ahead: 0, preemptions: 0, aborts: 0, stops: 0, eos: 0, lengths: 0, refused: 0, hits: 0, hostRows: 0, abortsUnderWay: 0, whole: 0, promptsRead: 0, expired: 0 };
   for (let round = 0; round < 120; round++) {
-    const over: EngineLimits = {
+    let over: EngineLimits = {
       maxNumBatchedTokens: int(1, 20), maxNumSeqs: int(2, 6), pageSize: int(1, 5), numPages: round % 3 === 0 ? 100 : int(18, 26), maxModelLen: 18, enablePrefixCaching: random() < 0.7,
     };
+    // Under every third model pages expire, and the pool has room for what one sequence holds at once, and a little more.
+    const window = round % 3 === 1 ? 1 + (round % 6) : undefined, expiry = window === undefined ? undefined : plainExpiry(seesWindow(window), over.pageSize, over.maxModelLen);
+    if (expiry) over = { ...over, numPages: new PageNeeds(over, expiry).mostHeld(over.maxModelLen) + (round % 4) };
     const withErrors = round % 2 === 0, withHost = round % 4 < 2;
     const beginning = Array.from({ length: 9 }, () => int(14, 49));
     const requests = Array.from({ length: 14 }, (_, i) => ({
@@ -112,13 +117,13 @@ test("tokens, log-probabilities and ends are those of an engine that waits, what
     }));
     const expected = new Map<string, Answer>();
     for (const r of requests) {
-      const model = new FakeModel(vocabSize, { ...over, numPages: 100 });
+      const model = new FakeModel(vocabSize, { ...over, numPages: 100 }, window);
       if (withErrors) refuse(model, refused);
       expected.set(r.id, await alone(model, { ...over, numPages: 100 }, r.prompt, r.params));
     }
 
-    const device = new FakeDevice(vocabSize, over, round);
-    const engine = new Engine(device, { limits: over, eosTokenIds: [eos] });
+    const device = new FakeDevice(vocabSize, over, round, window);
+    const engine = new Engine(device, { limits: over, eosTokenIds: [eos], ...(expiry && { expiry }) });
     device.during = () => {
       for (const r of requests) {
         if (r.leaveUnderWay !== device.numForwards) continue;
@@ -154,6 +159,7 @@ test("tokens, log-probabilities and ends are those of an engine that waits, what
     assert.equal(stats.numFreePages, over.numPages);
     assert.equal(stats.numStepsAhead > 0, device.numQueued > 0);
     reached.ahead += stats.numStepsAhead;
+    reached.expired += stats.numExpiredPages;
     reached.preemptions += stats.numPreemptions;
     reached.hits += stats.prefixCacheHits;
     reached.hostRows += device.numHostRows;

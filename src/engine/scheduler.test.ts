@@ -1,13 +1,20 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import { plainExpiry, seesAll, seesChunk, seesSink, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { invariant } from "../core/errors.ts";
 import { stream } from "../core/random.ts";
 import { defaultSampling } from "../sampling/params.ts";
+import { PageNeeds } from "../model/page-needs.ts";
+import { noPage } from "./page-index.ts";
 import { PagePool } from "./page-pool.ts";
+import { PrefixCache } from "./prefix-cache.ts";
 import { Scheduler, type SchedulerLimits, type Work } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 
-const make = (limits: SchedulerLimits, numPages: number) => new Scheduler(limits, new PagePool(numPages));
+const make = (limits: SchedulerLimits, numPages: number, expiry?: Int32Array) => {
+  const pool = new PagePool(numPages);
+  return new Scheduler(limits, pool, new PrefixCache(pool, { needs: new PageNeeds(limits, expiry) }));
+};
 /** Sequences that have nothing in common: each has its own salt. */
 const sequence = (id: string, promptLength: number, maxTokens: number) =>
   new Sequence(id, Int32Array.from({ length: promptLength }, (_, i) => i), { ...defaultSampling, maxTokens }, 0, 1 << 20, id);
@@ -165,13 +172,16 @@ function simulate(seed: number, reached: Record<string, number>): number {
   const maxNumSeqs = int(1, 8);
   const limits = { maxNumBatchedTokens: int(1, 24), maxNumSeqs, maxNumLogits: maxNumSeqs + int(0, 4), pageSize: int(1, 5), numSpeculativeTokens: int(0, 4) };
   const shares = random() < 0.8;
-  const scheduler = make(limits, int(4, 30));
+  // Every other pool is of a model under which pages expire; then sequences may be longer than the pool.
+  const window = int(1, 30), longestExpiring = 120;
+  const sees = seed % 2 === 0 ? seesAll : [seesWindow(window), seesChunk(window), seesSink(int(1, 6), window)][int(0, 2)]!;
+  const scheduler = make(limits, int(4, 30), sees === seesAll ? undefined : plainExpiry(sees, limits.pageSize, longestExpiring, int(1, 6)));
   const { pool, cache } = scheduler;
+  const { needs } = cache;
   const { pageSize } = limits;
-  /** What the pages hold: a token and whose salt it was computed under, each as one number. */
-  const content = new Int32Array(pool.numPages * pageSize).fill(-1);
-  const salts = ["", "other"];
-  const stored = (s: Sequence, position: number) => 2 * s.token(position) + salts.indexOf(s.salt ?? "");
+  /** What the pages hold: of each token a number that stands for it, all before it and the salt that it was computed under, as its keys do. */
+  const content = new Float64Array(pool.numPages * pageSize).fill(-1);
+  const firstStored = (s: Sequence) => (s.salt === "other" ? 1 : 0), nextStored = (before: number, token: number) => (before * 7919 + token + 1) % 4_294_967_291;
   const alive = new Map<Sequence, number>();
   const priorities = random() < 0.5 ? [0] : [-5, 0, 0, 3];
   const outranks = (a: Sequence, b: Sequence) => (a.priority === b.priority ? alive.get(a)! < alive.get(b)! : a.priority < b.priority);
@@ -182,23 +192,26 @@ function simulate(seed: number, reached: Record<string, number>): number {
   const finish = (s: Sequence): void => {
     if (s.numGenerated > 0 && s.params.promptLogprobs !== undefined) invariant(s.numRead === s.numPromptTokens, `${s.id} was not read to its end`);
     for (let i = s.numPromptTokens; i < s.numTokens; i++) invariant(s.token(i) === token(s, i), `token ${i} of ${s.id} was lost or repeated`);
+    const { numKept } = pool, numOwn = s.pages.filter((page, block) => page !== noPage && block < s.numReadyPages && pool.holders(page) === 1).length;
     scheduler.remove(s);
+    if (pool.numKept < numKept + numOwn) reached["cut off"]!++;
     alive.delete(s);
     finishes.set(s.id, (finishes.get(s.id) ?? 0) + 1);
   };
   const arrive = (): void => {
-    const longest = pool.numPages * limits.pageSize + 1;
-    const capacity = int(2, random() < 0.1 ? longest + 3 : Math.min(longest, 40));
+    const filling = pool.numPages * limits.pageSize + 1, longest = needs.expires ? longestExpiring : filling;
+    const capacity = int(2, random() < 0.1 ? longest + (needs.expires ? 0 : 3) : Math.min(longest, needs.expires && random() < 0.5 ? 90 : 40));
     const prompt = int(1, capacity - 1);
     // Families begin alike; some of their members go on alike, too, or are alike to the end.
     const family = int(0, 2), common = int(0, prompt), twin = random() < 0.3;
     const tokens = Int32Array.from({ length: prompt }, (_, i) => (twin || i < common ? family * 100 + i : 1000 + ((arrivals * 31 + i) % 977)));
     const s = new Sequence(`${seed}.${arrivals}`, tokens, { ...defaultSampling, maxTokens: capacity - prompt, ...(random() < 0.2 && { promptLogprobs: 0 }) }, twin ? family : arrivals, 1 << 20, !shares ? null : random() < 0.8 ? "" : "other", undefined, priorities[int(0, priorities.length - 1)]);
     if (!scheduler.fits(capacity)) {
-      invariant(capacity > longest, `${capacity} tokens fit ${pool.numPages} pages of ${limits.pageSize}`);
+      invariant(capacity > filling, `${capacity} tokens fit ${pool.numPages} pages of ${limits.pageSize}`);
       reached["refusals"]!++;
       return;
     }
+    if (capacity > filling) reached["longer than the pool"]!++;
     scheduler.add(s);
     alive.set(s, arrivals++);
   };
@@ -222,12 +235,18 @@ function simulate(seed: number, reached: Record<string, number>): number {
     for (const s of scheduler.running) {
       s.pages.forEach((page, block) => {
         const was = before.get(s)?.[block];
+        if (page === noPage) {
+          if (was !== undefined && was !== noPage) reached["expired"]!++;
+          if (was === undefined) reached["expired when found"]!++;
+          return;
+        }
         if (was !== undefined && was !== page) reached["joins"]!++;
         if (kept.has(page) && block >= s.numReadyPages) reached["evictions"]!++;
         if (pool.holders(page) > 1) reached["shared pages"]!++;
       });
     }
     reached["preemptions"]! += scheduler.numPreemptions - preemptions;
+    if (needs.expires) reached["preemptions where pages expire"]! += scheduler.numPreemptions - preemptions;
     if (pool.numFree === 0) reached["pool full"]!++;
     invariant(work.length <= limits.maxNumSeqs && new Set(work.map((w) => w.sequence)).size === work.length, "a sequence is scheduled twice");
     invariant(work.reduce((sum, w) => sum + w.numTokens, 0) <= limits.maxNumBatchedTokens, "over the budget");
@@ -243,17 +262,22 @@ function simulate(seed: number, reached: Record<string, number>): number {
         if (end < s.numTokens && work.reduce((sum, w) => sum + w.numTokens, 0) < limits.maxNumBatchedTokens) reached["prompts cut by rows"]!++;
       } else invariant(numLogits === (end === s.numTokens ? 1 : 0), `${s.id} gets ${numLogits} rows of logits`);
       invariant(s.state === "running" && numKnownTokens > 0, `${s.id} is ${s.state} with ${numKnownTokens} tokens`);
-      invariant(s.pages.length === Math.ceil((s.numTokens + numDrafts) / pageSize), `${s.id} has ${s.pages.length} pages`);
+      if (needs.expires && end < s.numTokens) invariant(s.pages.length < Math.ceil((s.numComputed + limits.maxNumBatchedTokens) / pageSize) + 1 && s.pages.length >= Math.ceil(end / pageSize), `${s.id} has ${s.pages.length} pages for tokens to ${end}`);
+      else invariant(s.pages.length === Math.ceil((s.numTokens + numDrafts) / pageSize), `${s.id} has ${s.pages.length} pages`);
+      invariant(s.pages.filter((page) => page === noPage).length === s.numExpiredPages, `${s.id} has lost a page`);
       const rights = Array.from({ length: int(0, numDrafts) }, () => random() < 0.6);
       if (numDrafts > 0) s.propose(rights.map((right, i) => token(s, s.numKnown + i) + (right ? 0 : 5000)));
       const numTokens = numKnownTokens + s.numDrafts;
       invariant(s.pages.length >= Math.ceil((s.numComputed + numTokens) / limits.pageSize), `${s.id} has too few pages`);
-      for (let i = 0; i < s.numComputed + numTokens; i++) {
+      for (let i = 0, stored = firstStored(s); i < s.numComputed + numTokens; i++) {
+        stored = nextStored(stored, s.token(i));
         const page = s.pages[Math.floor(i / pageSize)]!, slot = page * pageSize + (i % pageSize);
-        if (i >= s.numComputed) {
+        if (page === noPage) {
+          for (let q = s.numComputed; q < Math.min(s.capacity, longestExpiring); q++) invariant(!sees(q, i), `token ${q} of ${s.id} sees token ${i}, whose page has expired`);
+        } else if (i >= s.numComputed) {
           invariant(pool.holders(page) === 1, `page ${page} is written to and shared`);
-          content[slot] = stored(s, i);
-        } else invariant(content[slot] === stored(s, i), `token ${i} of ${s.id} is not in page ${page}`);
+          content[slot] = stored;
+        } else invariant(content[slot] === stored, `token ${i} of ${s.id} is not in page ${page}`);
       }
       const last = numTokens === s.numUncomputed;
       if (!last) reached["chunks"]!++;
@@ -276,7 +300,7 @@ function simulate(seed: number, reached: Record<string, number>): number {
     for (const line of lines) line.forEach((s, i) => invariant(i === 0 || outranks(line[i - 1]!, s), "out of order"));
     invariant(scheduler.running.length <= limits.maxNumSeqs, "too many are running");
     const held = new Map<number, number>();
-    for (const s of scheduler.running) for (const page of s.pages) held.set(page, (held.get(page) ?? 0) + 1);
+    for (const s of scheduler.running) for (const page of s.pages) if (page !== noPage) held.set(page, (held.get(page) ?? 0) + 1);
     for (const [page, n] of held) invariant(pool.holders(page) === n, `page ${page} has ${n} holders, not ${pool.holders(page)}`);
     invariant(shares || [...held.values()].every((n) => n === 1), "a page is shared by sequences that share nothing");
     invariant(scheduler.waiting.every((s) => s.pages.length === 0 && s.numComputed === 0), "a waiting sequence holds pages");
@@ -307,7 +331,7 @@ test("50,000 random operations keep every invariant and reach every situation", 
   const reached: Record<string, number> = {
     preemptions: 0, recomputations: 0, chunks: 0, refusals: 0, "pool full": 0,
     "admitted above one that runs": 0, "prompts cut by rows": 0, "prompts that go on being read": 0, "drafts refused": 0, "all drafts right": 0, hits: 0, recovered: 0, joins: 0, evictions: 0, "shared pages": 0,
-    "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
+    expired: 0, "expired when found": 0, "longer than the pool": 0, "preemptions where pages expire": 0, "cut off": 0, "aborts while waiting": 0, "aborts in a prompt": 0, "aborts while decoding": 0, "aborts while preempted": 0,
   };
   let ops = 0;
   for (let seed = 0; seed < (process.env["TESSERA_LONG"] ? 2000 : 50); seed++) {

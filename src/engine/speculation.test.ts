@@ -4,6 +4,7 @@ import { stream } from "../core/random.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
 import { Sampler } from "../sampling/sampler.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
+import { plainExpiry, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { FakeModel } from "../../tests/engine/fake-model.ts";
 import type { Batch } from "./batch.ts";
 import { DraftModel } from "./draft-model.ts";
@@ -184,7 +185,7 @@ test("a draft model that is the model itself is always right, greedy and sampled
 test("tokens, log-probabilities and ends are those of an engine that guesses nothing, whoever guesses, whatever comes, leaves, is refused or preempted at any time", async () => {
   const random = stream(29);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
-  const reached = { preemptions: 0, aborts: 0, abortsInDrafting: 0, stops: 0, lengths: 0, errors: 0, hits: 0, hostRows: 0, whole: 0, severalAtOnce: 0 };
+  const reached = { preemptions: 0, aborts: 0, abortsInDrafting: 0, stops: 0, lengths: 0, errors: 0, hits: 0, hostRows: 0, whole: 0, severalAtOnce: 0, expired: 0 };
   const drafts = { oracle: { drafted: 0, accepted: 0 }, ngram: { drafted: 0, accepted: 0 }, model: { drafted: 0, accepted: 0 } };
   const kinds = ["oracle", "ngram", "model"] as const;
   for (let round = 0; round < (process.env["TESSERA_LONG"] ? 2000 : 84); round++) {
@@ -195,6 +196,8 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
       numPages: round % 5 === 0 ? 100 : int(22, 30), maxModelLen: 22, enablePrefixCaching: random() < 0.7,
     };
     const roomy = { ...over, numPages: 100 };
+    // Under every fifth model pages expire.
+    const window = round % 5 === 2 ? 1 + (round % 6) : undefined, expiry = window === undefined ? undefined : plainExpiry(seesWindow(window), over.pageSize, over.maxModelLen);
     const beginning = Array.from({ length: 9 }, () => int(14, 49)), allowed = kind === "ngram" ? { topK: 1 } : {};
     const requests = Array.from({ length: 12 }, (_, i) => ({
       id: `${i}`, arrival: int(0, 12), leave: random() < 0.2 ? int(1, 25) : Infinity, leaveInDrafting: random() < 0.15 ? int(1, 25) : Infinity,
@@ -211,18 +214,18 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
     }));
     const expected = new Map<string, Answer>();
     for (const r of requests) {
-      const model = new FakeModel(vocabSize, roomy);
+      const model = new FakeModel(vocabSize, roomy, window);
       if (withErrors) refuse(model, refused);
       const { engine: _, ...answer } = await alone(model, roomy, r.prompt, r.params);
       expected.set(r.id, answer);
     }
 
-    const model = samples ? new FakeDevice(vocabSize, over, round) : new FakeModel(vocabSize, over);
-    const draft = new Doubtful(vocabSize, over);
+    const model = samples ? new FakeDevice(vocabSize, over, round, window) : new FakeModel(vocabSize, over, window);
+    const draft = new Doubtful(vocabSize, over, window);
     const oracle = new Oracle(k, 0.75, round);
     for (const [id, { tokens }] of expected) oracle.learn(id, tokens);
     const drafter = kind === "oracle" ? oracle : kind === "ngram" ? new NgramDrafter({ numSpeculativeTokens: k, promptLookupMin: 1, promptLookupMax: 3 }) : draftModel(draft, over, k);
-    const engine = new Engine(model, { limits: over, eosTokenIds: [eos], drafter });
+    const engine = new Engine(model, { limits: over, eosTokenIds: [eos], drafter, ...(expiry && { expiry }) });
     let now = 0;
     oracle.during = draft.during = () => {
       for (const r of requests) {
@@ -260,6 +263,7 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
     drafts[kind].accepted += accepted;
     reached.severalAtOnce += accepted;
     reached.preemptions += stats.numPreemptions;
+    reached.expired += stats.numExpiredPages;
     reached.hits += stats.prefixCacheHits;
     if (model instanceof FakeDevice) reached.hostRows += model.numHostRows;
   }

@@ -32,8 +32,8 @@ export class FakeDevice extends FakeModel {
   /** Rows whose logits came to the host. */
   numHostRows = 0;
 
-  constructor(vocabSize: number, limits: EngineLimits, seed: number) {
-    super(vocabSize, limits);
+  constructor(vocabSize: number, limits: EngineLimits, seed: number, window?: number) {
+    super(vocabSize, limits, window);
     this.#random = stream(seed);
     this.#sampled = new Int32Array(maxNumLogitsOf(limits));
   }

@@ -1,6 +1,6 @@
 /**
  * A model without arithmetic, for the engine's tests: its KV cache holds the tokens themselves, and its logits are a hash of all
- * tokens of the sequence, found through the block table. A wrong page, slot, position or order gives other logits.
+ * tokens of the sequence (or of its window), found through the block table. A wrong page, slot, position or order gives other logits.
  */
 import assert from "node:assert/strict";
 import { philox } from "../../src/core/random.ts";
@@ -11,6 +11,7 @@ import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
 export class FakeModel implements ForwardModel {
   readonly vocabSize: number;
   readonly #pageSize: number;
+  readonly #window: number;
   /** Token and position of each slot, or -1. */
   readonly #cache: Int32Array;
   readonly #logits: Float32Array;
@@ -18,8 +19,10 @@ export class FakeModel implements ForwardModel {
   during: () => void | Promise<void> = () => {};
   numForwards = 0;
 
-  constructor(vocabSize: number, limits: EngineLimits) {
+  /** `window`: so many tokens it sees, the last one included. */
+  constructor(vocabSize: number, limits: EngineLimits, window = Infinity) {
     this.vocabSize = vocabSize;
+    this.#window = window;
     this.#pageSize = limits.pageSize;
     this.#cache = new Int32Array(limits.numPages * limits.pageSize * 2).fill(-1);
     this.#logits = new Float32Array(maxNumLogitsOf(limits) * vocabSize);
@@ -37,7 +40,9 @@ export class FakeModel implements ForwardModel {
       while (firstRow[s]! + numRows[s]! <= logitRows[i]!) s++;
       const last = positions[logitRows[i]!]!;
       assert.equal(last, kvLength[s]! - (firstRow[s]! + numRows[s]! - logitRows[i]!));
-      const seen = Array.from({ length: last + 1 }, (_, position) => {
+      const first = Math.max(0, last + 1 - this.#window);
+      const seen = Array.from({ length: last + 1 - first }, (_, i) => {
+        const position = first + i;
         const slot = blockTable[s * maxPagesPerSequence + Math.floor(position / this.#pageSize)]! * this.#pageSize + (position % this.#pageSize);
         assert.equal(this.#cache[2 * slot + 1], position, "the cache holds another position there");
         return this.#cache[2 * slot]!;
