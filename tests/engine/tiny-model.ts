@@ -4,12 +4,14 @@ import { openBackend } from "../../src/backend/registry.ts";
 import type { Batch } from "../../src/engine/batch.ts";
 import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
 import { ProgramModel } from "../../src/engine/forward.ts";
-import { type FormatOptions, loadModel, openCheckpoint } from "../../src/model/load.ts";
+import { type FormatOptions, loadModel, openCheckpoint, planExpiry } from "../../src/model/load.ts";
 
 export const device = (process.env["TESSERA_TEST_DEVICE"] ?? "cpu") as Device;
 
 export interface TinyModel extends ForwardModel, AsyncDisposable {
   readonly eosTokenIds: readonly number[];
+  /** From which position on nobody looks at a page. */
+  readonly expiry: Int32Array | undefined;
   /** Steps so far: all, with several sequences, with a chunk of a longer gap, and with chunk and decode side by side. */
   readonly seen: { steps: number; batches: number; chunks: number; mixed: number };
 }
@@ -31,7 +33,7 @@ export async function openTiny(folder: string, limits: EngineLimits, threads = 2
   };
   const { launch } = model;
   return {
-    vocabSize: model.vocabSize, eosTokenIds: config.eosTokenIds, seen,
+    vocabSize: model.vocabSize, eosTokenIds: config.eosTokenIds, expiry: planExpiry([config], limits, backend.caps), seen,
     forward: (batch) => (see(batch), model.forward(batch)),
     ...(launch && { launch: (batch, choices, logitsOf) => (see(batch), launch(batch, choices, logitsOf)) } satisfies Partial<ForwardModel>),
     [Symbol.asyncDispose]: () => backend.close(),
