@@ -20,7 +20,7 @@ test("speed counts the tokens after the first", () => {
   assert.equal(speedLine({ usage: { ...usage, completionTokens: 1 }, finishReason: "length" }, 0, 0.05, 0.05), "[1 token, first after 50 ms, cut at the token limit]");
 });
 
-test("weights that were rounded when they were loaded are said to be, and how to have them as they were", () => {
+test("weights that were rounded when they were loaded are said to be, and how to have them as they were; so is how little of the cache a sequence holds", () => {
   const info: EngineInfo = {
     architecture: "LlamaForCausalLM", backend: "wasm", dtype: "int8", kvCacheDtype: "bfloat16", numParameters: 4e8, maxModelLen: 10, vocabSize: 10, pageSize: 1, numPages: 10,
     maxNumSeqs: 1, maxNumBatchedTokens: 1, eosTokenIds: [], weightBytes: 0, kvBytes: 0, enablePrefixCaching: true, schedulingPolicy: "fcfs", loadSeconds: 0,
@@ -28,4 +28,6 @@ test("weights that were rounded when they were loaded are said to be, and how to
   assert.match(describe(info)[0]!, /, int8, context/);
   assert.match(describe({ ...info, dtype: "bfloat16", convertedFrom: "Q4_K" })[0]!, /, bfloat16 made of Q4_K on load, context/);
   assert.match(describe({ ...info, quantizedOnLoad: true })[0]!, /, int8 rounded on load \(--quantization none keeps .*\), context/);
+  assert.match(describe(info)[2]!, / = 10 tokens in 10 pages of 1$/);
+  assert.match(describe({ ...info, mostHeldPages: 3 })[2]!, / = 10 tokens in 10 pages of 1, of which a sequence holds 3 at most$/);
 });

@@ -17,7 +17,8 @@ function drafterText(speculation: NonNullable<EngineInfo["speculation"]>): strin
 
 /** Lines: model, backend, memory, who guesses tokens if anybody does, and how much one step may hold. */
 export function describe(info: EngineInfo): readonly string[] {
-  const cache = `${info.numPages * info.pageSize} tokens in ${info.numPages} pages of ${info.pageSize}`;
+  const held = info.mostHeldPages === undefined ? "" : `, of which a sequence holds ${info.mostHeldPages} at most`;
+  const cache = `${info.numPages * info.pageSize} tokens in ${info.numPages} pages of ${info.pageSize}${held}`;
   const dtype = info.quantizedOnLoad ? `${info.dtype} rounded on load (--quantization none keeps what the checkpoint has)`
     : info.convertedFrom !== undefined ? `${info.dtype} made of ${info.convertedFrom} on load` : info.dtype;
   return [

@@ -61,6 +61,19 @@ test("what cannot be is refused with what would fit", () => {
   }
 });
 
+test("where pages expire the context may be longer than the cache: one sequence must find what it holds at once", () => {
+  const mostHeld = ({ maxModelLen, pageSize, maxNumBatchedTokens }: { maxModelLen: number; pageSize: number; maxNumBatchedTokens: number }) => Math.ceil(Math.min(maxModelLen, 256 + maxNumBatchedTokens) / pageSize);
+  const at = (options: LimitOptions, availableBytes = 16 * GiB) => chooseLimits(options, {
+    maxPositions: 131072, availableBytes, defaults: capsOf("cpu").defaults, mostHeld,
+    plan: ({ numPages, pageSize }) => ({ kvBytes: numPages * pageSize * 65536, totalBytes: numPages * pageSize * 65536 + 100 * MiB }),
+  });
+  assert.deepEqual([at({}, 4 * GiB).maxModelLen, at({}, 4 * GiB).numPages], [131072, 1024], "the default cache is no larger, and no limit to the context");
+  assert.deepEqual([at({ kvCacheBytes: 48 * MiB }).maxModelLen, at({ kvCacheBytes: 47 * MiB }).maxModelLen], [131072, 752], "768 tokens at once, or the whole sequence in the cache");
+  assert.equal(at({ maxModelLen: 100_000 }, 160 * MiB).numPages, 60, "all that there is");
+  assert.equal(at({ maxModelLen: 100_000, kvCacheBytes: 48 * MiB }).maxModelLen, 100_000);
+  assert.throws(() => at({ maxModelLen: 100_000, kvCacheBytes: 47 * MiB }), /100000 needs a KV cache of 48.00 MiB, but the KV cache is 47.00 MiB, which leaves room for 752 tokens/);
+});
+
 test("rows of logits are counted in the plan, one for each sequence where nobody wants more, and never more than a step has tokens", () => {
   const rowBytes = MiB;
   const at = (options: LimitOptions, logitsOf?: (maxNumSeqs: number) => number) => chooseLimits(options, {

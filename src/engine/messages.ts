@@ -95,6 +95,8 @@ export interface EngineInfo {
   readonly vocabSize: number;
   readonly pageSize: number;
   readonly numPages: number;
+  /** Set where pages expire: most of them that a sequence holds at once, however long it is. */
+  readonly mostHeldPages?: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly eosTokenIds: readonly number[];

@@ -133,7 +133,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       throw new UsageError("enablePrefixCaching (--enable-prefix-caching) is true, but the mods of attention read arrays over a SharedArrayBuffer: what is computed of a prompt would change with them; leave the option out, or give the mods arrays of their own");
     }
     const enablePrefixCaching = options.enablePrefixCaching ?? !changing;
-    const expiry = planExpiry(configs, limits, caps);
+    const expiry = planExpiry(configs, limits, caps), needs = new PageNeeds(limits, expiry);
     const engine = new Engine(new ProgramModel(backend, model), { limits: { ...limits, enablePrefixCaching }, eosTokenIds, seed, now, ...(expiry && { expiry }), ...(drafter && { drafter }) });
     const converted = convertedFrom(source, config);
     const info: EngineInfo = {
@@ -147,6 +147,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       vocabSize: config.vocabSize,
       eosTokenIds,
       ...limits,
+      ...(needs.expires && { mostHeldPages: needs.mostHeld(limits.maxModelLen) }),
       weightBytes: model.plan.bytes.weights + (draftModel?.plan.bytes.weights ?? 0),
       enablePrefixCaching,
       schedulingPolicy,

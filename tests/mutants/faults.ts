@@ -8,6 +8,21 @@ export const faults: readonly Fault[] = [
     why: "a page is shared before the step that computes it has ended; where that step fails, others read what is not there",
   },
   {
+    name: "page-expired-unsettled", file: "src/engine/prefix-cache.ts",
+    find: "numExpired(sequence.numSettled - sequence.numBehind, ", replace: "numExpired(sequence.numComputed - sequence.numBehind, ",
+    why: "a page is given back while the step under way still looks at it; where that step fails, it is computed again without the page",
+  },
+  {
+    name: "page-behind-a-stranger", file: "src/engine/page-index.ts",
+    find: "parent === noPage || this.#stayOfParent[page] === this.#stay[parent]", replace: "parent === noPage || parent >= 0",
+    why: "a page whose parent was evicted is found behind what stands in that page now, and serves another prompt's keys",
+  },
+  {
+    name: "expired-within-a-tile", file: "src/attention/expiry.ts", tests: ["src/attention/expiry.test.ts"],
+    find: "const kv0 = Math.floor((i * size) / kvTile) * kvTile, ", replace: "const kv0 = i * size, ",
+    why: "a page is given back while a kernel still reads the tile it begins in, and what another request has there, if it is no number, shows",
+  },
+  {
     name: "penalty-of-prompt", file: "src/sampling/rules.ts",
     find: "count > 0 ? repeated - frequencyPenalty", replace: "count >= 0 ? repeated - frequencyPenalty",
     why: "the presence penalty is taken from tokens of the prompt too",

@@ -184,10 +184,10 @@ export class Machine implements ForwardModel {
     return blockTable[s * maxPagesPerSequence + Math.floor(position / pageSize)]! * pageSize + (position % pageSize);
   }
 
-  /** All that the sequence has computed before is in the cache, and its own. */
+  /** All that the sequence has computed before, as far as its window goes, is in the cache, and its own. */
   #checkReads(launch: Launch, s: number): void {
     const owner = launch.owners[s]!, end = launch.firstPosition[s]!;
-    for (let position = 0; position < end; position++) {
+    for (let position = Math.max(0, end + 1 - this.#swarm.window); position < end; position++) {
       // Behind its last token it has a row in vain, of tokens that nobody knows.
       if (!owner.reaches(position)) return;
       const slot = this.#slot(launch, s, position);

@@ -9,6 +9,7 @@ const always = {
   "aborts while waiting": 0, "aborts while preempted": 0, "aborts within a prompt": 0, "aborts while decoding": 0, "aborts during a step": 0, "aborts of what has ended": 0, "aborts of all": 0,
   "requests that come during a step": 0, "steps that fail alone": 0, "steps that fail in company": 0, "parts computed again": 0, "aborts while parts are computed again": 0,
   "machines that break down": 0,
+  "pages that expire": 0, "pages that had expired when they were found": 0, "preemptions where pages expire": 0, "requests longer than the pool": 0,
   "drafts that are right": 0, "drafts that are wrong": 0, "answers of several tokens": 0, "drafts that a request ends with": 0, "aborts while drafts are thought of": 0, "steps that fail with drafts": 0, "steps that rest from drafts": 0,
   "prompts read": 0, "prompts read on after a preemption": 0, "prompts cut by rows of logits": 0, "choices that share pages": 0, "requests that overtake": 0, "functions that fail": 0,
 };

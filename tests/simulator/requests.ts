@@ -112,9 +112,9 @@ export class Requests {
   }
 
   #request(prompt: ArrayLike<number>, params: SamplingParams, fault?: string, standing = this.#standing()): Request {
-    const { limits: { maxModelLen, numPages, pageSize, enablePrefixCaching }, engineSeed } = this.#swarm;
+    const { limits: { maxModelLen, numPages, enablePrefixCaching }, engineSeed, needs } = this.#swarm;
     const number = this.#numDrawn++;
-    const fits = Math.min(prompt.length + params.maxTokens, maxModelLen) - 1 <= numPages * pageSize;
+    const fits = needs.mostHeld(Math.min(prompt.length + params.maxTokens, maxModelLen) - 1) <= numPages;
     const wrong = fault === "prompt" || prompt.length >= maxModelLen ? "prompt" : fault ?? (fits ? undefined : "maxTokens");
     return {
       id: String(number), prompt: Int32Array.from(prompt), params, standing, wrong,

@@ -290,7 +290,8 @@ class Run implements World {
 
   /** After a step, whose tokens have all been told. */
   #checkStats(): void {
-    const { running, waiting, pool } = this.#scheduler, { numPreemptions, numQueries, numHits } = this.#watch;
+    const { running, waiting, pool, cache } = this.#scheduler, { numPreemptions, numQueries, numHits } = this.#watch;
+    assert.ok(cache.numExpired >= this.#watch.numExpired, `${cache.numExpired} pages expired, at least ${this.#watch.numExpired}`);
     const { stepSeconds, waitSeconds, draftSeconds, ...stats } = this.#engine.stats();
     const { numDrafts = 0, numDraftTokens = 0, acceptedPerPosition = [], numAccepted = 0 } = this.#guesses ?? {};
     this.#reached["drafts that are right"] += numAccepted - this.#numAccepted;
@@ -299,7 +300,7 @@ class Run implements World {
     this.#numRefused = numDraftTokens - numAccepted;
     assert.deepEqual(stats, {
       ...this.#counted, numRunning: running.length, numWaiting: waiting.length, numFreePages: pool.numFree, numPages: this.swarm.limits.numPages,
-      numPreemptions, prefixCacheQueries: numQueries, prefixCacheHits: numHits, hostSeconds: 0, hiddenSeconds: 0, numDrafts, numDraftTokens, acceptedPerPosition,
+      numPreemptions, numExpiredPages: cache.numExpired, prefixCacheQueries: numQueries, prefixCacheHits: numHits, hostSeconds: 0, hiddenSeconds: 0, numDrafts, numDraftTokens, acceptedPerPosition,
     });
     // Where nothing is started ahead time passes only while a step is waited for, or thought of.
     const seconds = [waitSeconds + draftSeconds, stepSeconds], most = [this.#secondsInSteps, this.#stepSeconds ?? stepSeconds];
@@ -376,9 +377,9 @@ class Run implements World {
 class WatchedScheduler extends Scheduler {
   readonly #tell: (work: readonly Work[]) => void;
 
-  constructor({ limits, engineSeed, collisions }: Swarm, tell: (work: readonly Work[]) => void) {
-    const { numPages, pageSize } = limits, pool = new PagePool(numPages);
-    super(limits, pool, new PrefixCache(pool, { pageSize, seed: engineSeed, ...(collisions && { hash: (hash, token) => (hash ^ token) & 1 }) }));
+  constructor({ limits, engineSeed, collisions, needs }: Swarm, tell: (work: readonly Work[]) => void) {
+    const pool = new PagePool(limits.numPages);
+    super(limits, pool, new PrefixCache(pool, { needs, seed: engineSeed, ...(collisions && { hash: (hash, token) => (hash ^ token) & 1 }) }));
     this.#tell = tell;
   }
 

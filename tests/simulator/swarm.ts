@@ -3,6 +3,8 @@
  * (a cache that is always large enough, requests that always stop early) is missing in some runs ("swarm testing", Groce et al. 2012).
  */
 import type { EngineLimits } from "../../src/engine/engine.ts";
+import { PageNeeds } from "../../src/model/page-needs.ts";
+import { plainExpiry, seesWindow } from "../engine/plain-expiry.ts";
 import { Dice } from "./dice.ts";
 import { type Feature, features } from "./requests.ts";
 import type { OperationName } from "./simulator.ts";
@@ -44,6 +46,10 @@ export interface Swarm {
   /** Most requests that are open at once. */
   readonly maxOpen: number;
   readonly weights: Readonly<Record<OperationName, number>>;
+  /** So many keys a query sees in every layer, where pages expire; Infinity: all. */
+  readonly window: number;
+  /** What follows from it. */
+  readonly needs: PageNeeds;
 }
 
 export function drawSwarm(seed: number, device: boolean): Swarm {
@@ -60,7 +66,7 @@ export function drawSwarm(seed: number, device: boolean): Swarm {
     maxNumBatchedTokens: dice.pick(isTight ? [2, 3, 5, 8, 16] : [1, 2, 5, 8, 16, 33, 64]), enablePrefixCaching: dice.chance(0.8),
     maxNumLogits: maxNumSeqs + dice.pick([0, 1, 4, 30]), numSpeculativeTokens,
   };
-  return {
+  const drawn = {
     seed, device, limits, vocabSize, engineSeed: dice.pick([0, seed, -seed]), collisions: dice.chance(0.3),
     eosTokenIds: dice.ints(isTight ? 0 : dice.pick([0, 1, 2]), 0, vocabSize - 1),
     grain: dice.pick([0, 0, 0.5, 2]), nanEvery: dice.chance(isTight ? 0 : 0.3) ? 100 : 0, sparseEvery: dice.chance(0.3) ? 5 : 0,
@@ -77,4 +83,9 @@ export function drawSwarm(seed: number, device: boolean): Swarm {
       abort: dice.pick([0, 0.2, 0.6]), abortAll: dice.pick([0, 0, 0.02]), wait: dice.pick([0, 0.5, 2]),
     },
   };
+  if (dice.chance(0.7)) return { ...drawn, window: Infinity, needs: new PageNeeds(limits) };
+  const window = dice.int(1, Math.ceil(maxModelLen / 2)), expiry = plainExpiry(seesWindow(window), pageSize, maxModelLen, dice.pick([1, 4]));
+  // Most often a pool that is shorter than the context.
+  const own = { ...limits, numPages: dice.int(2, limits.numPages) };
+  return { ...drawn, limits: own, window, needs: new PageNeeds(own, expiry) };
 }

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import type { Batch } from "../../src/engine/batch.ts";
+import { noPage } from "../../src/engine/page-index.ts";
 import type { Scheduler, Work } from "../../src/engine/scheduler.ts";
 import type { Sequence, SequenceState } from "../../src/engine/sequence.ts";
 import type { Launch, Machine } from "./machine.ts";
@@ -42,6 +43,8 @@ export class Watch {
   numPreemptions = 0;
   numQueries = 0;
   numHits = 0;
+  /** Pages that were seen to expire, which some do behind the back of whoever looks. */
+  numExpired = 0;
   /** Tokens that a sequence found in the cache when it was first admitted. */
   readonly hits = new Map<string, number>();
 
@@ -65,8 +68,10 @@ export class Watch {
       const block = Math.floor(firstPosition[s]! / this.#swarm.limits.pageSize), page = table[block]!;
       const owner = running.find(({ pages }) => pages[block] === page);
       if (!owner) assert.fail(`nobody holds page ${page}, which entry ${s} of the batch writes to`);
-      for (const [i, page] of owner.pages.entries()) {
-        if (table[i] !== page) assert.fail(`block ${i} of request ${owner.id} is page ${page}, and the batch says ${table[i]}`);
+      for (const [i, own] of owner.pages.entries()) {
+        // In place of one that has expired stands the next that is there.
+        const page = own === noPage ? owner.pages.find((page, at) => at > i && page !== noPage) : own;
+        if (page === undefined || table[i] !== page) assert.fail(`block ${i} of request ${owner.id} is page ${page}, and the batch says ${table[i]}`);
         if (i >= block && pool.holders(page) !== 1) assert.fail(`page ${page} is written to by request ${owner.id} and held by others`);
       }
       return { oracle: this.#oracleOf(owner.id), numKnown: owner.numKnown };
@@ -79,7 +84,7 @@ export class Watch {
     pool.check();
     cache.check();
     const holders = new Int32Array(pool.numPages);
-    for (const sequence of running) for (const page of sequence.pages) holders[page]!++;
+    for (const sequence of running) for (const page of sequence.pages) if (page !== noPage) holders[page]!++;
     for (let page = 0; page < holders.length; page++) if (holders[page] !== pool.holders(page)) assert.fail(`page ${page} is held by ${holders[page]}, and the pool says ${pool.holders(page)}`);
     const numHeld = holders.reduce((sum, n) => sum + Math.min(n, 1), 0);
     assert.equal(pool.numFree, pool.numPages - numHeld, "free pages");
@@ -92,6 +97,8 @@ export class Watch {
       const say = () => `${sequence}: ${numSettled} settled, ${numComputed} computed of ${numTokens}, at most ${capacity}; ${numReadyPages} pages ready, ${numListedPages} listed`;
       if (!(numSettled <= numComputed && numComputed < numTokens && numTokens <= capacity)) assert.fail(say());
       if (!(numReadyPages <= numListedPages && numReadyPages * pageSize <= numSettled && numListedPages <= pages.length)) assert.fail(say());
+      for (const [block, page] of pages.entries()) if (page === noPage && (block + 1) * pageSize - 1 + this.#swarm.window > numSettled) assert.fail(`${say()}: page ${block} has expired`);
+      if (sequence.numExpiredPages !== pages.filter((page) => page === noPage).length) assert.fail(`${say()}: ${sequence.numExpiredPages} pages have expired, not ${pages}`);
       // What failed or was not wanted, drafts too, leaves pages for tokens that are not there any more.
       if (pages.length * pageSize < numComputed || pages.length > this.#pagesFor(numTokens + 1 + numSpeculativeTokens)) assert.fail(say());
       for (let block = Math.floor(numSettled / pageSize); block < pages.length; block++) if (holders[pages[block]!] !== 1) assert.fail(`${say()}: page ${pages[block]} is shared and not computed`);
@@ -119,7 +126,12 @@ export class Watch {
       const { state, pages, numTokens, numComputed, logitsFrom, salt, rest } = sequence, was = this.#seen.get(sequence);
       if (state === "running" && was?.state !== "running") this.#admitted.push(sequence);
       if (state === "waiting" && was?.state === "running") this.#preempted.push(sequence);
-      if (state === "running" && was?.state === "running" && was.pages.some((page, block) => page !== pages[block])) reached.joins++;
+      if (state === "running" && was?.state === "running") {
+        if (was.pages.some((page, block) => page !== pages[block] && pages[block] !== noPage)) reached.joins++;
+        const numExpired = was.pages.filter((page, block) => page !== noPage && pages[block] === noPage).length;
+        this.numExpired += numExpired;
+        reached["pages that expire"] += numExpired;
+      } else reached["pages that had expired when they were found"] += pages.filter((page) => page === noPage).length;
       const mostFound = salt === null ? 0 : Math.floor(Math.min(numTokens - 1, logitsFrom) / this.#swarm.limits.pageSize);
       seen.set(sequence, { state, rest, numTokens, numComputed, pages: pages.slice(), mostFound, numLookedFor: state === "running" && was?.state === "waiting" ? was.mostFound : was?.numLookedFor ?? 0 });
     }
@@ -127,6 +139,7 @@ export class Watch {
     this.#seen = seen;
     this.numPreemptions += this.#preempted.length;
     reached.preemptions += this.#preempted.length;
+    if (this.#swarm.needs.expires) reached["preemptions where pages expire"] += this.#preempted.length;
     if (holders.some((n) => n > 1)) reached["shared pages"]++;
 
     const kept = pool.kept(), still = new Set(kept);
@@ -136,7 +149,8 @@ export class Watch {
     // What is preempted gives pages back between two that are taken.
     if (evicted.length > 0 && this.#preempted.length === 0) {
       assert.equal(pool.numFree, kept.length, "kept pages were taken while there were empty ones");
-      const survivor = this.#kept.findIndex((page) => still.has(page));
+      // Those that a sequence did without when it came in are the youngest again.
+      const survivor = this.#swarm.needs.expires ? -1 : this.#kept.findIndex((page) => still.has(page));
       if (survivor >= 0 && evicted.some((page) => this.#kept.indexOf(page) > survivor)) assert.fail(`pages ${evicted} were taken, of ${this.#kept}, oldest first; ${kept} are left`);
     }
     this.#kept = kept;
@@ -153,6 +167,7 @@ export class Watch {
     this.#checkAdmissions(numFree);
     this.#checkPreemptions(numFree);
     this.#checkReady();
+    this.#checkExpired();
     if (priorities.length > 1 && waiting.some(({ id }) => Number(id) < Number(running.at(-1)?.id))) this.#reached["requests that overtake"]++;
     const next = waiting[0];
     if (left.budget === 0) this.#reached["steps with the whole budget"]++;
@@ -161,11 +176,35 @@ export class Watch {
     else if (left.budget > 0 && left.rows > 0 && this.#preempted.length === 0) {
       const { found, numKept, promised } = this.#lookUp(next);
       if (promised) this.#reached["waits on promised pages"]++;
-      else {
-        const needed = this.#pagesFor(next.numTokens) - found + numKept + running.length;
+      else if (promised !== undefined) {
+        const needed = this.#needed(next.numTokens, found, left.budget) + numKept + running.length + this.#owed();
         assert.ok(needed > numFree, `request ${next.id} waits, though ${needed} pages are enough and ${numFree} are free`);
         this.#reached["waits for pages"]++;
       }
+    }
+  }
+
+  /** Free pages that a sequence comes to need from the `found`th on, before its known tokens are computed. */
+  #needed(numTokens: number, found: number, budget: number): number {
+    const { needs, limits: { pageSize } } = this.#swarm;
+    if (!needs.expires) return this.#pagesFor(numTokens) - found;
+    const reach = Math.min(numTokens, found * pageSize + budget), numPages = this.#pagesFor(reach);
+    const numHeld = Array.from({ length: numPages }, (_, block) => Number(!needs.isExpired(block, found * pageSize))).reduce((sum, n) => sum + n, 0);
+    return numPages - found + (reach < numTokens ? Math.max(0, needs.mostHeld(numTokens) - numHeld) : 0);
+  }
+
+  /** Pages that those who run have not taken yet, and will. */
+  #owed(): number {
+    const { needs } = this.#swarm;
+    return !needs.expires ? 0 : this.#scheduler.running.reduce((sum, { isFull, pages, numTokens }) =>
+      (isFull || pages.length >= this.#pagesFor(numTokens) ? sum : sum + Math.max(0, needs.mostHeld(numTokens) - pages.filter((page) => page !== noPage).length)), 0);
+  }
+
+  /** Nobody holds what has expired, but for the last page that others can find. */
+  #checkExpired(): void {
+    const { needs } = this.#swarm;
+    for (const { id, salt, pages, numSettled, numReadyPages } of this.#scheduler.running) for (const [block, page] of pages.entries()) {
+      if (page !== noPage && needs.isExpired(block, numSettled) && (salt === null || block < numReadyPages - 1)) assert.fail(`request ${id} holds page ${page}, block ${block}, which has expired at ${numSettled}`);
     }
   }
 
@@ -198,9 +237,9 @@ export class Watch {
 
   /** Drafts have what is left: rows and pages, in the order of the work. Whose were all wrong again and again rests from them. */
   #checkDrafts(work: readonly Work[], rows: number, numFree: number): void {
-    const { numSpeculativeTokens: most = 0 } = this.#swarm.limits;
-    for (const { sequence, numDrafts } of work) {
-      const { id, numGenerated, numUncomputed, numKnown, numTokens, capacity, pages } = sequence;
+    const { numSpeculativeTokens: most = 0, maxNumBatchedTokens } = this.#swarm.limits;
+    for (const { sequence, numDrafts, numTokens: given } of work) {
+      const { id, numGenerated, numComputed, numUncomputed, numKnown, numTokens, capacity, pages } = sequence;
       const decodes = numGenerated > 0 && numUncomputed === 1 && numKnown === numTokens, rest = this.#before.get(sequence)?.rest ?? 0;
       assert.equal(sequence.rest, decodes ? Math.max(0, rest - 1) : rest, `steps without drafts of request ${id}`);
       if (decodes && rest > 0) this.#reached["steps that rest from drafts"]++;
@@ -208,6 +247,11 @@ export class Watch {
       const has = this.#pagesFor(numTokens);
       while (this.#pagesFor(numTokens + expected) - has > numFree) expected--;
       assert.equal(numDrafts, expected, `room for drafts of request ${id}`);
+      if (this.#swarm.needs.expires && numUncomputed > 1) {
+        const least = this.#pagesFor(numComputed + given), most = Math.max(this.#before.get(sequence)?.pages.length ?? 0, this.#pagesFor(Math.min(numTokens, numComputed + maxNumBatchedTokens)));
+        assert.ok(pages.length >= least && pages.length <= most, `${pages.length} pages of request ${id} for a chunk of ${given} tokens from ${numComputed} on, ${least} to ${most}`);
+        continue;
+      }
       assert.equal(pages.length, this.#pagesFor(numTokens + expected), `pages of request ${id} for ${numTokens} tokens and ${expected} drafts`);
       numFree -= pages.length - has;
       rows -= expected;
@@ -232,7 +276,7 @@ export class Watch {
   #checkAdmissions(numFree: number): void {
     const { running } = this.#scheduler, { pageSize } = this.#swarm.limits;
     for (const sequence of this.#admitted) {
-      const { id, numTokens, numComputed: numFound, numCachedTokens, pages } = sequence, isFirst = !this.hits.has(id);
+      const { id, numTokens, numComputed: numFound, numCachedTokens, pages, capacity } = sequence, isFirst = !this.hits.has(id);
       const { numLookedFor: most } = this.#seen.get(sequence)!, found = numFound / pageSize;
       assert.equal(sequence.salt !== null, this.#sharesPages(id), `whether request ${id} may share`);
       assert.ok(Number.isInteger(found) && found <= most, `request ${id} begins at token ${numFound} of ${numTokens}`);
@@ -240,10 +284,12 @@ export class Watch {
       const other = found < most ? this.#findable().get(oracle.hash((found + 1) * pageSize - 1)) : undefined;
       if (other && other.page !== pages[found]) assert.fail(`request ${id} has page ${pages[found]} as block ${found}, though it is in page ${other.page} (${other.ready ? "ready" : "promised"})`);
       for (const other of running) {
-        const promised = found < most && other !== sequence && found < this.#seen.get(other)!.numLookedFor;
+        // What has expired for the other it computed long ago, and somebody has needed the page since.
+        const promised = found < most && other !== sequence && found < this.#seen.get(other)!.numLookedFor && other.pages[found] !== noPage;
         if (promised && this.#oracleOf(other.id).hash((found + 1) * pageSize - 1) === oracle.hash((found + 1) * pageSize - 1)) assert.fail(`requests ${id} and ${other.id} compute block ${found} side by side`);
       }
       if (isFirst) {
+        if (capacity - 1 > this.#swarm.limits.numPages * pageSize) this.#reached["requests longer than the pool"]++;
         this.hits.set(id, numFound);
         assert.equal(numCachedTokens, numFound, `cached tokens of request ${id}`);
         const { prompt, params: { promptLogprobs }, standing } = oracle.request;
@@ -263,15 +309,18 @@ export class Watch {
     const findable = this.#findable();
     for (const { id, pages, numReadyPages, numSettled } of this.#scheduler.running) {
       if (!this.#sharesPages(id) || numReadyPages === Math.floor(numSettled / pageSize)) continue;
-      const other = findable.get(this.#oracleOf(id).hash((numReadyPages + 1) * pageSize - 1));
-      assert.ok(other && other.page !== pages[numReadyPages], `request ${id} has computed ${numSettled} tokens, and ${numReadyPages} pages of them are ready`);
+      const hash = this.#oracleOf(id).hash((numReadyPages + 1) * pageSize - 1), other = findable.get(hash);
+      // Who had promised it may have been preempted since; then it is listed with the next step.
+      const promised = this.#mayBeFound(hash, id) || this.#preempted.some((victim) => this.#oracleOf(victim.id).hash((numReadyPages + 1) * pageSize - 1) === hash);
+      assert.ok(other ? other.page !== pages[numReadyPages] : promised, `request ${id} has computed ${numSettled} tokens, and ${numReadyPages} pages of them are ready`);
     }
   }
 
   /** Nobody is preempted in vain: without his pages there would not have been enough. (The others go before it: `look` knows the order.) */
   #checkPreemptions(numFree: number): void {
     const victim = this.#preempted[0];
-    if (!victim) return;
+    // Where pages expire more than the victim's own come free: those that others could not give back while they waited for what it had promised.
+    if (!victim || this.#swarm.needs.expires) return;
     const { running } = this.#scheduler;
     assert.equal(this.#admitted.length, 0, "requests are admitted by the step that preempts others");
     const others = new Set(running.flatMap((sequence) => this.#before.get(sequence)?.pages ?? []));
@@ -286,7 +335,16 @@ export class Watch {
     return this.#swarm.limits.enablePrefixCaching === true || this.#oracleOf(id).request.standing.family !== undefined;
   }
 
-  /** Which page holds all tokens of a prefix, by the prefix's hash. */
+  /** Whether one that runs, besides `id`, has listed a page with these tokens behind one that has expired for it: who knows what it stands behind? */
+  #mayBeFound(hash: number, id = ""): boolean {
+    const { pageSize } = this.#swarm.limits;
+    return this.#scheduler.running.some(({ id: other, pages, numListedPages }) => {
+      const first = pages.indexOf(noPage);
+      return first >= 0 && other !== id && pages.some((page, block) => block > first && page !== noPage && block < numListedPages && this.#oracleOf(other).hash((block + 1) * pageSize - 1) === hash);
+    });
+  }
+
+  /** Which page surely holds all tokens of a prefix and can be found, by the prefix's hash. */
   #findable(): Map<number, { readonly page: number; readonly ready: boolean }> {
     const { running, pool } = this.#scheduler, { pageSize } = this.#swarm.limits;
     const found = new Map<number, { page: number; ready: boolean }>();
@@ -297,23 +355,26 @@ export class Watch {
     };
     for (const { id, pages, numListedPages, numReadyPages } of running) {
       const oracle = this.#oracleOf(id);
-      for (let block = 0; block < numListedPages; block++) add(oracle.hash((block + 1) * pageSize - 1), pages[block]!, block < numReadyPages);
+      for (let block = 0; block < numListedPages && pages[block] !== noPage; block++) add(oracle.hash((block + 1) * pageSize - 1), pages[block]!, block < numReadyPages);
     }
     for (const page of pool.kept()) add(this.#machine.slots[(page + 1) * pageSize - 1]!, page, true);
     return found;
   }
 
-  /** What a waiting sequence would find: whole pages, how many of them nobody holds, and whether the next is being computed. */
-  #lookUp(sequence: Sequence): { readonly found: number; readonly numKept: number; readonly promised: boolean } {
+  /** What a waiting sequence would find: whole pages, how many of them nobody holds of those it needs, and whether the next is being computed; undefined: who knows? */
+  #lookUp(sequence: Sequence): { readonly found: number; readonly numKept: number; readonly promised: boolean | undefined } {
     const findable = this.#findable(), oracle = this.#oracleOf(sequence.id), { pageSize } = this.#swarm.limits;
     const { mostFound: most } = this.#seen.get(sequence)!;
-    let found = 0, numKept = 0;
-    for (; found < most; found++) {
-      const next = findable.get(oracle.hash((found + 1) * pageSize - 1));
-      if (!next) break;
-      if (!next.ready) return { found, numKept, promised: true };
-      if (this.#scheduler.pool.holders(next.page) === 0) numKept++;
+    const pages: number[] = [];
+    let promised: boolean | undefined = false;
+    while (pages.length < most) {
+      const hash = oracle.hash((pages.length + 1) * pageSize - 1), next = findable.get(hash);
+      promised = next ? !next.ready : this.#mayBeFound(hash) ? undefined : false;
+      if (!next?.ready) break;
+      pages.push(next.page);
     }
-    return { found, numKept, promised: false };
+    const found = pages.length;
+    const numKept = pages.filter((page, block) => !this.#swarm.needs.isExpired(block, found * pageSize) && this.#scheduler.pool.holders(page) === 0).length;
+    return { found, numKept, promised };
   }
 }
