@@ -24,15 +24,13 @@ export const neverExpires = 2 ** 31 - 1;
 export function expiryOf(readers: readonly Reader[], { size, length }: { readonly size: number; readonly length: number }): Int32Array {
   const expiry = new Int32Array(Math.ceil(length / size));
   for (const { mask, shape: { kvTile, numQueryHeads } } of readers) {
-    // A window moves on with its queries: what was found for the stretch before is a good guess.
-    let guess = 0;
-    for (let i = 0; i < expiry.length; i++) {
-      if (expiry[i] === neverExpires) continue;
-      const kv0 = Math.floor((i * size) / kvTile) * kvTile, kv1 = Math.min(Math.ceil(((i + 1) * size) / kvTile) * kvTile, length) - 1;
-      const isUnseenFrom = (q: number): boolean => mask.classify(0, 0, 0, numQueryHeads - 1, q, length - 1, kv0, kv1) === verdict.never;
+    // A window moves on with its queries: the tile before says where to look.
+    for (let kv = 0, guess = 0; kv < length; kv += kvTile) {
+      const last = Math.min(kv + kvTile, length) - 1;
+      const isUnseenFrom = (q: number): boolean => mask.classify(0, 0, 0, numQueryHeads - 1, q, length - 1, kv, last) === verdict.never;
       const at = isUnseenFrom(length - 1) ? firstOf(isUnseenFrom, length - 1, guess) : neverExpires;
-      if (at < neverExpires) guess = at + size;
-      expiry[i] = Math.max(expiry[i]!, at);
+      if (at < neverExpires) guess = at + kvTile;
+      for (let i = Math.floor(kv / size); i * size <= last; i++) expiry[i] = Math.max(expiry[i]!, at);
     }
   }
   return expiry;

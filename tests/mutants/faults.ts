@@ -19,7 +19,7 @@ export const faults: readonly Fault[] = [
   },
   {
     name: "expired-within-a-tile", file: "src/attention/expiry.ts", tests: ["src/attention/expiry.test.ts"],
-    find: "const kv0 = Math.floor((i * size) / kvTile) * kvTile, ", replace: "const kv0 = i * size, ",
+    find: "let i = Math.floor(kv / size); i * size <= last", replace: "let i = Math.ceil(kv / size); i * size <= last",
     why: "a page is given back while a kernel still reads the tile it begins in, and what another request has there, if it is no number, shows",
   },
   {

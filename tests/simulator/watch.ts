@@ -176,7 +176,8 @@ export class Watch {
     else if (left.budget > 0 && left.rows > 0 && this.#preempted.length === 0) {
       const { found, numKept, promised } = this.#lookUp(next);
       if (promised) this.#reached["waits on promised pages"]++;
-      else if (promised !== undefined) {
+      // Pages for drafts may have been those that led to somebody's promised one.
+      else if (promised !== undefined && !(this.#swarm.needs.expires && work.some(({ numDrafts }) => numDrafts > 0))) {
         const needed = this.#needed(next.numTokens, found, left.budget) + numKept + running.length + this.#owed();
         assert.ok(needed > numFree, `request ${next.id} waits, though ${needed} pages are enough and ${numFree} are free`);
         this.#reached["waits for pages"]++;
