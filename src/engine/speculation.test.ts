@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { stream } from "../core/random.ts";
+import { PageNeeds } from "../model/page-needs.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
 import { Sampler } from "../sampling/sampler.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
@@ -188,16 +189,18 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
   const reached = { preemptions: 0, aborts: 0, abortsInDrafting: 0, stops: 0, lengths: 0, errors: 0, hits: 0, hostRows: 0, whole: 0, severalAtOnce: 0, expired: 0 };
   const drafts = { oracle: { drafted: 0, accepted: 0 }, ngram: { drafted: 0, accepted: 0 }, model: { drafted: 0, accepted: 0 } };
   const kinds = ["oracle", "ngram", "model"] as const;
-  for (let round = 0; round < (process.env["TESSERA_LONG"] ? 2000 : 84); round++) {
+  const [numRounds, numExpiring] = process.env["TESSERA_LONG"] ? [2000, 400] : [84, 18];
+  for (let round = 0; round < numRounds + numExpiring; round++) {
     const kind = kinds[round % 3]!, samples = round % 2 === 0, withErrors = round % 4 === 3;
     const k = int(1, 6), maxNumSeqs = int(2, 6);
-    const over: EngineLimits = {
+    let over: EngineLimits = {
       maxNumBatchedTokens: int(maxNumSeqs, 26), maxNumSeqs, maxNumLogits: random() < 0.5 ? maxNumSeqs * (k + 1) : maxNumSeqs + int(0, 4), pageSize: int(1, 5),
       numPages: round % 5 === 0 ? 100 : int(22, 30), maxModelLen: 22, enablePrefixCaching: random() < 0.7,
     };
     const roomy = { ...over, numPages: 100 };
-    // Under every fifth model pages expire.
-    const window = round % 5 === 2 ? 1 + (round % 6) : undefined, expiry = window === undefined ? undefined : plainExpiry(seesWindow(window), over.pageSize, over.maxModelLen);
+    // In the last rounds pages expire, and the pool has room for what one sequence holds at once, and a little more.
+    const window = round >= numRounds ? 1 + (round % 6) : undefined, expiry = window === undefined ? undefined : plainExpiry(seesWindow(window), over.pageSize, over.maxModelLen);
+    if (expiry) over = { ...over, numPages: new PageNeeds(over, expiry).mostHeld(over.maxModelLen) + (round % 4) };
     const beginning = Array.from({ length: 9 }, () => int(14, 49)), allowed = kind === "ngram" ? { topK: 1 } : {};
     const requests = Array.from({ length: 12 }, (_, i) => ({
       id: `${i}`, arrival: int(0, 12), leave: random() < 0.2 ? int(1, 25) : Infinity, leaveInDrafting: random() < 0.15 ? int(1, 25) : Infinity,
