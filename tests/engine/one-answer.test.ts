@@ -93,7 +93,7 @@ for (const [name, pageSize, formats, begins = 36] of cases) {
     const most: EngineLimits = { maxNumBatchedTokens: maxModelLen, maxNumSeqs: 8, maxNumLogits: maxModelLen, pageSize, maxModelLen, numPages: Math.ceil((8 * maxModelLen) / pageSize) };
     await using model = await openTiny(fixture(name), most, 2, formats);
     // The same weights, rounded otherwise: often of one mind.
-    await using draft = await openTiny(fixture(name), most, 1, { ...formats, quantization: quantization === "int4" ? "int8" : "int4" });
+    await using draft = await openTiny(fixture(name), most, 1, { ...formats, quantization: quantization === "int4" || name === "mistral-sw" ? "int8" : "int4" });
     const { eosTokenIds, expiry, seen } = model;
     const random = stream(31);
     const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
@@ -148,6 +148,6 @@ for (const [name, pageSize, formats, begins = 36] of cases) {
     for (const [what, count] of Object.entries(reached)) assert.ok(count > 10, `${what}: only ${count} of ${JSON.stringify(reached)}`);
     assert.equal(expired > 100, name === "mistral-sw", `${expired} pages expired`);
     const { model: { drafted, accepted }, ngram } = drafts;
-    assert.ok(accepted > 0.1 * drafted && accepted < 0.9 * drafted && drafted > 200 && ngram.drafted > 50, JSON.stringify(drafts));
+    assert.ok(accepted > 0.2 * drafted && accepted < 0.8 * drafted && drafted > 200 && ngram.drafted > 50, JSON.stringify(drafts));
   });
 }
