@@ -15,7 +15,7 @@ const seen = (mask: MaskMod): Sees => (q, kv) => Array.from({ length: heads }, (
 
 const chunk = (size: number) => and(causal, maskMod(({ size }) => (_b, _h, q, kv) => Math.floor(q / size) === Math.floor(kv / size), { size }));
 const documents = (starts: readonly number[]) => and(causal, document(Int32Array.from({ length }, (_, i) => starts.filter((start) => start <= i).length)));
-const byHead = maskMod(({ sizes }) => (_b, h, q, kv) => q >= kv && q - kv < sizes[h]!, { sizes: tensor(Int32Array.of(7, 40), [2]) });
+const byHead = (...sizes: readonly number[]) => maskMod(({ sizes }) => (_b, h, q, kv) => q >= kv && q - kv < sizes[h]!, { sizes: tensor(Int32Array.from(sizes), [heads]) });
 const firstFew = or(and(causal, maskMod(() => (_b, _h, _q, kv) => kv < 5, {})), slidingWindow(20));
 const strided = and(slidingWindow(30), maskMod(() => (_b, _h, q, kv) => (q - kv) % 3 === 0, {}));
 /** Nobody sees keys 20 to 40, not even themselves. */
@@ -23,7 +23,7 @@ const blind = and(slidingWindow(25), maskMod(() => (_b, _h, _q, kv) => kv < 20 |
 
 const masks: readonly (readonly [name: string, mask: MaskMod, isExact: boolean])[] = [
   ["causal", causal, true], ["a window of 1", slidingWindow(1), true], ["a window of 31", slidingWindow(31), true], ["a window of 149", slidingWindow(149), true], ["a window of 150", slidingWindow(150), true],
-  ["chunks of 32", chunk(32), true], ["documents", documents([11, 12, 90]), true], ["a window for each head", byHead, true], ["a window and the first few", firstFew, true], ["every third of a window", strided, false],
+  ["chunks of 32", chunk(32), true], ["documents", documents([11, 12, 90]), true], ["a window for each head", byHead(7, 40), true], ["a window for each head, the first one's longer", byHead(40, 7), true], ["a window and the first few", firstFew, true], ["every third of a window", strided, false],
   ["a window and a blind spot", blind, false],
 ];
 

@@ -35,6 +35,16 @@ const idle = async (client: EngineClient): Promise<void> => {
   }
 };
 
+test("a seed of 0 is a seed: the same tokens whenever it is asked for; without one each request has its own", async () => {
+  const { client } = start();
+  const tokens = async (more: object) => (await collect(client.generate(prompt, { ...defaultSampling, temperature: 1, maxTokens: 24, ...more }))).flatMap((delta) => delta.tokens).join();
+  const zero = await tokens({ seed: 0 });
+  assert.equal(await tokens({ seed: 0 }), zero);
+  assert.notEqual(await tokens({ seed: 1 }), zero);
+  assert.notEqual(await tokens({}), await tokens({}));
+  await client.close();
+});
+
 test("streams of many requests end each after one delta with finish, and the counters tell the same", async () => {
   const { client, released } = start();
   const all = await Promise.all(Array.from({ length: 9 }, (_, i) => collect(client.generate(Int32Array.of(i + 1), params))));

@@ -47,6 +47,15 @@ test("30,000 random operations: holders, the order in which kept pages are taken
   for (const [what, count] of Object.entries(reached)) assert.ok(count > 100, `${what}: only ${count}`);
 });
 
+test("a page has as many holders as there are", () => {
+  const pool = new PagePool(2), page = pool.take();
+  for (let i = 0; i < 70_000; i++) pool.share(page);
+  for (let i = 0; i < 70_000; i++) pool.release(page);
+  assert.deepEqual([pool.holders(page), pool.numFree], [1, 1]);
+  pool.release(page);
+  assert.equal(pool.numFree, 2);
+});
+
 test("taking from an empty pool, and releasing or sharing a free page, are broken invariants", () => {
   const pool = new PagePool(1);
   const page = pool.take();

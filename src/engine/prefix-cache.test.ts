@@ -51,6 +51,30 @@ test("a prompt that begins like an earlier one computes only what follows the fu
   assert.equal(scheduler.pool.numFree, 50);
 });
 
+test("salts that differ in their last character are different ones", () => {
+  const scheduler = make(), salt = "tenant ".repeat(20);
+  run(scheduler, sequence("a", range(9), 1, `${salt}1`));
+  assert.deepEqual(run(scheduler, sequence("b", range(9), 1, `${salt}2`)), [[["b", 0, 9]]]);
+  assert.deepEqual(run(scheduler, sequence("c", range(9), 1, `${salt}1`)), [[["c", 8, 1]]]);
+});
+
+test("tokens whose logits are wanted are computed, whatever is in the cache: of a prompt that is read, those that have not been told", () => {
+  const scheduler = make();
+  run(scheduler, sequence("a", range(14)));
+  const read = new Sequence("b", Int32Array.from(range(14)), { ...defaultSampling, maxTokens: 1, promptLogprobs: 0 }, 0, 1 << 20);
+  // As after a preemption: tokens 1 to 5 were told, so the rows from token 5's on are wanted.
+  read.numRead = 6;
+  assert.ok(scheduler.cache.admit(read, 16, 0));
+  assert.deepEqual([read.logitsFrom, read.numComputed], [5, 4], "one page of the three that are there");
+});
+
+test("where pages expire, who comes in has room for all that it comes to hold", () => {
+  // A window of 8 keys and steps of 4 tokens: of 40 tokens four pages are held at once.
+  const limits = { window: 8, maxNumBatchedTokens: 4 }, most = new PageNeeds({ maxNumBatchedTokens: 4, pageSize: 4 }, plainExpiry(seesWindow(8), 4, 200)).mostHeld(40);
+  assert.ok(most > 1 && most < 10);
+  for (const numPages of [most - 1, most]) assert.equal(make(limits, numPages).cache.admit(sequence("a", range(40)), 4, 0), numPages === most);
+});
+
 test("the last token of a prompt is always computed, wherever its page ends", () => {
   const scheduler = make();
   run(scheduler, sequence("a", range(8)));
