@@ -254,6 +254,8 @@ export interface Backend {
    * still, it is stuck. Not all backends have such.
    */
   readonly pulse?: readonly Int32Array[];
+  /** Whether commands wait for kernels that are being compiled, where that may take its time. */
+  readonly preparing?: boolean;
   /** Bytes of memory as the backend's own, where it has such (wasm): for loading files in place. Undefined elsewhere. */
   view(buffer: Buffer): Uint8Array | undefined;
   write(to: Buffer, offset: number, data: Uint8Array): void;

@@ -45,6 +45,8 @@ export type FromEngine =
   | { readonly kind: "ready"; readonly info: EngineInfo; readonly pulse?: readonly Int32Array[] }
   | { readonly kind: "deltas"; readonly deltas: readonly Delta[] }
   | { readonly kind: "stats"; readonly stats: Stats }
+  /** Now and then from one without a pulse: its event loop turns. `preparing`: a step waits for kernels that are being compiled. */
+  | { readonly kind: "alive"; readonly preparing: boolean }
   /** The engine is dead. `theirs`: a UsageError, which the operator can mend; ours comes with its stack. */
   | { readonly kind: "failed"; readonly message: string; readonly theirs: boolean; readonly stack?: string }
   /** The last message: nothing of the engine is left but its thread. */

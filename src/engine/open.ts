@@ -69,6 +69,8 @@ export interface OpenEngine {
   readonly info: EngineInfo;
   /** The backend's (backend.ts). */
   readonly pulse: readonly Int32Array[] | undefined;
+  /** Whether a step waits for kernels that are being compiled. */
+  readonly preparing: () => boolean;
   /** Stops the backend's threads and frees its memory. The engine can not step afterwards. */
   release(): Promise<void>;
 }
@@ -155,7 +157,7 @@ export async function openEngine(options: EngineOptions, now: () => number, onPr
       ...(speculation && { speculation: { ...speculation, ...(draft && { numParameters: countParameters(draft.config) }) } }),
       loadSeconds: now() - start,
     };
-    return { engine, info, pulse: backend.pulse, release: () => backend.close() };
+    return { engine, info, pulse: backend.pulse, preparing: () => backend.preparing === true, release: () => backend.close() };
   } catch (error) {
     await opening.then((backend) => backend.close(), () => {});
     throw error;

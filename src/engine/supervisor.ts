@@ -130,7 +130,9 @@ class Supervisor implements Link {
     thread.onMessage((data) => {
       const message = data as FromEngine;
       if (isGone) return;
-      this.#watchdog?.sign();
+      if (message.kind === "alive") this.#watchdog?.beat(message.preparing);
+      else this.#watchdog?.sign();
+      if (message.kind === "alive") return;
       if (message.kind === "progress") progress(message.stage, message.done, message.total);
       else if (message.kind === "ready") ready(message);
       else if (message.kind === "failed") this.#stop(errorOf(message));

@@ -42,6 +42,30 @@ test("without one: the first step has a minute, later ones ten times the longest
   assert.ok(secondsUntilStuck(quick) < 5);
 });
 
+test("an event loop that stops beating is noticed within 5 s, however long steps have been; one that beats is not, while a step takes its time", () => {
+  const watchdog = new Watchdog(undefined), beatAndLook = (preparing = false): boolean => (watchdog.beat(preparing), watchdog.look());
+  for (let i = 0; i < 40; i++) assert.equal(beatAndLook(), false, "the first step takes 20 s");
+  watchdog.sign();
+  for (let i = 0; i < 300; i++) assert.equal(beatAndLook(), false, "and the second 150");
+  watchdog.sign();
+  assert.equal(beatAndLook(), false);
+  assert.ok(secondsUntilStuck(watchdog) < 5, "then it hangs");
+});
+
+test("what it takes to compile is no length of a step: a GPU that hangs later is noticed as soon as if it had never compiled; but compiling ends too", () => {
+  const watchdog = new Watchdog(undefined), beatAndLook = (preparing: boolean): boolean => (watchdog.beat(preparing), watchdog.look());
+  for (let round = 0; round < 3; round++) {
+    for (let i = 0; i < 100; i++) assert.equal(beatAndLook(true), false, "50 s");
+    watchdog.sign();
+    assert.equal(beatAndLook(false), false);
+  }
+  let looks = 1;
+  while (!beatAndLook(false)) assert.ok(looks++ < 12, "it beats, and no step ends");
+  const endless = new Watchdog(undefined);
+  for (looks = 1; !(endless.beat(true), endless.look()); looks++) assert.ok(looks < 130);
+  assert.equal(looks * lookSeconds, 60);
+});
+
 test("what was quiet before there was work counts for nothing", () => {
   const watchdog = new Watchdog(undefined);
   watchdog.sign();

@@ -6,11 +6,14 @@ import { parent, spawn } from "#thread";
 import { failure, Host } from "./host.ts";
 import type { FromEngine, ToEngine } from "./messages.ts";
 import type { Pulse } from "./pulse.ts";
+import { lookSeconds } from "./watchdog.ts";
 import { openEngine, openMachine, type EngineOptions, type Machine, type Progress } from "./open.ts";
 
 const thread = parent();
 const post = (message: FromEngine): void => thread.post(message);
 const now = (): number => performance.now() / 1000;
+/** Between two signs that the event loop turns. */
+const beatMs = 500 * lookSeconds;
 
 /** The words of a backend's pulse as others may hold them (pulse.ts); none where nothing can be shared. */
 function shown(pulse: readonly Int32Array[] | undefined): readonly Int32Array[] | undefined {
@@ -25,12 +28,14 @@ try {
   opening.catch(() => {}); // openEngine says it
   const options = await new Promise<EngineOptions>((resolve) => thread.onMessage((message) => resolve(message as EngineOptions)));
   const onProgress: Progress = (stage, done, total) => post({ kind: "progress", stage, done, total });
-  const { engine, info, pulse, release } = await openEngine(options, now, onProgress, opening);
+  const { engine, info, pulse, preparing, release } = await openEngine(options, now, onProgress, opening);
   const words = shown(pulse);
   post({ kind: "ready", info, ...(words && { pulse: words }) });
+  const beating = words ? undefined : setInterval(() => post({ kind: "alive", preparing: preparing() }), beatMs);
   const host = new Host(engine, { post, now });
   thread.onMessage((message) => host.receive(message as ToEngine));
   await host.ended;
+  clearInterval(beating);
   await release();
   post({ kind: "closed" });
 } catch (error) {

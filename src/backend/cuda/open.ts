@@ -257,6 +257,10 @@ class CudaBackend implements Backend {
     return new CudaProgram(this.#device, fuse(commands, (name) => this.#want(name), this.#find), (needs, command) => this.#inTurn(needs, command));
   }
 
+  get preparing(): boolean {
+    return this.#queue.length > 0;
+  }
+
   async close(): Promise<void> {
     await this.#drain();
     await Promise.all(this.#reads);
