@@ -8,6 +8,7 @@
  *   npm run bench -- overload [--seconds N] [--times N]
  */
 import { availableParallelism } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { closedLoop, createClient, openLoop, outcomes, percentile, perSecond, startServer } from "./overload/load.ts";
 import { report } from "./row.ts";
@@ -28,12 +29,14 @@ warm.close();
 const client = createClient(server.port, tokens);
 const from = performance.now();
 const measuring = openLoop(client, times * capacity, seconds);
-const before = server.memory.length;
+// A third of the time for V8 to settle at the size that this load needs, then what is added.
+await sleep((1000 * seconds) / 3);
+const settled = await server.memory();
+await sleep((1000 * seconds * 2) / 3 - 500);
+const last = await server.memory();
 const entries = await measuring;
 // The first seconds fill the queue.
 const goodput = perSecond(entries, from + 100 * seconds, from + 1000 * seconds);
-// A third of the time for V8 to settle at the size that this load needs, then what is added.
-const memory = server.memory.slice(before, before + Math.floor(seconds / 5)), settled = memory.slice(Math.floor(memory.length / 3));
 client.close();
 server.close();
 
@@ -45,9 +48,9 @@ report(`${name}: goodput of peak`, [(100 * goodput) / peak], "%", availableParal
 report(`${name}: refusal, median`, [percentile(entries, "refused", 50)], "ms", availableParallelism());
 report(`${name}: refusal, 99th percentile`, [percentile(entries, "refused", 99)], "ms", availableParallelism());
 report(`${name}: neither done nor refused`, [entries.length - done - refused], "requests", availableParallelism());
-for (const [what, bytes] of [["heap in use", settled.map(({ heapBytes }) => heapBytes)], ["resident memory", settled.map(({ residentBytes }) => residentBytes)]] as const) {
-  report(`${name}: ${what}, from a third of the time to its end`, [(bytes.at(-1)! - bytes[0]!) / 2 ** 20], "MiB", availableParallelism());
-  report(`${name}: ${what}, most`, [Math.max(...bytes) / 2 ** 20], "MiB", availableParallelism());
+for (const [what, field] of [["heap in use", "heapBytes"], ["resident memory", "residentBytes"]] as const) {
+  report(`${name}: ${what}, at the end`, [last[field] / 2 ** 20], "MiB", availableParallelism());
+  report(`${name}: ${what}, more than at a third of the time`, [(last[field] - settled[field]) / 2 ** 20], "MiB", availableParallelism());
 }
 console.log(`${entries.length} sent: ${Object.entries(counts).map(([outcome, count]) => `${count} ${outcome}`).join(", ")}`);
 process.exit(0);

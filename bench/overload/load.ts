@@ -19,21 +19,25 @@ export interface Entry {
 
 export interface PacedServer {
   readonly port: number;
-  /** Bytes that the process has, and that its heap holds in use, every five seconds. */
-  readonly memory: readonly { readonly residentBytes: number; readonly heapBytes: number }[];
+  /** Bytes that the process has, and that its heap holds in use. It stands still for a moment to find out. */
+  memory(): Promise<{ readonly residentBytes: number; readonly heapBytes: number }>;
   close(): void;
 }
 
 export async function startServer(options: ServerOptions): Promise<PacedServer> {
   const child: ChildProcess = fork(fileURLToPath(new URL("server.ts", import.meta.url)), [JSON.stringify(options)], { execArgv: ["--expose-gc"] });
-  const memory: PacedServer["memory"][number][] = [];
+  let told: (memory: Awaited<ReturnType<PacedServer["memory"]>>) => void = () => {};
   const port = await new Promise<number>((resolve, reject) => {
     child.on("exit", (code) => reject(new Error(`the server ended with ${code}`)));
     child.on("message", (message) => {
       const from = message as FromServer;
       if ("port" in from) return resolve(from.port);
-      memory.push(from);
+      told(from);
     });
+  });
+  const memory: PacedServer["memory"] = () => new Promise((resolve) => {
+    told = resolve;
+    child.send("memory");
   });
   return { port, memory, close: () => void child.kill("SIGKILL") };
 }

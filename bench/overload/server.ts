@@ -1,6 +1,6 @@
 /**
- * A real server before an engine of known speed (engine.ts), in a process of its own, which runs with --expose-gc. The parent is told the port, and every five
- * seconds what memory there is: of the process, and what the heap holds that is in use.
+ * A real server before an engine of known speed (engine.ts), in a process of its own, which runs with --expose-gc. The parent is told the port, and when it asks,
+ * what memory there is: of the process, and what the heap holds that is in use. To know that, garbage is collected, for which all requests wait.
  */
 import { spawn } from "#thread";
 import { supervise } from "../../src/engine/supervisor.ts";
@@ -16,7 +16,6 @@ export interface ServerOptions extends Pace {
 /** What the parent hears. */
 export type FromServer = { readonly port: number } | { readonly residentBytes: number; readonly heapBytes: number };
 
-const memoryEverySeconds = 5;
 const options = JSON.parse(process.argv[2]!) as ServerOptions;
 const begin = () => spawn(new URL("engine.ts", import.meta.url), options);
 const engine = await supervise(begin(), { again: begin, seed: 0, stepsAreShort: true, now: () => performance.now() / 1000 });
@@ -25,9 +24,9 @@ const server = await serve(new LLM({ name: "paced", engine, text: undefined }), 
 const tell = (message: FromServer): void => void process.send?.(message);
 tell({ port: server.port });
 const collectGarbage = (globalThis as { gc?: () => void }).gc!;
-setInterval(() => {
+process.on("message", () => {
   collectGarbage();
   const { rss, heapUsed } = process.memoryUsage();
   tell({ residentBytes: rss, heapBytes: heapUsed });
-}, memoryEverySeconds * 1000);
+});
 process.once("disconnect", () => process.exit());
