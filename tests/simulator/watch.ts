@@ -312,9 +312,18 @@ export class Watch {
       if (!this.#sharesPages(id) || numReadyPages === Math.floor(numSettled / pageSize)) continue;
       const hash = this.#oracleOf(id).hash((numReadyPages + 1) * pageSize - 1), other = findable.get(hash);
       // Who had promised it may have been preempted since; then it is listed with the next step.
-      const promised = this.#mayBeFound(hash, id) || this.#preempted.some((victim) => this.#oracleOf(victim.id).hash((numReadyPages + 1) * pageSize - 1) === hash);
+      const promised = this.#mayBeFound(hash, id) || this.#preempted.some((victim) => this.#oracleOf(victim.id).hash((numReadyPages + 1) * pageSize - 1) === hash) || this.#hasGoneSince(numReadyPages, hash);
       assert.ok(other ? other.page !== pages[numReadyPages] : promised, `request ${id} has computed ${numSettled} tokens, and ${numReadyPages} pages of them are ready`);
     }
+  }
+
+  /** Whether somebody had promised this block when the step was decided, and has made it ready and given it back since: its page may be another's already. */
+  #hasGoneSince(block: number, hash: number): boolean {
+    const { pageSize } = this.#swarm.limits;
+    return this.#scheduler.running.some((other) => {
+      const was = this.#before.get(other)?.pages[block];
+      return other.pages[block] === noPage && was !== undefined && was !== noPage && this.#oracleOf(other.id).hash((block + 1) * pageSize - 1) === hash;
+    });
   }
 
   /** Nobody is preempted in vain: without his pages there would not have been enough. (The others go before it: `look` knows the order.) */
