@@ -100,6 +100,7 @@ export class LLM implements AsyncDisposable {
   readonly #text: TextService | undefined;
   readonly #defaults: Raw;
   #numFamilies = 0;
+  readonly #badWords = new WeakMap<readonly string[], Promise<readonly (readonly number[])[]>>();
 
   /** Joins parts that are already started. Most callers want `LLM.load`. */
   constructor({ name, engine, text, seed, defaults = {} }: Parts) {
@@ -204,7 +205,7 @@ export class LLM implements AsyncDisposable {
       encode: async () => {
         const prompt = await encode();
         maxTokens = fitMaxTokens(prompt.length, params, fallbackTokens, this.info.maxModelLen, field);
-        if (this.#text && words.length > 0) badWords = await badWordIds(this.#text, words);
+        if (this.#text && words.length > 0) badWords = await this.#badWordIds(this.#text, words);
         return prompt;
       },
       n,
@@ -219,6 +220,13 @@ export class LLM implements AsyncDisposable {
         endTokens: new Set([...this.info.eosTokenIds, ...sampling.stopTokenIds]),
       }),
     }, signal);
+  }
+
+  /** The words of one request are encoded once, however many prompts it has. */
+  #badWordIds(text: TextService, words: readonly string[]): Promise<readonly (readonly number[])[]> {
+    const known = this.#badWords.get(words) ?? badWordIds(text, words);
+    this.#badWords.set(words, known);
+    return known;
   }
 
   /** Token ids that `startPrompt` gives the engine for a text; errors name `field`. Made in the text worker. */

@@ -52,14 +52,53 @@ async function collect(deltas: AsyncIterable<Delta>): Promise<Delta[]> {
   return all;
 }
 
-async function start() {
+async function start(stepsAreShort = false) {
   const threads: FakeThread[] = [], events: EngineEvent[] = [];
   let seconds = 0;
   const begin = () => threads[threads.push(new FakeThread()) - 1]!;
-  const client = supervise(begin(), { again: begin, seed: 0, stepsAreShort: false, onEvent: (event) => events.push(event), now: () => seconds });
+  const client = supervise(begin(), { again: begin, seed: 0, stepsAreShort, onEvent: (event) => events.push(event), now: () => seconds });
   threads[0]!.ready();
   return { engine: await client, threads, events, pass: (more: number) => void (seconds += more), last: () => threads.at(-1)! };
 }
+
+test("clients that come and go do not make a stuck engine look well: it is ended while none has stayed", async (t) => {
+  t.mock.timers.enable({ apis: ["setInterval", "setTimeout"] });
+  const { engine, last, threads } = await start(true);
+  last().say({ kind: "alive", preparing: false });
+  for (let i = 0; i < 9 && threads.length === 1; i++) {
+    const leaves = new AbortController();
+    const asked = collect(engine.generate(Int32Array.of(1), defaultSampling, leaves.signal));
+    t.mock.timers.tick(900);
+    leaves.abort();
+    await asked;
+    t.mock.timers.tick(100);
+    // The thread that is told to end does so in a turn of its own.
+    for (let turn = 0; turn < 5; turn++) await undefined;
+  }
+  assert.deepEqual([threads.length, threads[0]!.terminated], [2, true]);
+});
+
+test("an engine that takes another's place and says nothing is given up, and the next one tried", async (t) => {
+  t.mock.timers.enable({ apis: ["setInterval", "setTimeout"] });
+  const { engine, last, threads, events } = await start();
+  const asked = collect(engine.generate(Int32Array.of(1), defaultSampling));
+  const turns = async (): Promise<void> => { for (let turn = 0; turn < 5; turn++) await undefined; };
+  last().exit("exit code 5");
+  t.mock.timers.tick(59_000);
+  last().say({ kind: "progress", stage: "loading", done: 1, total: 2 });
+  t.mock.timers.tick(59_000);
+  await turns();
+  assert.equal(threads.length, 2, "it has said something since");
+  t.mock.timers.tick(2_000);
+  await turns();
+  assert.deepEqual([threads.length, threads[1]!.terminated], [3, true]);
+  assert.match((events.at(-1) as { reason: string }).reason, /said nothing for 60 s while it was loading/);
+  for (let i = 0; i < 2; i++) {
+    t.mock.timers.tick(61_000);
+    await turns();
+  }
+  await assert.rejects(asked, /said nothing for 60 s while it was loading \(3 times in a row before it was ready\)/);
+});
 
 test("ten deaths within ten minutes of being up are the end; spread over a longer time they are not", async () => {
   const often = await start();

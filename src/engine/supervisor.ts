@@ -18,6 +18,8 @@ const limits = {
   deaths: 10, seconds: 600,
   /** Engines in a row that died while loading. */
   stillborn: 3,
+  /** How long an engine that takes the place of another may say nothing while it loads: so long, or so many times what the first took, if that is more. */
+  loadSeconds: 60, timesFirst: 10,
   /** How long a thread that is told to end may take. */
   endSeconds: 10,
 } as const;
@@ -64,6 +66,8 @@ class Supervisor implements Link {
   #watchdog: Watchdog | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
   #busy = false;
+  /** Nothing was heard since a request was handed over: until then the engine is looked at, also when whoever sent it has left. */
+  #unanswered = false;
   #closing = false;
   /** Why the thread was told to end, if it was; whether it then did not. */
   #reason: Error | undefined;
@@ -94,6 +98,7 @@ class Supervisor implements Link {
   }
 
   post(message: ToEngine): void {
+    if (message.kind === "submit") this.#unanswered = true;
     this.#thread!.post(message);
   }
 
@@ -123,6 +128,7 @@ class Supervisor implements Link {
     this.#gone = (reason) => {
       if (isGone) return;
       isGone = true;
+      this.#unanswered = false;
       this.#thread = this.#watchdog = undefined;
       this.#watch();
       gone(this.#reason ?? reason);
@@ -133,6 +139,8 @@ class Supervisor implements Link {
       if (message.kind === "alive") this.#watchdog?.beat(message.preparing);
       else this.#watchdog?.sign();
       if (message.kind === "alive") return;
+      this.#unanswered = false;
+      if (!this.#busy) this.#watch();
       if (message.kind === "progress") progress(message.stage, message.done, message.total);
       else if (message.kind === "ready") ready(message);
       else if (message.kind === "failed") this.#stop(errorOf(message));
@@ -168,12 +176,18 @@ class Supervisor implements Link {
   /** Looks at the engine while it has something to do. */
   #watch(): void {
     const watchdog = this.#watchdog;
-    clearInterval(this.#timer);
-    if (!watchdog || !(this.#busy || this.#closing)) return;
+    if (!watchdog || !(this.#busy || this.#closing || this.#unanswered)) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+      return;
+    }
+    // What is quiet stays so, however clients come and go.
+    if (this.#timer !== undefined) return;
     watchdog.start();
     this.#timer = setInterval(() => {
       if (!watchdog.look()) return;
       clearInterval(this.#timer);
+      this.#timer = undefined;
       this.#stop(new Error("the engine died: it was stuck and has been ended"));
     }, lookSeconds * 1000);
     // What keeps the process is the engine's thread.
@@ -207,14 +221,26 @@ class Supervisor implements Link {
       return this.#giveUp(error instanceof Error ? error : new Error(String(error)));
     }
     if (!this.#busy) thread.unref();
+    const patience = Math.max(limits.loadSeconds, limits.timesFirst * client.info.loadSeconds);
+    let silent: ReturnType<typeof setTimeout> | undefined;
+    const heard = (): void => {
+      clearTimeout(silent);
+      silent = setTimeout(() => this.#stop(new Error(`the engine died: it said nothing for ${patience} s while it was loading`)), 1000 * patience);
+      (silent as { unref?: () => void }).unref?.();
+    };
+    heard();
     this.#begin(thread, {
-      progress: () => {},
+      progress: heard,
       ready: (message) => {
+        clearTimeout(silent);
         this.#isUp(message);
         client.found();
         onEvent({ kind: "restarted", seconds: now() - since, numInFlight: client.numInFlight });
       },
-      gone: (reason) => this.#died(reason),
+      gone: (reason) => {
+        clearTimeout(silent);
+        this.#died(reason);
+      },
     });
   }
 

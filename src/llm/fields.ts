@@ -17,6 +17,8 @@ export interface NumberBounds {
 export interface ListBounds {
   readonly maxItems: number;
   readonly maxLength?: number;
+  /** Of all texts together. */
+  readonly maxCharacters?: number;
 }
 
 export type Raw = Readonly<Record<string, unknown>>;

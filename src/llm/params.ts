@@ -87,7 +87,8 @@ export const limits = {
   frequencyPenalty: { min: -2, max: 2 },
   logitBias: { min: -100, max: 100, maxItems: 16_384 },
   allowedTokenIds: { maxItems: 2 ** 20 },
-  badWords: { maxItems: 1000, maxLength: 1024 },
+  /** In all of them together no more characters than `maxCharacters`: each is encoded. */
+  badWords: { maxItems: 1000, maxLength: 1024, maxCharacters: 2 ** 14 },
   minTokens: { min: 0, max: maxInt32 },
   logitsProcessors: { maxItems: 64 },
   maxTokens: { min: 1, max: maxInt32 },
@@ -133,6 +134,8 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
   if (allowedTokenIds?.length === 0) throw mustBe(spell("allowedTokenIds"), allowedTokenIds, "a list of at least one token id; leave it out to allow all");
   const badWords = fields.texts("badWords", limits.badWords) ?? [];
   const blank = badWords.findIndex((word) => word.trim() === "");
+  const numCharacters = badWords.reduce((sum, { length }) => sum + length, 0);
+  if (numCharacters > limits.badWords.maxCharacters) throw new BadRequest(spell("badWords"), `${spell("badWords")} has ${numCharacters} characters in all; it must have at most ${limits.badWords.maxCharacters}`);
   if (blank >= 0) throw mustBe(spell("badWords"), badWords[blank], "more than spaces", `${spell("badWords")}[${blank}]`);
   return {
     n,
@@ -147,7 +150,7 @@ export function checkParams(raw: Raw, vocabSize: number, spell: Spelling = camel
       presencePenalty: fields.number("presencePenalty", limits.presencePenalty) ?? defaultSampling.presencePenalty,
       frequencyPenalty: fields.number("frequencyPenalty", limits.frequencyPenalty) ?? defaultSampling.frequencyPenalty,
       logitBias: fields.tokenNumbers("logitBias", vocabSize, limits.logitBias),
-      allowedTokenIds,
+      allowedTokenIds: allowedTokenIds && [...new Set(allowedTokenIds)],
       minTokens: fields.integer("minTokens", limits.minTokens) ?? defaultSampling.minTokens,
       ...(logitsProcessors.length > 0 && { logitsProcessors }),
       stopTokenIds: fields.tokenIds("stopTokenIds", vocabSize, limits.stopTokenIds) ?? [],

@@ -93,14 +93,23 @@ test("no engine, one that is being started again, a server that stops: 503, with
   assert.deepEqual([...gate.refused].filter(([, count]) => count > 0), [["engine", 4], ["stopping", 1]]);
 });
 
+test("bodies that never end keep no short one out", async () => {
+  const { llm } = fakeLLM(), gate = new Gate(llm, () => 0), ends: (() => void)[] = [];
+  const endless = Array.from({ length: limits.bodiesBytes / limits.bodyBytes }, () => gate.reading(limits.bodyBytes, () => new Promise<void>((resolve) => ends.push(resolve))));
+  await assert.rejects(gate.reading(limits.bodyBytes, async () => {}), /are being read/);
+  assert.equal(await gate.reading(limits.shortBodyBytes, async () => 5), 5);
+  for (const end of ends) end();
+  await Promise.all(endless);
+});
+
 test("bodies that are being read are bounded together, and a full server reads none", async () => {
   const { gate } = start({ maxNumQueuedReqs: 0 });
   let finish = (): void => {};
   const reading = gate.reading(limits.bodiesBytes, () => new Promise<void>((resolve) => (finish = resolve)));
-  await assert.rejects(gate.reading(1, async () => assert.fail("it is read")), { status: 429 });
+  await assert.rejects(gate.reading(limits.bodyBytes, async () => assert.fail("it is read")), { status: 429 });
   finish();
   await reading;
-  await gate.reading(1, async () => {});
+  await gate.reading(limits.bodyBytes, async () => {});
   await assert.rejects(gate.reading(1, async () => { throw new Error("cut off"); }), /cut off/);
   await gate.reading(limits.bodiesBytes, async () => {});
   for (let i = 0; i < 64; i++) gate.admit(request(), [1]);

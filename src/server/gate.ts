@@ -51,7 +51,7 @@ export class Gate {
   #inFlight = 0;
   #queuedTokens = 0;
   /** Bytes of the bodies that are being read. */
-  #bodyBytes = 0;
+  readonly #bodyBytes = { short: 0, long: 0 };
   /** Departures, each counting less as it grows older, as of `#departedAt`; and since when they are counted. */
   #departures = 0;
   #departedAt: number;
@@ -109,15 +109,16 @@ export class Gate {
   /** Reads a body of so many bytes at most, if one more request would be let in: a full server reads none. Throws HttpError 429 or 503. */
   async reading<T>(bytes: number, read: () => Promise<T>): Promise<T> {
     this.#refuse(this.refusal());
-    if (this.#bodyBytes > 0 && this.#bodyBytes + bytes > limits.bodiesBytes) {
-      const message = `bodies of ${this.#bodyBytes} bytes are being read, of at most ${limits.bodiesBytes}; try again later`;
+    const kind = bytes <= limits.shortBodyBytes ? "short" : "long", sum = this.#bodyBytes[kind];
+    if (sum > 0 && sum + bytes > limits.bodiesBytes) {
+      const message = `bodies of ${sum} bytes are being read, of at most ${limits.bodiesBytes}; try again later`;
       this.#refuse(["bodies", new HttpError(429, message, null, { "retry-after": String(limits.retryAfterSeconds.least) })]);
     }
-    this.#bodyBytes += bytes;
+    this.#bodyBytes[kind] += bytes;
     try {
       return await read();
     } finally {
-      this.#bodyBytes -= bytes;
+      this.#bodyBytes[kind] -= bytes;
     }
   }
 

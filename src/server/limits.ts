@@ -8,12 +8,16 @@ export const limits = {
   /** Bytes of a request's body, of all bodies that are being read at once, and how deep a body's JSON may go. */
   bodyBytes: 16 * 2 ** 20,
   bodiesBytes: 256 * 2 ** 20,
+  /** Bodies that say they are no longer have as much again for themselves: whoever sends a few long ones, or never ends them, keeps nobody else out. */
+  shortBodyBytes: 256 * 2 ** 10,
   bodyDepth: 64,
   /** Entries of `messages`, and of a list of prompts. */
   messages: 10_000,
   prompts: 1024,
   /** Choices of all prompts of one request. */
   choices: 1024,
+  /** Entries of the lists (allowed ids, biases, stop ids, characters of bad words) that the choices of one request are started with, counted for each choice: each gets its own. */
+  listEntries: 2 ** 22,
   /** What one answer may say of its prompts: their tokens and the log-probabilities beside each, as often as they are repeated for choices. */
   promptEntries: 2 ** 18,
   /** Token ids that /tokenize answers with and /detokenize takes. */

@@ -186,11 +186,10 @@ export function createMetrics(modelName: string, llm: LLM, gate: Gate, now: () =
             choice.firstAt = at;
             choice.startedAt += delta.queueSeconds ?? 0;
             firstToken(at - arrivedAt);
-            if (delta.index === 0) {
-              cached.inc(labels, choice.cachedTokens);
-              bySource.inc({ ...labels, source: "local_cache_hit" }, choice.cachedTokens);
-              bySource.inc({ ...labels, source: "local_compute" }, numPromptTokens - choice.cachedTokens);
-            }
+            // As prompt_tokens_total: for each choice.
+            cached.inc(labels, choice.cachedTokens);
+            bySource.inc({ ...labels, source: "local_cache_hit" }, choice.cachedTokens);
+            bySource.inc({ ...labels, source: "local_compute" }, numPromptTokens - choice.cachedTokens);
           } else {
             betweenTokens(at - choice.lastAt);
             betweenTokensOld(at - choice.lastAt);

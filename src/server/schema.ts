@@ -127,7 +127,16 @@ export function parseCompletion(body: Raw, llm: LLM): CompletionRequest {
   if (n * prompts.length > limits.choices) {
     throw mustBe("n", n, `at most ${Math.floor(limits.choices / prompts.length)} with ${prompts.length} prompts, as one request has at most ${limits.choices} choices`);
   }
+  checkLists(common.params, n * prompts.length);
   return { ...common, prompts, logprobs, echo, onlyPrompt };
+}
+
+/** @throws BadRequest where the choices of a request would be started with more entries of lists than there may be */
+function checkLists({ n, badWords, sampling: { allowedTokenIds, logitBias, stopTokenIds } }: CheckedParams, numChoices: number): void {
+  const entries = (allowedTokenIds?.length ?? 0) + (logitBias?.size ?? 0) + stopTokenIds.length + badWords.reduce((sum, { length }) => sum + length, 0);
+  if (entries * numChoices <= limits.listEntries) return;
+  const message = `n is ${n}; ${numChoices} choices with ${entries} entries each in allowed_token_ids, logit_bias, stop_token_ids and bad_words are more than ${limits.listEntries} in all: ask for fewer choices, or shorter lists`;
+  throw new BadRequest("n", message);
 }
 
 /** prompt: a string, token ids, or a list of either. */
@@ -154,8 +163,10 @@ export function parseChat(body: Raw, llm: LLM): ChatRequest {
   if (topLogprobs && !wantsLogprobs) throw new BadRequest("top_logprobs", `top_logprobs is ${topLogprobs}; it needs "logprobs": true`);
   if (fields.boolean("echo")) throw mustBe("echo", true, "false; a chat's prompt is not text to give back (/v1/completions has echo)");
   const maxTokensField = own(body, "max_completion_tokens") === undefined ? "max_tokens" : "max_completion_tokens";
+  const common = parseCommon(body, llm, { logprobs: wantsLogprobs ? topLogprobs ?? 0 : undefined }, maxTokensField);
+  checkLists(common.params, common.params.n);
   return {
-    ...parseCommon(body, llm, { logprobs: wantsLogprobs ? topLogprobs ?? 0 : undefined }, maxTokensField),
+    ...common,
     messages: parseMessages(body),
     template: parseTemplate(body),
   };

@@ -382,6 +382,14 @@ test("shutting down ends what runs with an error and refuses what is new", async
   assert.equal(engine.stats.numRunning, 0);
 });
 
+test("lists that every choice would be started with are bounded over all choices, and bad words in all their characters", async () => {
+  const { llm } = fakeLLM(), app = createApp(llm);
+  const words = Array.from({ length: 1000 }, (_, i) => `word number ${1000 + i}`.slice(0, 16));
+  await refused(await complete(app, { prompt: Array(8).fill("x"), n: 128, bad_words: words }), 400, "n", /^n is 128; 1024 choices with 16000 entries each in allowed_token_ids, logit_bias, stop_token_ids and bad_words are more than 4194304/);
+  await refused(await complete(app, { bad_words: Array(17).fill("a".repeat(1000)) }), 400, "bad_words", /^bad_words has 17000 characters in all; it must have at most 16384/);
+  assert.equal((await complete(app, { bad_words: words, n: 3, max_tokens: 1 })).status, 200);
+});
+
 test("more requests in flight than the limit are refused at once with Retry-After", async () => {
   const { llm, engine } = fakeLLM({ stepMs: 5 });
   const app = createApp(llm, { maxNumQueuedReqs: 10 });
