@@ -53,5 +53,5 @@ function within(name: keyof SpeculativeConfig, value: unknown, min: number, max:
 /** The library's name and the flag's, whose JSON spells fields as vLLM does. */
 function wrong(name: keyof SpeculativeConfig | "", value: unknown, expected: string): UsageError {
   const both = name === "" ? "speculativeConfig (--speculative-config)" : `speculativeConfig.${name} (--speculative-config ${name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)})`;
-  return new UsageError(`${both} is ${JSON.stringify(value)}; it must be ${expected}`);
+  return new UsageError(`${both} is ${value === undefined ? "missing" : JSON.stringify(value)}; it must be ${expected}`);
 }

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
+import type { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { version } from "../../src/core/version.ts";
@@ -40,9 +41,17 @@ async function run(args: readonly string[], input = "", node = process.execPath)
   return { code, out, err };
 }
 
+interface Listening {
+  readonly child: ChildProcess;
+  readonly url: string;
+  readonly curl: string;
+  readonly banner: string;
+}
+
 /** Starts a server on a free port; resolves with what it printed once it listens. */
-async function start(node: string, ...args: readonly string[]): Promise<{ readonly child: ChildProcess; readonly url: string; readonly curl: string; readonly banner: string }> {
-  const child = spawn(node, [launcher, "serve", "--port", "0", ...args], { stdio: ["ignore", "pipe", "pipe"] });
+const start = (node: string, ...args: readonly string[]): Promise<Listening> => listening(spawn(node, [launcher, "serve", "--port", "0", ...args], { stdio: ["ignore", "pipe", "pipe"] }));
+
+async function listening(child: ChildProcess & { readonly stdout: Readable; readonly stderr: Readable }): Promise<Listening> {
   const errors: string[] = [];
   child.stderr.on("data", (data) => errors.push(String(data)));
   const lines: string[] = [];
@@ -201,6 +210,20 @@ test("SIGTERM under load: nothing new is let in, streams past the deadline end i
   } finally {
     child.kill("SIGKILL");
   }
+});
+
+test("npm start: where npm and its shell are ended, what runs may finish", { skip: skip || process.platform === "win32" }, async () => {
+  // As npm does: a shell between, which passes no signal on.
+  const { child, url } = await listening(spawn("/bin/sh", ["-c", `"${process.execPath}" scripts/start.js --port 0 --threads 1; true`], { cwd: root, stdio: ["ignore", "pipe", "pipe"] }));
+  const body = JSON.stringify({ prompt: "Once", max_tokens: 1000, ignore_eos: true, stream: true });
+  const answers = await Promise.all(Array.from({ length: 6 }, () => fetch(`${url}/v1/completions`, { method: "POST", headers: { "content-type": "application/json" }, body })));
+  child.kill("SIGTERM");
+  for (const answer of answers) {
+    const said = await answer.text();
+    assert.match(said, /"finish_reason":"length"/);
+    assert.match(said, /data: \[DONE\]\n\n$/);
+  }
+  await gone(url);
 });
 
 test("a second SIGTERM stops at once, whatever is still running, with the code that a shell gives for it", { skip }, async () => {

@@ -98,14 +98,14 @@ test("fields of speculativeConfig: vLLM's defaults, and what is wrong with one i
   assert.deepEqual(read(read({ model: "x", numSpeculativeTokens: 1 })), read({ model: "x", numSpeculativeTokens: 1 }), "what is filled in stays as it is");
   const wrong: readonly (readonly [unknown, RegExp])[] = [
     [5, /^speculativeConfig \(--speculative-config\) is 5; it must be an object/],
-    [{}, /^speculativeConfig\.method \(--speculative-config method\) is undefined; it must be one of ngram, draft_model/],
+    [{}, /^speculativeConfig\.method \(--speculative-config method\) is missing; it must be one of ngram, draft_model/],
     [{ method: "eagle", numSpeculativeTokens: 1 }, /\.method .* is "eagle"/],
-    [{ method: "ngram" }, /^speculativeConfig\.numSpeculativeTokens \(--speculative-config num_speculative_tokens\) is undefined; it must be an integer from 1 to 64/],
+    [{ method: "ngram" }, /^speculativeConfig\.numSpeculativeTokens \(--speculative-config num_speculative_tokens\) is missing; it must be an integer from 1 to 64/],
     [{ method: "ngram", numSpeculativeTokens: 65 }, /numSpeculativeTokens .* is 65/],
     [{ method: "ngram", numSpeculativeTokens: 1, promptLookupMin: 5, promptLookupMax: 4 }, /promptLookupMin .*prompt_lookup_min\) is 5; it must be at most promptLookupMax, which is 4/],
     [{ method: "ngram", numSpeculativeTokens: 1, promptLookupMax: 0 }, /promptLookupMax .* is 0; it must be an integer from 1/],
     [{ method: "ngram", numSpeculativeTokens: 1, model: "x" }, /\.model .* is "x"; it must be left out/],
-    [{ method: "draft_model", numSpeculativeTokens: 1 }, /\.model .* is undefined; it must be the draft model/],
+    [{ method: "draft_model", numSpeculativeTokens: 1 }, /\.model .* is missing; it must be the draft model/],
     [{ model: "x", numSpeculativeTokens: 1, promptLookupMin: 2 }, /promptLookupMin .* is 2; it must be left out/],
     [{ model: "x", numSpeculativeToken: 1 }, /^speculativeConfig\.numSpeculativeToken \(--speculative-config\) is no field of it; it has method,/],
   ];

@@ -9,6 +9,7 @@ import { type MachineKind, simulateMany, simulateOne } from "./many.ts";
 import { missing, nothingReached } from "./reached.ts";
 
 const { values: flags } = parseArgs({ options: { machine: { type: "string" }, operations: { type: "string", default: "100000" }, from: { type: "string", default: "0" }, seed: { type: "string" } } });
+for (const name of ["operations", "from", "seed"] as const) if (flags[name] !== undefined && !/^\d+$/.test(flags[name])) throw new Error(`--${name} is ${flags[name]}; it must be a whole number`);
 const kinds: readonly string[] = ["host", "device"] satisfies readonly MachineKind[];
 if (flags.machine !== undefined && !kinds.includes(flags.machine)) throw new Error(`--machine is ${flags.machine}; it must be host or device`);
 const chosen = (flags.machine === undefined ? kinds : [flags.machine]) as MachineKind[];
