@@ -27,8 +27,11 @@ function mix(a: number, b: number): number {
 
 /** In a slot: nothing that a sequence could want. */
 const nothing = 0;
-/** The hash of `hash`'s tokens and one more. */
-export const chain = (hash: number, token: number): number => mix(hash, token) || 1;
+/** The hash of `hash`'s tokens and one more: 52 bits, as among millions of prefixes two would share 32. The logits are a function of the lower half. */
+export function chain(hash: number, token: number): number {
+  const low = (mix(hash | 0, token) || 1) >>> 0, high = (mix(Math.floor(hash / 2 ** 32) ^ 0x5bd1e995, token ^ low) >>> 0) % 2 ** 20;
+  return high * 2 ** 32 + low;
+}
 /** The hash of no tokens. */
 export const emptyPrefix = (salt: string): number => [...salt].reduce((hash, letter) => mix(hash, letter.charCodeAt(0)), 12345);
 
@@ -71,7 +74,7 @@ export class Machine implements ForwardModel {
   readonly vocabSize: number;
   readonly launch?: NonNullable<ForwardModel["launch"]>;
   /** The KV cache: a hash for each slot. */
-  readonly slots: Int32Array;
+  readonly slots: Float64Array;
   readonly #swarm: Swarm;
   readonly #dice: Dice;
   readonly #world: World;
@@ -91,7 +94,7 @@ export class Machine implements ForwardModel {
     this.#dice = dice;
     this.#world = world;
     this.vocabSize = vocabSize;
-    this.slots = new Int32Array(numPages * pageSize).fill(nothing);
+    this.slots = new Float64Array(numPages * pageSize).fill(nothing);
     this.#logits = new Float32Array(maxNumLogits * vocabSize);
     this.#sampled = new Int32Array(maxNumLogits);
     if (swarm.device) this.launch = (batch, choices, logitsOf) => this.#launch(batch, choices, logitsOf);

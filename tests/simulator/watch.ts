@@ -285,8 +285,8 @@ export class Watch {
       const other = found < most ? this.#findable().get(oracle.hash((found + 1) * pageSize - 1)) : undefined;
       if (other && other.page !== pages[found]) assert.fail(`request ${id} has page ${pages[found]} as block ${found}, though it is in page ${other.page} (${other.ready ? "ready" : "promised"})`);
       for (const other of running) {
-        // What has expired for the other it computed long ago, and somebody has needed the page since.
-        const promised = found < most && other !== sequence && found < this.#seen.get(other)!.numLookedFor && other.pages[found] !== noPage;
+        // What the other has computed long ago, and what it stood behind has expired for it and been taken since, is found no more.
+        const promised = found < most && other !== sequence && found < this.#seen.get(other)!.numLookedFor && (found + 1) * pageSize > other.numSettled;
         if (promised && this.#oracleOf(other.id).hash((found + 1) * pageSize - 1) === oracle.hash((found + 1) * pageSize - 1)) assert.fail(`requests ${id} and ${other.id} compute block ${found} side by side`);
       }
       if (isFirst) {
@@ -365,7 +365,8 @@ export class Watch {
     };
     for (const { id, pages, numListedPages, numReadyPages } of running) {
       const oracle = this.#oracleOf(id);
-      for (let block = 0; block < numListedPages && pages[block] !== noPage; block++) add(oracle.hash((block + 1) * pageSize - 1), pages[block]!, block < numReadyPages);
+      // A machine that breaks down has said what no oracle knows.
+      for (let block = 0; block < numListedPages && pages[block] !== noPage && oracle.reaches((block + 1) * pageSize - 1); block++) add(oracle.hash((block + 1) * pageSize - 1), pages[block]!, block < numReadyPages);
     }
     for (const page of pool.kept()) add(this.#machine.slots[(page + 1) * pageSize - 1]!, page, true);
     return found;
