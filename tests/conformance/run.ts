@@ -42,8 +42,12 @@ export interface RunOptions {
 
 /** Times what the type itself costs that a launch may err: f32 dense and paged, and 16-bit results. */
 const factors = { dense: 10, paged: 20, half: 1.1, halfLargest: 2 } as const;
-/** Roundings lie anywhere in half a unit, so their mean over so many rows differs by this part of itself from another such mean: sqrt(2 / 3 / rows), one standard deviation. */
-const spread = (rows: number): number => Math.sqrt(2 / 3 / Math.max(1, rows));
+/**
+ * Roundings lie anywhere in half a unit, so their mean over so many rows differs by this part of itself from another such mean: sqrt(2 / 3 / rows), one
+ * standard deviation. Of many rows it is left out: what is within 1.1 there without it shall stay so.
+ */
+const spread = (rows: number): number => (rows < fewRows ? Math.sqrt(2 / 3 / Math.max(1, rows)) : 0);
+const fewRows = 16;
 
 /** Rows of a sequence that the oracle answers: all of a short one, else its ends, the edges of tiles and some between. */
 const rowsAsked = { all: 32, quick: 16, paged: 16 } as const;

@@ -417,6 +417,16 @@ export class KeptConstants {
   }
 }
 
+/** Code that splits e^r: what is left in `r` times two to the power of n, whose shift `t` has in its low bits. Cephes's reduction. `n` is scratch. */
+const exponential = (t: Local, n: Local, r: Local, f32: (x: number) => Vector): Node[] => [
+  t.set(f32x4.relaxed_madd(r, f32(Math.LOG2E), f32(12582912))),
+  n.set(f32x4.sub(t, f32(12582912))),
+  r.set(f32x4.relaxed_nmadd(n, f32(0.693359375), r)),
+  r.set(f32x4.relaxed_nmadd(n, f32(-2.12194440e-4), r)),
+  n.set(polynomial(r, expPolynomial, f32)),
+  r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), f32(1))),
+];
+
 /**
  * Code that sets `result` to e^x for x <= 0 (or NaN), in place of a call: for the inner loop of a softmax. 2 ulp; exactly 1 at 0 and exactly
  * 0 below -86, where a probability beside the row's largest, 1, is lost in rounding anyway. `x` must be a local; `f32` makes
@@ -426,12 +436,7 @@ export function expOfNonPositive(local: MakeLocal, x: Local, result: Local, f32:
   const t = local("v128", "shifted"), n = local("v128", "n"), r = local("v128", "r");
   return [
     r.set(f32x4.pmax(x, f32(-86))),
-    t.set(f32x4.relaxed_madd(r, f32(Math.LOG2E), f32(12582912))),
-    n.set(f32x4.sub(t, f32(12582912))),
-    r.set(f32x4.relaxed_nmadd(n, f32(0.693359375), r)),
-    r.set(f32x4.relaxed_nmadd(n, f32(-2.12194440e-4), r)),
-    n.set(polynomial(r, expPolynomial, f32)),
-    r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), f32(1))),
+    ...exponential(t, n, r, f32),
     // The shift leaves nothing of 1.5 * 2^23 but n, in the exponent's place.
     result.set(v128.andnot(i32x4.add(r, i32x4.shl(t, 23)), f32x4.lt(x, f32(-86)))),
   ];
@@ -446,12 +451,7 @@ export function tanhInPlace(local: MakeLocal, x: Local, result: Local, f32: (x: 
   return [
     a.set(f32x4.abs(x)),
     r.set(f32x4.pmin(f32x4.add(a, a), f32(20))),
-    t.set(f32x4.relaxed_madd(r, f32(Math.LOG2E), f32(12582912))),
-    n.set(f32x4.sub(t, f32(12582912))),
-    r.set(f32x4.relaxed_nmadd(n, f32(0.693359375), r)),
-    r.set(f32x4.relaxed_nmadd(n, f32(-2.12194440e-4), r)),
-    n.set(polynomial(r, expPolynomial, f32)),
-    r.set(f32x4.add(f32x4.relaxed_madd(n, f32x4.mul(r, r), r), f32(1))),
+    ...exponential(t, n, r, f32),
     r.set(i32x4.add(r, i32x4.shl(t, 23))),
     z.set(f32x4.mul(x, x)),
     n.set(f32x4.relaxed_madd(f32x4.mul(polynomial(z, tanhPolynomial, f32), z), a, a)),
