@@ -146,7 +146,7 @@ export type ActivationFunction = "silu" | "geluTanh" | "gelu" | "relu";
  * The fixed operations. Each is defined by the plain loop in backend/reference/ops.ts: computed in f32 or better, and rounded once where it is
  * written to 16 bits. Vectors (norms, biases) are f32; x and out may be the same buffer only where said.
  */
-export interface Ops extends Partial<SamplingOps> {
+export interface Ops extends SamplingOps {
   /** out[t, :] = table[tokens[t], :] * scale */
   embed(o: { out: Activation; table: Weight; batch: BatchInputs; scale: number }): void;
   /** out[r, :] = (residual[r, :] +) x[r, :] * weight / sqrt(mean(x[r, :]^2) + epsilon). `residual` may be `out`; weight: f32 [columns]. `out` may be int8 where there is no residual. */
@@ -175,11 +175,29 @@ export interface Ops extends Partial<SamplingOps> {
 
 /**
  * Words of one record of choices, how the token of one row of logits is chosen; numbers are doubles of two words. temperature 0: the likeliest. topK: i32,
- * 0 keeps all. uniform: from 0 to below 1.
+ * 0 keeps all. uniform: from 0 to below 1. skip: not 0 where something else chooses: `sampleRuled`, or the host.
  */
-export const choiceWord = { temperature: 0, topP: 2, minP: 4, uniform: 6, topK: 8, words: 10 } as const;
+export const choiceWord = { temperature: 0, topP: 2, minP: 4, uniform: 6, topK: 8, skip: 9, words: 10 } as const;
 
-/** What devices that sample (`Caps.samples`) do besides; the others leave it to the host (sampling/sampler.ts), which does the same. */
+/**
+ * Words of one record of rules, what is changed in a row of logits before its token is chosen: `numEdits` edits from `firstEdit` on. onlyEdited: not 0
+ * where no other token may be chosen; the edits then stand in order of tokens. repetition, frequency, presence: penalties, doubles.
+ */
+export const ruleWord = { row: 0, firstEdit: 1, numEdits: 2, onlyEdited: 3, repetition: 4, frequency: 6, presence: 8, words: 10 } as const;
+/** Words of one edit. count: how often the token stands in the output, 0 where only the prompt has it, -1 where penalties leave it alone. bias: a double; -Infinity forbids the token. */
+export const editWord = { token: 0, count: 1, bias: 2, words: 4 } as const;
+
+/** Words of one question for log-probabilities: of `token`, or if that is -1 of the token that was sampled from the row, and of the `numTop` likeliest. */
+export const questionWord = { row: 0, token: 1, numTop: 2, words: 4 } as const;
+/** Most of the likeliest tokens that a question asks for. */
+export const mostTop = 20;
+/**
+ * Words of an answer. logSum: log(sum exp(logit)), natural, a double. logit: the token's, f32. rank: i32, 1 + how many tokens have a larger logit; 0 where the
+ * logits are no distribution, or no token was sampled: the rest then means nothing. top: [mostTop] pairs of a token and its logit.
+ */
+export const answerWord = { logSum: 0, logit: 2, rank: 3, top: 4, words: 4 + 2 * mostTop } as const;
+
+/** What becomes of logits, where they are. Each operation is defined by the plain loop in backend/reference/sample.ts. */
 export interface SamplingOps {
   /**
    * out[i] = the token of row i of the logits, i32; -1 where they are no distribution: one is NaN or +Infinity, or all are -Infinity. `choices`: a record
@@ -187,8 +205,21 @@ export interface SamplingOps {
    * all keep, the token is drawn at which the running sum of exp((logit - largest) / temperature), in order of ids, passes uniform times the whole sum.
    */
   sample(o: { logits: Activation; choices: Buffer; out: Buffer; batch: BatchInputs }): void;
-  /** tokens[r] = sampled[-1 - tokens[r]] where tokens[r] < 0, in place: what the step before has sampled is this one's input. -1 in `sampled` becomes token 0, whose row nobody wants. */
-  feedTokens(o: { sampled: Buffer; batch: BatchInputs }): void;
+  /**
+   * out[row] = the token of a row whose logits are changed first, chosen by its record of `choices`; -1 where the logits that came were no distribution, -2
+   * where only those that are left are none. `rules` (`ruleWord`): as many records as the header counts logits, each of another row; `edits` (`editWord`): no token twice
+   * for a row. An edit's new logit is, in doubles and rounded once: logit + bias; with a count, if that is above 0 divided by the repetition penalty, else
+   * multiplied; with a count above 0 less frequency * count, less presence. What was finite stays within f32, but where bias is -Infinity. The logits are as they were in the end.
+   * `scratch`: f32, one for each edit. Edits may be written to.
+   */
+  sampleRuled(o: { logits: Activation; choices: Buffer; rules: Buffer; edits: Buffer; scratch: Buffer; out: Buffer; batch: Pick<BatchInputs, "header"> }): void;
+  /** out[i] = the answer (`answerWord`) to question i (`questionWord`) of as many as the header counts logits. The order of the sum is the row's own. */
+  logprobs(o: { logits: Activation; questions: Buffer; sampled: Buffer; out: Buffer; batch: Pick<BatchInputs, "header"> }): void;
+  /**
+   * tokens[r] = sampled[-1 - tokens[r]] where tokens[r] < 0, in place: what the step before has sampled is this one's input. Below 0 in `sampled` becomes token
+   * 0, whose row nobody wants. Only where the device runs ahead (`Caps.runsAhead`).
+   */
+  feedTokens?(o: { sampled: Buffer; batch: BatchInputs }): void;
 }
 
 /** How large a step is: what the header holds too, for a backend that chooses its launches by it before they run. */
@@ -216,8 +247,8 @@ export interface Caps {
    * projected, lastHidden and logits are f32 on every device.
    */
   readonly activationBits: 32 | 16;
-  /** Whether it has `SamplingOps`: a step's tokens are then chosen where its logits are, and the next step can begin without the host. */
-  readonly samples: boolean;
+  /** Whether commands are carried out while the host goes on: the next step is then started before this one's tokens have come, with `feedTokens`. */
+  readonly runsAhead: boolean;
   /** Whether an engine on it runs in a process of its own, as its driver may end that; else in a thread. */
   readonly ownProcess: boolean;
   /** Formats of the KV cache: "any" that `ropeAndCache` can write, or only the type of the "activations". */
@@ -266,7 +297,7 @@ export interface Backend {
    */
   writeRows(weight: Weight, firstRow: number, rows: Uint8Array, type?: "F32" | "BF16" | "F16"): Promise<void>;
   /**
-   * Waits for all commands so far, and for none that come later. The bytes are valid until the next command; where the device samples they are the
+   * Waits for all commands so far, and for none that come later. The bytes are valid until the next command; where the device runs ahead they are the
    * caller's own, so that commands may follow before they have come.
    */
   read(from: Buffer, offset: number, bytes: number): Promise<Uint8Array>;

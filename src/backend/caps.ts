@@ -9,7 +9,7 @@ export type Device = "cpu" | "cuda" | "reference";
 const plain: Omit<Caps, "device"> = {
   weightDTypes: ["f32", "bf16", "int8", "uint8", "int4", "uint4"],
   activationBits: 32,
-  samples: false,
+  runsAhead: false,
   ownProcess: false,
   kvFormats: "any",
   tiles: { queryTile: 16, kvTile: 32 },
@@ -22,14 +22,14 @@ const rows: Readonly<Record<Device, Caps>> = {
     device: "cuda",
     weightDTypes: ["bf16", "f16"],
     activationBits: 16,
-    samples: true,
+    runsAhead: true,
     ownProcess: true,
     kvFormats: "activations",
     tiles: { queryTile: 128, kvTile: 64 },
     // Its memory is nobody else's: what weights and activations leave is the cache's.
     defaults: { pageSize: 64, maxNumBatchedTokens: 8192, maxNumSeqs: 256, kvCacheShare: 1 },
   },
-  reference: { device: "reference", ...plain, samples: true, weightDTypes: ["f32", "f16", ...plain.weightDTypes.slice(1)] },
+  reference: { device: "reference", ...plain, runsAhead: true, weightDTypes: ["f32", "f16", ...plain.weightDTypes.slice(1)] },
 };
 
 export const devices = Object.keys(rows) as readonly Device[];

@@ -12,7 +12,7 @@ import { isQuantized, packedRowBytes, quantizeRows } from "../quantized.ts";
 import { attend, describe } from "./attention.ts";
 import { bytesOf, ReferenceBuffer } from "./memory.ts";
 import { definitions } from "./ops.ts";
-import { feedTokens, sample } from "./sample.ts";
+import { feedTokens, logprobs, sample, sampleRuled } from "./sample.ts";
 
 /** `caps` are those of the device that it is the oracle of. It computes whatever it is asked for, in every type of the contract. */
 export async function open(caps: Caps = capsOf("reference")): Promise<Backend> {
@@ -43,10 +43,10 @@ class ReferenceBackend implements Backend {
       gatedActivation: (o) => this.#submit(() => loops.gatedActivation(o)),
       gatherRows: (o) => this.#submit(() => loops.gatherRows(o)),
       softCap: (o) => this.#submit(() => loops.softCap(o)),
-      ...(caps.samples && {
-        sample: (o) => this.#submit(() => sample(o)),
-        feedTokens: (o) => this.#submit(() => feedTokens(o)),
-      }),
+      sample: (o) => this.#submit(() => sample(o)),
+      sampleRuled: (o) => this.#submit(() => sampleRuled(o)),
+      logprobs: (o) => this.#submit(() => logprobs(o)),
+      ...(caps.runsAhead && { feedTokens: (o) => this.#submit(() => feedTokens(o)) }),
     };
   }
 
