@@ -1,7 +1,7 @@
 /**
  * What continuous batching gains: decode steps of 1, 4, 16 and 32 sequences at contexts of 512 and 4096 tokens.
  *
- * A case is a step of the model's program as the engine runs it (forward.ts), with one token of each sequence at the last position of its context.
+ * A case is a step of the model's program as the engine runs it (forward.ts), the likeliest token taken, with one token of each sequence at the last position of its context.
  * Prompts are not computed: the cache is filled with a small number instead, which makes no difference to what a step reads and computes ("filled cache" in
  * the rows' names). Pages of sequences alternate, as they do when sequences grow side by side. The cases share one model with as large a cache as
  * fits, and take turns within a round.
@@ -18,6 +18,7 @@ import { ProgramModel } from "../src/engine/forward.ts";
 import { Sequence } from "../src/engine/sequence.ts";
 import { formatBytes, loadModel, type Model, openCheckpoint, planModel } from "../src/model/load.ts";
 import { defaultSampling } from "../src/sampling/params.ts";
+import { SamplingBatch } from "../src/sampling/sampling-batch.ts";
 import { benchmarkShape, cachedGguf, type GgufType, ggufTypes } from "./make-gguf.ts";
 import { writePart } from "./page.ts";
 import { Quiet } from "./quiet.ts";
@@ -102,14 +103,20 @@ function stepOf({ sequences, context }: Case): Batch {
   return batch;
 }
 
+function likeliestOf({ sequences }: Case): SamplingBatch {
+  const wanted = new SamplingBatch(sequences);
+  for (let row = 0; row < sequences; row++) wanted.choose(row, { ...defaultSampling, temperature: 0 }, 0, 0);
+  return wanted;
+}
+
 const kvBytesPerToken = model.plan.bytes.kvCache / (model.limits.numPages * pageSize);
-const steps = new Map(cases.map((one) => [one, { batch: stepOf(one), values: [] as number[], turns: 1, quiet: new Quiet(Number(flags.patience)) }]));
+const steps = new Map(cases.map((one) => [one, { batch: stepOf(one), wanted: likeliestOf(one), values: [] as number[], turns: 1, quiet: new Quiet(Number(flags.patience)) }]));
 console.log(`${config.architecture}, ${formatBytes(model.plan.bytes.weights)} of weights, ${backend.description}`);
 for (let round = -1; round < rounds; round++) {
   for (const [{ sequences }, step] of steps) {
     const measure = async (): Promise<number> => {
       const start = performance.now();
-      for (let turn = 0; turn < step.turns; turn++) await forward.forward(step.batch);
+      for (let turn = 0; turn < step.turns; turn++) await forward.launch(step.batch, step.wanted);
       return (performance.now() - start) / 1000;
     };
     if (round >= 0) step.values.push((sequences * step.turns) / (await step.quiet.measure(measure)));

@@ -35,17 +35,17 @@ interface Case {
   readonly context: number;
   readonly enablePrefixCaching: boolean;
   readonly vocabSize: number;
-  readonly samples: boolean;
+  readonly runsAhead: boolean;
 }
 const cases: readonly Case[] = [
-  { name: "context 2048", context: 2048, enablePrefixCaching: true, vocabSize: 32_000, samples: true },
-  { name: "context 2048, no prefix caching", context: 2048, enablePrefixCaching: false, vocabSize: 32_000, samples: true },
-  { name: "context 128", context: 128, enablePrefixCaching: true, vocabSize: 32_000, samples: true },
-  { name: "context 2048, waiting", context: 2048, enablePrefixCaching: true, vocabSize: 8, samples: false },
+  { name: "context 2048", context: 2048, enablePrefixCaching: true, vocabSize: 32_000, runsAhead: true },
+  { name: "context 2048, no prefix caching", context: 2048, enablePrefixCaching: false, vocabSize: 32_000, runsAhead: true },
+  { name: "context 128", context: 128, enablePrefixCaching: true, vocabSize: 32_000, runsAhead: true },
+  { name: "context 2048, waiting", context: 2048, enablePrefixCaching: true, vocabSize: 8, runsAhead: false },
 ].filter(({ name }) => name.includes(flags.only));
 
 /** A model of one layer that is never computed. */
-async function open({ context, vocabSize, samples, enablePrefixCaching }: Case): Promise<{ readonly engine: Engine; readonly close: () => Promise<void> }> {
+async function open({ context, vocabSize, runsAhead, enablePrefixCaching }: Case): Promise<{ readonly engine: Engine; readonly close: () => Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), "tessera-host-"));
   try {
     writeFileSync(join(folder, "config.json"), JSON.stringify({
@@ -58,7 +58,7 @@ async function open({ context, vocabSize, samples, enablePrefixCaching }: Case):
     const { config, source } = openCheckpoint(folder, { loadFormat: "dummy" });
     const model = new ProgramModel(fake, await loadModel(fake, source, config, limits));
     source.close();
-    const forward: ForwardModel = samples ? model : { vocabSize, forward: (batch) => model.forward(batch) };
+    const forward: ForwardModel = { vocabSize, runsAhead, launch: (batch, wanted) => model.launch(batch, wanted) };
     return { engine: new Engine(forward, { limits: { ...limits, enablePrefixCaching }, eosTokenIds: [2], now: () => performance.now() / 1000 }), close: () => fake.close() };
   } finally {
     rmSync(folder, { recursive: true });

@@ -9,23 +9,18 @@
  *
  * were all three right it would be one token behind (`Sequence.numBehind`), and catches up in the next pass 1.
  *
- * A machine that samples draws its drafts by the request's parameters, with the random numbers that the big model will use at the same place. Where logits
- * come to the host that would cost more than a pass: the likeliest is taken, and drafts end before one that another is about as likely as, which would be
- * wrong as often as right (docs/log.md).
+ * Drafts are drawn by the request's parameters, with the random numbers that the big model will use at the same place. On a machine that does not run ahead
+ * a pass may be spared: drafts end where two tokens are about as likely, as one would be wrong as often as right (docs/log.md).
  */
 import { maxNumLogitsOf } from "../model/memory.ts";
-import { Choices } from "../sampling/choices.ts";
-import { argmax } from "../sampling/sampler.ts";
+import { SamplingBatch } from "../sampling/sampling-batch.ts";
 import { Batch } from "./batch.ts";
 import { addDrafts, type Drafter } from "./drafter.ts";
 import type { ForwardModel, Sampled } from "./run-ahead.ts";
 import type { SchedulerLimits, Work } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The draft for a position, where one is worth its row, from logits on the host. */
-export type Choose = (logits: Float32Array, sequence: Sequence, position: number) => number | undefined;
-
-/** So far, at least, the likeliest token's logit is above the next one's where it is worth a row. */
+/** So far, at least, the likeliest token's logit is above the next one's where a draft is worth its row. */
 const leastLead = 0.5;
 
 /** One sequence's drafts in the making. */
@@ -40,18 +35,18 @@ export class DraftModel implements Drafter {
   readonly numTokens: number;
   readonly #model: ForwardModel;
   readonly #batch: Batch;
-  readonly #choices: Choices;
-  readonly #choose: Choose;
+  readonly #wanted: SamplingBatch;
+  readonly #leastLead: number;
   /** So many tokens of each sequence of the step it has computed. */
   readonly #reached = new Map<Sequence, number>();
 
-  /** `choose` is replaced by tests. */
-  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number, choose: Choose = likeliestIfSure) {
-    this.#choose = choose;
+  /** `lead` 0: drafts end nowhere for their own sake. */
+  constructor(model: ForwardModel, numSpeculativeTokens: number, limits: SchedulerLimits, maxModelLen: number, lead = leastLead) {
+    this.#leastLead = lead;
     this.numTokens = numSpeculativeTokens;
     this.#model = model;
     this.#batch = new Batch(limits, maxModelLen);
-    this.#choices = new Choices(maxNumLogitsOf(limits));
+    this.#wanted = new SamplingBatch(maxNumLogitsOf(limits));
   }
 
   async propose(work: readonly Work[]): Promise<void> {
@@ -63,7 +58,7 @@ export class DraftModel implements Drafter {
       const count = numDrafts > 0 ? numTokens + sequence.numBehind : numTokens;
       this.#add(sequence, sequence.numComputed - sequence.numBehind, count, numDrafts > 0 ? 1 : 0);
     }
-    await (this.#model.launch ? this.#launchAll(drafting) : this.#sampleAll(drafting));
+    await (this.#model.runsAhead ? this.#launchAll(drafting) : this.#launchEach(drafting));
     for (const { work: one, tokens } of drafting) if (one.sequence.state === "running") addDrafts(one, tokens);
   }
 
@@ -76,17 +71,26 @@ export class DraftModel implements Drafter {
     this.#reached.set(sequence, from + count);
   }
 
+  /** What pass `pass` is to draw: a draft for each. */
+  #order(going: readonly Drafting[], pass: number): void {
+    this.#wanted.clear();
+    going.forEach(({ work: { sequence: { params, seed } }, end }, row) => this.#wanted.choose(row, params, seed, end + pass - 1));
+  }
+
   /** The passes one after another: each with the tokens of the one before. */
-  async #sampleAll(drafting: readonly Drafting[]): Promise<void> {
-    const { vocabSize } = this.#model;
+  async #launchEach(drafting: readonly Drafting[]): Promise<void> {
+    const numTop = Math.min(2, this.#model.vocabSize);
     let going = drafting;
     for (let pass = 1; ; pass++) {
-      const logits = await this.#model.forward(this.#batch);
-      going = going.filter(({ work: { sequence, numDrafts }, end, tokens }, row) => {
+      this.#order(going, pass);
+      going.forEach((_, row) => this.#wanted.ask(row, numTop));
+      const { tokens: drawn, answers } = await this.#model.launch(this.#batch, this.#wanted);
+      going = going.filter(({ work: { sequence, numDrafts }, tokens }, row) => {
         if (sequence.state !== "running") return false;
-        const token = this.#choose(logits.subarray(row * vocabSize, (row + 1) * vocabSize), sequence, end + tokens.length);
-        if (token !== undefined) tokens.push(token);
-        return tokens.length === pass && pass < numDrafts;
+        const [first, second] = answers.of(row, drawn[row]!, numTop)?.top ?? [];
+        if (!first || (second && first.logprob - second.logprob < this.#leastLead)) return false;
+        tokens.push(drawn[row]!);
+        return pass < numDrafts;
       });
       if (going.length === 0) return;
       this.#batch.clear();
@@ -94,12 +98,12 @@ export class DraftModel implements Drafter {
     }
   }
 
-  /** All passes at once, on a machine that samples: each finds its tokens in what the one before has sampled. */
+  /** All passes at once, on a machine that runs ahead: each finds its tokens in what the one before has sampled. */
   async #launchAll(drafting: readonly Drafting[]): Promise<void> {
     const passes: { readonly going: readonly Drafting[]; readonly sampled: Promise<Sampled> }[] = [];
     for (let pass = 1, going = drafting; ; pass++) {
-      going.forEach(({ work: { sequence }, end }, row) => this.#choices.set(row, sequence.params, sequence.seed, end + pass - 1));
-      passes.push({ going, sampled: this.#model.launch!(this.#batch, this.#choices, []) });
+      this.#order(going, pass);
+      passes.push({ going, sampled: this.#model.launch(this.#batch, this.#wanted) });
       const on = going.filter(({ work: { numDrafts } }) => pass < numDrafts);
       if (on.length === 0) break;
       this.#batch.clear();
@@ -112,20 +116,4 @@ export class DraftModel implements Drafter {
       for (const [row, { tokens }] of going.entries()) if (tokens.length === pass && results[pass]!.tokens[row]! >= 0) tokens.push(results[pass]!.tokens[row]!);
     }
   }
-}
-
-const likeliestIfSure: Choose = (logits) => (leadOf(logits) >= leastLead ? argmax(logits) : undefined);
-
-/** How far the largest is above the next one. */
-function leadOf(logits: Float32Array): number {
-  let first = -Infinity, second = -Infinity;
-  for (let id = 0; id < logits.length; id++) {
-    const x = logits[id]!;
-    if (x <= second) continue;
-    if (x > first) {
-      second = first;
-      first = x;
-    } else second = x;
-  }
-  return first - second;
 }

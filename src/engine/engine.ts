@@ -1,9 +1,9 @@
 /**
  * The engine: requests in, tokens out, one step at a time.
  *
- *   step = schedule -> fill the batch -> forward -> sample -> settle -> deltas
+ *   step = schedule -> fill the batch -> forward and choose tokens -> settle -> deltas
  *
- * Where the model samples, the next step is scheduled and started before this one's tokens are here (run-ahead.ts), unless somebody would have
+ * Where the machine runs ahead, the next step is scheduled and started before this one's tokens are here (run-ahead.ts), unless somebody would have
  * to be preempted for it; a request's tokens are the same either way.
  * `submit` and `abort` may come at any time, also while steps are under way: an aborted sequence's pages are free
  * at once and its rows of those steps are ignored. Everything is a function of the requests and the seed, in the order they came.
@@ -278,10 +278,10 @@ export class Engine {
     const tokens: number[] = [], logprobs: TokenLogprobs[] = [];
     let ended: Ending = {}, wrong: Ending | undefined, numAccepted = 0;
     for (let i = 0; i <= numDrafts; i++) {
-      const position = numKnown + i, logits = logitsOf(part, i, sampled);
-      let token: number | undefined;
+      const position = numKnown + i;
+      let token: number;
       try {
-        token = logits ? this.#sampler.sample(logits, params, sequence.seed, position, rules) : fromDevice(sampled.tokens[rowOf(part, i)]!);
+        token = this.#chosen(part, i, sampled);
       } catch (error) {
         if (!(error instanceof BadRequest)) throw error;
         wrong = { finish: "error", message: error.message, param: error.param };
@@ -289,13 +289,13 @@ export class Engine {
       }
       // A logits processor may have had it aborted.
       if (sequence.state !== "running") return;
-      if (token === undefined) {
-        wrong = noTokenLeft(sequence, position, rules && logits && argmax(logits) !== undefined);
+      if (token < 0) {
+        wrong = noTokenLeft(sequence, position, token === ruledOut);
         break;
       }
       tokens.push(token);
       rules?.add(token);
-      if (params.logprobs !== undefined) logprobs.push(logprobsOf(logits!, token, params.logprobs));
+      if (params.logprobs !== undefined) logprobs.push(this.#howLikely(part, i, token, sampled));
       ended = this.#endedBy(sequence, position + 1, token);
       const agrees = i < numDrafts && sequence.token(position) === token;
       if (agrees) numAccepted++;
@@ -305,19 +305,31 @@ export class Engine {
     if (wrong && sequence.state === "running") this.#end(sequence, { id, tokens: [], ...wrong });
   }
 
+  /** The token that decides draft `i` of a part, or follows the last one; below 0 where there is none. @throws BadRequest when a logits processor fails */
+  #chosen({ sequence, firstRow, numLogits, numDrafts, hostRow }: Part, i: number, { tokens, logits }: Sampled): number {
+    if (hostRow === undefined) return tokens[firstRow + numLogits - 1 - numDrafts + i]!;
+    const row = logits[hostRow + i]!;
+    return this.#sampler.sample(row, sequence.params, sequence.seed, sequence.numKnown + i, sequence.rules) ?? (argmax(row) === undefined ? noDistribution : ruledOut);
+  }
+
+  /** How likely that token was, by the model's own logits. */
+  #howLikely({ sequence: { params }, firstQuestion, numPromptQuestions, hostRow }: Part, i: number, token: number, { answers, logits }: Sampled): TokenLogprobs {
+    const numTop = Math.min(params.logprobs!, this.#model.vocabSize);
+    return hostRow === undefined ? answers.of(firstQuestion + numPromptQuestions + i, token, numTop)! : logprobsOf(logits[hostRow + i]!, token, numTop);
+  }
+
   /** Tells how likely the prompt's tokens are that follow those of a part. False: the request has ended, for the model's logits are no numbers. */
-  #readPrompt({ sequence, numTokens, numLogits, hostRow }: Part, { logits: rows }: Sampled): boolean {
-    const { id, numSettled, numPromptTokens, numRead: from, params } = sequence;
-    const to = Math.min(numSettled + numTokens + 1, numPromptTokens);
-    if (numLogits === 0) return true;
+  #readPrompt({ sequence, firstQuestion, numPromptQuestions }: Part, { answers }: Sampled): boolean {
+    const { id, numRead: from, params } = sequence, to = from + numPromptQuestions, numTop = Math.min(params.promptLogprobs!, this.#model.vocabSize);
+    if (to === from) return true;
     const logprobs: TokenLogprobs[] = [];
     for (let position = from; position < to; position++) {
-      const logits = rows[hostRow! + position - from]!;
-      if (argmax(logits) === undefined) {
+      const likely = answers.of(firstQuestion + position - from, sequence.token(position), numTop);
+      if (!likely) {
         this.#end(sequence, { id, tokens: [], ...noTokenLeft(sequence, position, false) });
         return false;
       }
-      logprobs.push(logprobsOf(logits, sequence.token(position), params.promptLogprobs!));
+      logprobs.push(likely);
     }
     sequence.numRead = to;
     this.#deltas.push({ id, tokens: [], promptLogprobs: { from, logprobs } });
@@ -381,17 +393,12 @@ function sizeOf(numTokens: number): number {
 }
 
 const noTokens: readonly number[] = [];
-const fromDevice = (token: number): number | undefined => (token < 0 ? undefined : token);
+/** In place of a token (backend.ts, sampleRuled): the model's logits are no distribution, or what rules left of them is none. */
+const noDistribution = -1, ruledOut = -2;
 
-/** The row of logits that decides draft `i`, or what follows the last one. */
-const rowOf = ({ firstRow, numLogits, numDrafts }: Part, i: number): number => firstRow + numLogits - 1 - numDrafts + i;
-/** Its logits, where they are here. */
-const logitsOf = (part: Part, i: number, { logits }: Sampled): Float32Array | undefined =>
-  (part.hostRow === undefined ? undefined : logits[part.hostRow + rowOf(part, i) - part.firstRow]!);
-
-/** Why there is no token for a position: by the request's own rules, where `ruledOut`, or by the model's logits. */
-function noTokenLeft({ params, numPromptTokens }: Sequence, position: number, ruledOut: boolean | undefined): Ending {
-  if (!ruledOut) return { finish: "error", message: `the model's logits for token ${position} are not numbers (NaN or infinity)` };
+/** Why there is no token for a position: by the request's own rules, or by the model's logits. */
+function noTokenLeft({ params, numPromptTokens }: Sequence, position: number, byRules: boolean): Ending {
+  if (!byRules) return { finish: "error", message: `the model's logits for token ${position} are not numbers (NaN or infinity)` };
   const after = `after ${position - numPromptTokens} tokens of output`;
   if (params.logitsProcessors?.length) {
     return { finish: "error", message: `${after} logitsProcessors left no token that may be generated, or a logit that is NaN or +Infinity; leave a distribution`, param: "logitsProcessors" };

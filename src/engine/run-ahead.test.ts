@@ -62,13 +62,17 @@ test("an end that nobody could know costs one row, which is dropped", async () =
   assert.equal(device.numForwards, got.tokens.length + 1);
 });
 
-test("log-probabilities and rules need the host between two steps; nothing else does", async () => {
-  for (const [params, ahead] of [[{ logprobs: 0 }, 0], [{ repetitionPenalty: 1.1 }, 0], [{ minTokens: 1 }, 0], [{ topK: 5, temperature: 1 }, 7], [{}, 7]] as const) {
+test("a step waits for the one before where it must know its tokens, and logits come to the host for functions alone", async () => {
+  const ruled = { minTokens: 1, logitBias: new Map([[3, 1]]), allowedTokenIds: [3, 4, 5, 6], badWords: [[4]] };
+  for (const [params, ahead, hostRows] of [
+    [{}, 7, 0], [{ topK: 5, temperature: 1 }, 7, 0], [{ logprobs: 3 }, 7, 0], [ruled, 7, 0], [{ repetitionPenalty: 1.1 }, 0, 0], [{ presencePenalty: 1 }, 0, 0], [{ badWords: [[4, 5]] }, 0, 0],
+    [{ logitsProcessors: [() => {}] }, 0, 8],
+  ] as const) {
     const device = new FakeDevice(vocabSize, limits, 1);
     const engine = new Engine(device, { limits, eosTokenIds: [] });
     engine.submit("one", Int32Array.of(1, 2), { ...greedy, ...params, maxTokens: 8 });
     await drain(engine);
-    assert.deepEqual([engine.stats().numStepsAhead, device.numQueued, device.numHostRows], [ahead, ahead, ahead ? 0 : 8], JSON.stringify(params));
+    assert.deepEqual([engine.stats().numStepsAhead, device.numQueued, device.numHostRows], [ahead, ahead, hostRows], Object.keys(params).join());
   }
 });
 

@@ -3,7 +3,6 @@ import test from "node:test";
 import { stream } from "../core/random.ts";
 import { PageNeeds } from "../model/page-needs.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
-import { Sampler } from "../sampling/sampler.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
 import { plainExpiry, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { FakeModel } from "../../tests/engine/fake-model.ts";
@@ -79,8 +78,7 @@ class Oracle implements Drafter {
   decided(): void {}
 }
 
-const sampler = new Sampler(vocabSize);
-const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen, (logits, { params, seed }, position) => sampler.sample(logits, params, seed, position));
+const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new DraftModel(model, k, over, over.maxModelLen, 0);
 
 test("right drafts come with the token behind them: a step for each k + 1 tokens, and none past the end", async () => {
   const prompt = Int32Array.of(3, 4), params = { ...greedy, maxTokens: 20 };
@@ -141,7 +139,7 @@ test("logits that are no numbers behind a right draft: the tokens before them ar
 
 /** The fake model, most of the time: some rows, always the same, have other logits. */
 class Doubtful extends FakeModel {
-  override async forward(batch: Batch): Promise<Float32Array> {
+  override async forward(batch: Batch): Promise<Float32Array<ArrayBuffer>> {
     const logits = await super.forward(batch);
     for (let i = 0; i < batch.numLogits; i++) if (logits[i * vocabSize]! < -1.5) logits.subarray(i * vocabSize, (i + 1) * vocabSize).reverse();
     return logits;

@@ -9,7 +9,7 @@
  *
  * Families differ by what their config says; it knows no family, no sizes of a step and no memory but what it is given.
  */
-import type { Activation, AttentionKernel, BatchInputs, Buffer, Caps, CaptureValue, KvCache, Layout, Ops, RowCount, SamplingOps, Weight } from "../backend/backend.ts";
+import type { Activation, AttentionKernel, BatchInputs, Buffer, Caps, CaptureValue, KvCache, Layout, Ops, RowCount, Weight } from "../backend/backend.ts";
 import { activationRowBytes, isQuantized } from "../backend/quantized.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { invariant } from "../core/errors.ts";
@@ -84,26 +84,37 @@ export interface DecoderMemory {
   readonly rotary: Buffer;
   /** Of layers with a window, where they have their own. */
   readonly localRotary?: Buffer;
-  /** Where the device samples. */
-  readonly sampling?: SamplingMemory;
+  readonly sampling: SamplingMemory;
 }
 
+/** What tokens are chosen by (backend.ts, SamplingOps): inputs of the step but for the last line of each group. */
 export interface SamplingMemory {
-  /** [maxNumLogits] records (backend.ts, choiceWord), an input of the step. */
+  /** [maxNumLogits] records of choices. */
   readonly choices: Buffer;
   /** i32 [maxNumLogits]: the token of each row of the step before, and then of this one. */
   readonly sampled: Buffer;
+
+  /** A header that counts the rows with rules, [maxNumLogits] records of rules, and edits: all of a step, or as many as there is room for. */
+  readonly ruled: Buffer;
+  readonly rules: Buffer;
+  readonly edits: Buffer;
+  readonly edited: Buffer;
+
+  /** A header that counts the questions, and [maxNumLogits] of them. */
+  readonly asked: Buffer;
+  readonly questions: Buffer;
+  readonly answers: Buffer;
 }
 
 export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weight>, attention: readonly LayerAttention[], memory: DecoderMemory): void {
   const { batch } = memory;
   const { hidden, normed, qkv, attended, rounded, projected, gateUp, gated, lastHidden, lastNormed, logits } = memory.activations;
   const { numQueryHeads, headDim, normEpsilon: epsilon } = config;
-  const sampling = memory.sampling && { ...memory.sampling, ops: samplingOps(ops) };
+  const { choices, sampled } = memory.sampling;
   const query: Layout = { data: qkv.data, sequenceStride: 0, rowStride: qkv.stride, headStride: headDim };
   const out: Layout = { data: attended.data, sequenceStride: 0, rowStride: attended.stride, headStride: headDim };
 
-  sampling?.ops.feedTokens({ sampled: sampling.sampled, batch });
+  ops.feedTokens?.({ sampled, batch });
   ops.embed({ out: hidden, table: weights.embed, batch, scale: config.embeddingScale });
   weights.layers.forEach((layer, i) => {
     const { key, value } = memory.kv[i]!;
@@ -130,7 +141,7 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   ops.rmsNorm({ out: lastNormed, x: lastHidden, weight: weights.finalNorm.data, epsilon, batch });
   ops.linear({ out: logits, x: lastNormed, weight: weights.head ?? weights.embed, batch });
   if (config.finalSoftCap !== undefined) ops.softCap({ x: logits, cap: config.finalSoftCap, batch });
-  sampling?.ops.sample({ logits, choices: sampling.choices, out: sampling.sampled, batch });
+  ops.sample({ logits, choices, out: sampled, batch });
 
   /** out = x weight + bias, the weight's rows being spread over several matrices. */
   function project(out: Activation, x: Activation, weights: readonly Weight[], bias: Weight | undefined): void {
@@ -156,9 +167,14 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   }
 }
 
-function samplingOps({ sample, feedTokens }: Ops): SamplingOps {
-  invariant(sample && feedTokens, "a device that samples lacks the operations for it");
-  return { sample, feedTokens };
+/** Behind the forward pass: the tokens of rows with rules. */
+export function chooseRuled(ops: Ops, { activations: { logits }, sampling: { choices, sampled, ruled, rules, edits, edited } }: DecoderMemory): void {
+  ops.sampleRuled({ logits, choices, rules, edits, scratch: edited, out: sampled, batch: { header: ruled } });
+}
+
+/** Behind all tokens: how likely they are. */
+export function answer(ops: Ops, { activations: { logits }, sampling: { sampled, asked, questions, answers } }: DecoderMemory): void {
+  ops.logprobs({ logits, questions, sampled, out: answers, batch: { header: asked } });
 }
 
 /** Where a page's rows lie. */

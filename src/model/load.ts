@@ -17,7 +17,7 @@ import { isGgufPath } from "../weights/gguf-file.ts";
 import { openWeights, type WeightSource } from "../weights/source.ts";
 import { type GroupPlan, ownAttention, planLayers } from "./attention.ts";
 import { type ModelConfig, readConfig } from "./config.ts";
-import { type Activations, type ActivationShape, activationShapes, decode, type DecoderMemory, type LayerAttention, type SamplingMemory } from "./decoder.ts";
+import { type Activations, type ActivationShape, activationShapes, answer, chooseRuled, decode, type DecoderMemory, type LayerAttention, type SamplingMemory } from "./decoder.ts";
 import { dummyWeights } from "./dummy.ts";
 import { chooseKvFormat, type KvCacheDType } from "./kv-format.ts";
 import { type ChosenFormats, openGgufCheckpoint } from "./gguf.ts";
@@ -59,11 +59,13 @@ export interface Model {
   readonly plan: MemoryPlan;
   readonly numParameters: number;
   readonly batch: BatchInputs;
+  /** The forward pass, and behind it the tokens of rows with rules, and answers, where there are such. */
   readonly program: Program;
+  readonly chooseRuled: Program;
+  readonly answer: Program;
   /** f32 [maxNumLogits, vocabSize] */
   readonly logits: Buffer;
-  /** Where the device samples: `choices` is written with the batch; `sampled` may be read in place of the logits. */
-  readonly sampling?: SamplingMemory;
+  readonly sampling: SamplingMemory;
   readonly attentionGroups: readonly AttentionGroup[];
   /** One pair for each layer. */
   readonly kv: DecoderMemory["kv"];
@@ -223,10 +225,11 @@ export async function loadModel(
   const memory: DecoderMemory = { ...working, kv: config.layers.map((_, i) => cachePair(config, limits, alloc(`layers.${i}.cache`))) };
   invariant(left.size === 0, `planned but not taken: ${[...left.keys()].join(", ")}`);
 
-  const program = backend.record(() => decode(backend.ops, config, weights, layers, memory));
   return {
-    config, limits, plan, program, attentionGroups, numParameters: countParameters(config), kernels: [...kernels.values()],
-    batch: memory.batch, kv: memory.kv, logits: memory.activations.logits.data, ...(memory.sampling && { sampling: memory.sampling }),
+    config, limits, plan, attentionGroups, numParameters: countParameters(config), kernels: [...kernels.values()],
+    program: backend.record(() => decode(backend.ops, config, weights, layers, memory)),
+    chooseRuled: backend.record(() => chooseRuled(backend.ops, memory)), answer: backend.record(() => answer(backend.ops, memory)),
+    batch: memory.batch, kv: memory.kv, logits: memory.activations.logits.data, sampling: memory.sampling,
   };
 }
 
@@ -239,7 +242,11 @@ function takeMemory(config: ModelConfig, limits: ModelLimits, caps: Caps, alloc:
     activations: Object.fromEntries(Object.entries<ActivationShape>(activationShapes(config, caps)).map(([name, shape]) => [name, { data: alloc(name), ...shape }])) as unknown as Activations<Activation>,
     rotary: alloc("rotary"),
     ...(config.localRope && { localRotary: alloc("localRotary") }),
-    ...(caps.samples && { sampling: { choices: alloc("batch.choices"), sampled: alloc("batch.sampled") } }),
+    sampling: {
+      choices: alloc("sampling.choices"), sampled: alloc("sampling.sampled"),
+      ruled: alloc("sampling.ruled"), rules: alloc("sampling.rules"), edits: alloc("sampling.edits"), edited: alloc("sampling.edited"),
+      asked: alloc("sampling.asked"), questions: alloc("sampling.questions"), answers: alloc("sampling.answers"),
+    },
   };
 }
 

@@ -3,7 +3,7 @@
  *
  * The loader takes its memory from this list and from nowhere else, so the plan is exact. It knows no backend.
  */
-import { type BufferUse, type Caps, choiceWord, headerWord } from "../backend/backend.ts";
+import { answerWord, type BufferUse, type Caps, choiceWord, editWord, headerWord, questionWord, ruleWord } from "../backend/backend.ts";
 import { bytesPerElement } from "../core/dtype.ts";
 import { UsageError } from "../core/errors.ts";
 import { bytesPerKvElement } from "../ir/plan.ts";
@@ -48,6 +48,9 @@ const i32Bytes = 4;
 /** Room for bytes of the file on their way, while weights are loaded. */
 export const stagingBytes = 2 ** 19;
 
+/** Edits of logits that one run of `sampleRuled` takes; a step with more has several. As many as there are tokens at least: a row's come together. */
+const editsOf = ({ vocabSize }: Pick<ModelConfig, "vocabSize">): number => Math.max(vocabSize, 2 ** 16);
+
 export const maxNumLogitsOf = (limits: Pick<ModelLimits, "maxNumSeqs" | "maxNumLogits">): number => limits.maxNumLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);
 
@@ -69,7 +72,11 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, caps: Caps,
   const rows = { tokens: maxTokens, logits: maxNumLogitsOf(limits) };
   const inputs = {
     header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
-    blockTable: maxNumSeqs * maxPagesPerSequence(limits), ...(caps.samples && { choices: rows.logits * choiceWord.words, sampled: rows.logits }),
+    blockTable: maxNumSeqs * maxPagesPerSequence(limits),
+  };
+  const sampling = {
+    choices: rows.logits * choiceWord.words, sampled: rows.logits, ruled: headerWord.words, rules: rows.logits * ruleWord.words, edits: editsOf(config) * editWord.words,
+    edited: editsOf(config), asked: headerWord.words, questions: rows.logits * questionWord.words, answers: rows.logits * answerWord.words,
   };
   const kvBytes = numPages * kvBytesOfPage(config, pageSize);
   const part = (kind: MemoryKind, name: string, bytes: number, use?: BufferUse): MemoryPart => ({ kind, name, bytes: aligned(bytes), ...(use && { use }) });
@@ -81,6 +88,7 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, caps: Caps,
     part("rotary", "rotary", limits.maxModelLen * config.rope.rotaryDim * bytesPerElement.f32),
     ...(config.localRope ? [part("rotary", "localRotary", limits.maxModelLen * config.localRope.rotaryDim * bytesPerElement.f32)] : []),
     ...Object.entries(inputs).map(([name, words]) => part("inputs", `batch.${name}`, i32Bytes * words)),
+    ...Object.entries(sampling).map(([name, words]) => part("inputs", `sampling.${name}`, i32Bytes * words)),
     ...workWords.map((words, i) => part("workLists", `work.${i}`, i32Bytes * words)),
     ...tables.map(({ name, bytes }) => part("modTables", name, Math.max(i32Bytes, bytes))),
   ];

@@ -1,4 +1,5 @@
 /** How the tokens of one request are chosen and when they end: vLLM's SamplingParams, its names (in camelCase) and defaults. */
+import { mostTop } from "../backend/backend.ts";
 import { BadRequest } from "../core/errors.ts";
 
 /**
@@ -68,7 +69,7 @@ export const isGreedy = ({ temperature }: Pick<SamplingParams, "temperature">): 
 export const leastTemperature = 0.01;
 
 /** Most log-probabilities of a token, as in vLLM. */
-export const maxLogprobs = 20;
+export const maxLogprobs = mostTop;
 
 const count = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
 const within = (value: number, bound: number): boolean => value >= -bound && value <= bound;

@@ -10,12 +10,12 @@
  *   repetition             a token of prompt or output: a positive logit is divided by it, another is multiplied
  *   frequency, presence    a token of the output: minus frequency times its count, minus presence
  *
- * Only tokens that a rule names are touched: penalties cost by distinct tokens seen, and a request without rules has no object.
- * A changed logit is computed in doubles and rounded to f32 once. Where a token is forbidden all else about it is moot, so here
- * that is written last; where there are processors, which see that it is forbidden, and may allow it, it is written before them. They get a row of their
- * request's own: whatever becomes of it, nobody else reads it. What has been put out is counted, not read again: a preemption changes nothing. Knows no batch.
+ * The arithmetic is the backend's (backend.ts, editWord): here is which tokens are concerned. Only tokens that a rule names are touched: penalties cost by
+ * distinct tokens seen, and a request without rules has no object. Functions are in this process and so are, for them alone, the logits: their request's rules
+ * are applied here, in a row of its own, in the same doubles rounded to f32. What has been put out is counted, not read again: a preemption
+ * changes nothing. Knows no batch.
  */
-import { BadRequest } from "../core/errors.ts";
+import { BadRequest, invariant } from "../core/errors.ts";
 import type { LogitsProcessor, SamplingParams } from "./params.ts";
 
 const greatest = 3.4028234663852886e38;
@@ -27,30 +27,32 @@ export class LogitRules {
   readonly #ends: readonly number[];
   readonly #bias: ReadonlyMap<number, number>;
   readonly #penalises: boolean;
-  /** Distinct tokens under penalty; #counts[i] is how often #seen[i] stands in the output, 0 where only the prompt has it. */
+  /** Those allowed, each once, ascending. */
+  readonly #allowed: readonly number[] | undefined;
+  /** Distinct tokens under penalty, the prompt's first; #counts[i] is how often #seen[i] stands in the output. */
   readonly #seen: number[] = [];
   readonly #counts: number[] = [];
   readonly #places = new Map<number, number>();
+  readonly #numSeenInPrompt: number;
   readonly #output: number[] = [];
   readonly #processors: readonly LogitsProcessor[];
   readonly #prompt: Int32Array;
   /** Where the processors write. */
   #row: Float32Array | undefined;
-  /** What `apply` wrote over, oldest first. */
-  readonly #touched: number[] = [];
-  readonly #before: number[] = [];
 
   private constructor(params: SamplingParams, prompt: Int32Array, endTokens: ReadonlySet<number>) {
-    const { repetitionPenalty, frequencyPenalty, presencePenalty, minTokens, stopTokenIds, logitBias } = params;
+    const { repetitionPenalty, frequencyPenalty, presencePenalty, minTokens, stopTokenIds, logitBias, allowedTokenIds } = params;
     this.#params = params;
     this.#processors = params.logitsProcessors ?? [];
     this.#prompt = prompt;
     // The model's end tokens are held back even where they would be ignored, as in vLLM.
     this.#ends = minTokens > 0 ? [...new Set([...endTokens, ...stopTokenIds])] : [];
     this.#bias = logitBias ?? new Map();
+    this.#allowed = allowedTokenIds && [...new Set(allowedTokenIds)].sort((a, b) => a - b);
     this.#penalises = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0;
     // The other penalties know only the output.
     if (repetitionPenalty !== 1) for (const token of prompt) this.#count(token, 0);
+    this.#numSeenInPrompt = this.#seen.length;
   }
 
   /** The rules of a request with this prompt, where it has any. `endTokens`: the model's own. */
@@ -61,33 +63,85 @@ export class LogitRules {
     return none ? undefined : new LogitRules(params, prompt, endTokens);
   }
 
+  /** Whether there are functions among them, which only `apply` can call. */
+  get haveProcessors(): boolean {
+    return this.#processors.length > 0;
+  }
+
+  /** Whether they must know which tokens have been put out, not only how many. */
+  get needOutput(): boolean {
+    return this.#penalises || this.#processors.length > 0 || this.#params.badWords.some((word) => word.length > 1);
+  }
+
+  /** Whether no token may be generated but those that are edited. */
+  get onlyEdited(): boolean {
+    return this.#allowed !== undefined;
+  }
+
   /** The next token of the output. */
   add(token: number): void {
     this.#output.push(token);
     if (this.#penalises) this.#count(token, 1);
   }
 
-  /**
-   * The logits under the rules: `logits` itself, changed until `restore`, or `scratch`, or an array of the request's own. All f32 [vocabSize]. Tokens
-   * that the model gave no number stay without one. @throws BadRequest when a logits processor fails
-   */
-  apply(logits: Float32Array, scratch: Float32Array): Float32Array {
-    if (this.#processors.length > 0) return this.#process(logits);
-    const row = this.#allowed(logits, scratch);
-    for (const [id, bias] of this.#bias) if (!this.#places.has(id)) this.#add(row, id, bias);
-    for (let i = 0; i < this.#seen.length; i++) this.#penalise(row, i, this.#bias.get(this.#seen[i]!) ?? 0);
-    this.#forbid(row);
-    return row;
+  /** Takes the last token of the output back. */
+  removeLast(): void {
+    const token = this.#output.pop()!;
+    if (!this.#penalises) return;
+    const place = this.#places.get(token)!;
+    if (--this.#counts[place]! > 0 || place < this.#numSeenInPrompt) return;
+    // What the output brought stands in the order in which it came.
+    this.#places.delete(token);
+    this.#seen.pop();
+    this.#counts.pop();
   }
 
-  /** `apply` where functions stand in the middle. */
-  #process(logits: Float32Array): Float32Array {
+  /**
+   * What is to be done to each token that a rule names, for the token behind `numOutput` of output (those that were added, where the rules need them): no
+   * token twice, ascending where only these may be chosen. count and bias as a backend takes them (backend.ts, editWord).
+   */
+  forEachEdit(numOutput: number, body: (token: number, count: number, bias: number) => void): void {
+    invariant(!this.needOutput || numOutput === this.#output.length, `rules that know ${this.#output.length} tokens of output are asked what follows ${numOutput}`);
+    const bias = this.#bias, forbidden = this.#forbidden(numOutput);
+    if (this.#allowed) {
+      for (const token of this.#allowed) body(token, this.#countOf(token), forbidden.has(token) ? -Infinity : bias.get(token) ?? 0);
+      return;
+    }
+    for (const token of forbidden) body(token, -1, -Infinity);
+    for (const [token, by] of bias) if (!forbidden.has(token)) body(token, this.#countOf(token), by);
+    const plain = forbidden.size === 0 && bias.size === 0;
+    for (let i = 0; i < this.#seen.length; i++) {
+      const token = this.#seen[i]!;
+      if (plain || !(forbidden.has(token) || bias.has(token))) body(token, this.#counts[i]!, 0);
+    }
+  }
+
+  /**
+   * The logits under the rules, where these have functions: f32 [vocabSize], an array of the request's own. `logits` are left as they are. Tokens that the
+   * model gave no number stay without one. @throws BadRequest when a logits processor fails
+   */
+  apply(logits: Float32Array): Float32Array {
     // A function may have given away the array of the token before.
     if (this.#row?.length !== logits.length) this.#row = new Float32Array(logits.length);
     const row = this.#row;
-    if (this.#allowed(logits, row) === logits) row.set(logits);
-    for (const [id, bias] of this.#bias) this.#add(row, id, bias);
-    this.#forbid(row);
+    if (this.#allowed) {
+      row.fill(-Infinity);
+      for (const id of this.#allowed) row[id] = logits[id]!;
+    } else row.set(logits);
+    for (const [id, bias] of this.#bias) row[id] = finite(row[id]! + bias, row[id]!);
+    for (const id of this.#forbidden(this.#output.length)) row[id] = -Infinity;
+    this.#process(row);
+    const { repetitionPenalty, frequencyPenalty, presencePenalty } = this.#params;
+    for (let i = 0; i < this.#seen.length; i++) {
+      const id = this.#seen[i]!, count = this.#counts[i]!, raw = row[id]!;
+      const repeated = raw > 0 ? raw / repetitionPenalty : raw * repetitionPenalty;
+      row[id] = finite(count > 0 ? repeated - frequencyPenalty * count - presencePenalty : repeated, raw);
+    }
+    return row;
+  }
+
+  #process(row: Float32Array): void {
+    const { length } = row;
     for (const [i, processor] of this.#processors.entries()) {
       const fail = (what: string): never => {
         throw new BadRequest("logitsProcessors", `logitsProcessors[${i}] ${what}, after ${this.#output.length} tokens of output`);
@@ -103,52 +157,32 @@ export class LogitRules {
         Promise.resolve(result).catch(() => {});
         fail("returned something; it must write to the logits it is given, at once, and return nothing");
       }
-      if (row.length !== logits.length) fail("gave the logits away");
+      if (row.length !== length) fail("gave the logits away");
     }
-    for (let i = 0; i < this.#seen.length; i++) this.#penalise(row, i, 0);
-    return row;
   }
 
-  /** Gives `row`, which `apply` returned, back as it was. */
-  restore(row: Float32Array): void {
-    for (let i = this.#touched.length - 1; i >= 0; i--) row[this.#touched[i]!] = this.#before[i]!;
-    this.#touched.length = 0;
-    this.#before.length = 0;
-  }
-
-  /** `logits`, or where only some tokens are allowed these, in `scratch`. */
-  #allowed(logits: Float32Array, scratch: Float32Array): Float32Array {
-    const { allowedTokenIds } = this.#params;
-    if (allowedTokenIds === undefined) return logits;
-    scratch.fill(-Infinity);
-    for (const id of allowedTokenIds) scratch[id] = logits[id]!;
-    return scratch;
-  }
-
-  #add(row: Float32Array, id: number, bias: number): void {
-    this.#write(row, id, finite(row[id]! + bias, row[id]!));
-  }
-
-  /** Adds `bias` to the token at place `i` of those seen, and then what its penalties are. */
-  #penalise(row: Float32Array, i: number, bias: number): void {
-    const { repetitionPenalty, frequencyPenalty, presencePenalty } = this.#params;
-    const id = this.#seen[i]!, count = this.#counts[i]!, raw = row[id]!;
-    const biased = raw + bias;
-    const repeated = biased > 0 ? biased / repetitionPenalty : biased * repetitionPenalty;
-    this.#write(row, id, finite(count > 0 ? repeated - frequencyPenalty * count - presencePenalty : repeated, raw));
-  }
-
-  #forbid(row: Float32Array): void {
-    if (this.#output.length < this.#params.minTokens) for (const id of this.#ends) this.#write(row, id, -Infinity);
-    for (const word of this.#params.badWords) if (this.#wouldEnd(word)) this.#write(row, word.at(-1)!, -Infinity);
+  /** Tokens that may not follow `numOutput` of output, and would not be forbidden for others. */
+  #forbidden(numOutput: number): ReadonlySet<number> {
+    const { minTokens, badWords } = this.#params;
+    if (numOutput >= minTokens && badWords.length === 0) return nothing;
+    const forbidden = new Set(numOutput < minTokens ? this.#ends : []);
+    for (const word of badWords) if (this.#wouldEnd(word)) forbidden.add(word.at(-1)!);
+    return forbidden;
   }
 
   /** Whether the word's last token would complete it. */
   #wouldEnd(word: readonly number[]): boolean {
+    if (word.length === 1) return true;
     const from = this.#output.length - (word.length - 1);
     if (from < 0) return false;
     for (let i = word.length - 2; i >= 0; i--) if (this.#output[from + i] !== word[i]) return false;
     return true;
+  }
+
+  /** How often a token under penalty stands in the output, -1 of one that is not. */
+  #countOf(token: number): number {
+    const place = this.#places.get(token);
+    return place === undefined ? -1 : this.#counts[place]!;
   }
 
   #count(token: number, times: number): void {
@@ -160,13 +194,9 @@ export class LogitRules {
       this.#counts.push(times);
     }
   }
-
-  #write(row: Float32Array, id: number, value: number): void {
-    this.#touched.push(id);
-    this.#before.push(row[id]!);
-    row[id] = value;
-  }
 }
+
+const nothing: ReadonlySet<number> = new Set();
 
 /** `x` as f32 can hold it: an extreme penalty makes no infinity of a logit that was none. */
 const finite = (x: number, raw: number): number => (Number.isFinite(raw) ? Math.min(Math.max(x, -greatest), greatest) : x);

@@ -1,5 +1,6 @@
 /**
- * Logits -> token, with vLLM V1's order: the request's own rules (rules.ts), temperature, min-p, top-k, top-p, then one draw.
+ * Logits -> token on the host, for requests whose own functions change their logits there; all others' tokens are chosen by the backend (backend.ts, SamplingOps).
+ * vLLM V1's order: the request's rules (rules.ts), temperature, min-p, top-k, top-p, then one draw.
  *
  *   order    tokens by logit, likeliest first, equal logits by lowest id: a strict order, so every set below is exact
  *   top-k    the first k                     min-p   those with p >= minP * p(first)
@@ -22,8 +23,6 @@ export class Sampler {
   readonly #ids: Int32Array;
   /** exp((logit - max) / temperature) of token id, where id is a candidate. */
   readonly #mass: Float64Array;
-  /** Logits of which only some tokens are left; made when a request first asks for that. */
-  #scratch: Float32Array | undefined;
 
   constructor(vocabSize: number) {
     this.#ids = new Int32Array(vocabSize);
@@ -32,16 +31,13 @@ export class Sampler {
 
   /**
    * The token for `position` (its index in the sequence), or undefined where the logits have no distribution: one is NaN or
-   * +Infinity, or all are -Infinity, perhaps by the `rules`. `logits`: f32 [vocabSize], written to meanwhile and left as they were.
+   * +Infinity, or all are -Infinity, perhaps by the `rules`, which have functions among them. `logits`: f32 [vocabSize].
    */
   sample(logits: Float32Array, params: SamplingParams, seed: number, position: number, rules?: LogitRules): number | undefined {
     if (rules === undefined) return this.#choose(logits, params, seed, position);
     // What is no number may be that of a token which the rules forbid: what remains would look well, and its log-probabilities are none.
     if (argmax(logits) === undefined) return undefined;
-    const row = rules.apply(logits, (this.#scratch ??= new Float32Array(this.#ids.length)).subarray(0, logits.length));
-    const token = this.#choose(row, params, seed, position);
-    rules.restore(row);
-    return token;
+    return this.#choose(rules.apply(logits), params, seed, position);
   }
 
   #choose(logits: Float32Array, params: SamplingParams, seed: number, position: number): number | undefined {

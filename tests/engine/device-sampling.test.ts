@@ -61,13 +61,13 @@ test("the records of choices and the operation give the tokens that the host wou
   await backend.close();
 });
 
-test("a real model one step ahead: tokens and ends are, byte for byte, those of an engine that reads logits and waits", async () => {
+test("a real model one step ahead: tokens and ends are, byte for byte, those of an engine that waits", async () => {
   const most: EngineLimits = { maxNumBatchedTokens: 32, maxNumSeqs: 4, pageSize: 4, maxModelLen: 40, numPages: 40 };
   const { config, source } = openCheckpoint(fixture("llama"));
   const backend = await openBackend("reference");
   const model = new ProgramModel(backend, await loadModel(backend, source, config, most));
   source.close();
-  const waiting: ForwardModel = { vocabSize: model.vocabSize, forward: (batch) => model.forward(batch) };
+  const waiting: ForwardModel = { vocabSize: model.vocabSize, runsAhead: false, launch: (batch, wanted) => model.launch(batch, wanted) };
   const random = stream(3);
   const int = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
   const requests = Array.from({ length: 12 }, (_, i) => ({

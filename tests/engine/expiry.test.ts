@@ -124,7 +124,7 @@ test("kernels never read a page that was given back: not numbers in it, and in a
       };
       const run = async (expiry?: Int32Array) => {
         const needs = new PageNeeds(own, expiry);
-        const through: ForwardModel = expiry ? { vocabSize: program.vocabSize, forward: (batch) => (spoil(batch, needs), program.forward(batch)) } : program;
+        const { vocabSize, runsAhead } = program, through: ForwardModel = expiry ? { vocabSize, runsAhead, launch: (batch, wanted) => (spoil(batch, needs), program.launch(batch, wanted)) } : program;
         const engine = new Engine(through, { limits: { ...own, enablePrefixCaching: false }, eosTokenIds: [], ...(expiry && { expiry }) });
         for (const id of [1, 2]) engine.submit(String(id), prompt(id, 16), sampled(id, 70 + 10 * id));
         const out = await drain(engine);

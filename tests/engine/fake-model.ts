@@ -7,14 +7,19 @@ import { philox } from "../../src/core/random.ts";
 import { maxNumLogitsOf } from "../../src/model/memory.ts";
 import type { Batch } from "../../src/engine/batch.ts";
 import type { EngineLimits, ForwardModel } from "../../src/engine/engine.ts";
+import type { Sampled } from "../../src/engine/run-ahead.ts";
+import type { SamplingBatch } from "../../src/sampling/sampling-batch.ts";
+import { Chooser, copyOf } from "./chooser.ts";
 
 export class FakeModel implements ForwardModel {
   readonly vocabSize: number;
+  readonly runsAhead: boolean = false;
+  readonly chooser: Chooser;
   readonly #pageSize: number;
   readonly #window: number;
   /** Token and position of each slot, or -1. */
   readonly #cache: Int32Array;
-  readonly #logits: Float32Array;
+  readonly #logits: Float32Array<ArrayBuffer>;
   /** Called while a step is running. */
   during: () => void | Promise<void> = () => {};
   numForwards = 0;
@@ -26,9 +31,16 @@ export class FakeModel implements ForwardModel {
     this.#pageSize = limits.pageSize;
     this.#cache = new Int32Array(limits.numPages * limits.pageSize * 2).fill(-1);
     this.#logits = new Float32Array(maxNumLogitsOf(limits) * vocabSize);
+    this.chooser = new Chooser(vocabSize, maxNumLogitsOf(limits));
   }
 
-  async forward(batch: Batch): Promise<Float32Array> {
+  async launch(batch: Batch, wanted: SamplingBatch): Promise<Sampled> {
+    const copy = copyOf(wanted);
+    return this.chooser.choose(await this.forward(batch), batch.numLogits, copy);
+  }
+
+  /** The logits of the rows that want them, one after another. */
+  async forward(batch: Batch): Promise<Float32Array<ArrayBuffer>> {
     this.numForwards++;
     const { tokens, positions, slots, firstRow, numRows, kvLength, logitRows, blockTable, maxPagesPerSequence } = batch;
     for (let row = 0; row < batch.numTokens; row++) {

@@ -10,7 +10,6 @@ import { NgramDrafter } from "../../src/engine/ngram.ts";
 import type { FormatOptions } from "../../src/model/load.ts";
 import { PageNeeds } from "../../src/model/page-needs.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
-import { argmax } from "../../src/sampling/sampler.ts";
 import { fixture, openTiny } from "./tiny-model.ts";
 
 interface Request {
@@ -111,7 +110,7 @@ for (const [name, pageSize, formats, begins = 36] of cases) {
       const enablePrefixCaching = random() < 0.6, maxNumSeqs = int(2, 8), maxNumLogits = int(maxNumSeqs, random() < 0.5 ? 12 : 48);
       const limits: EngineLimits = { ...most, maxNumBatchedTokens, maxNumSeqs, maxNumLogits, numPages, enablePrefixCaching };
       const kind = (["none", "model", "model", "ngram"] as const)[int(0, 3)]!, k = int(1, 5);
-      const drafter: Drafter | undefined = kind === "none" ? undefined : kind === "model" ? new DraftModel(draft, k, limits, maxModelLen, argmax)
+      const drafter: Drafter | undefined = kind === "none" ? undefined : kind === "model" ? new DraftModel(draft, k, limits, maxModelLen, 0)
         : new NgramDrafter({ numSpeculativeTokens: k, promptLookupMin: 1, promptLookupMax: 3 });
       const engine = new Engine(model, { limits, eosTokenIds, ...(expiry && { expiry }), ...(drafter && { drafter }) });
       const arrivals = requests.map(() => int(0, 25));

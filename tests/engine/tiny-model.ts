@@ -31,11 +31,9 @@ export async function openTiny(folder: string, limits: EngineLimits, threads = 2
     if (sequences.some(({ first, count }) => !wanted.has(first + count - 1))) seen.chunks++;
     if (sequences.some(({ first }) => wanted.has(first)) && sequences.some(({ first }) => !wanted.has(first))) seen.mixed++;
   };
-  const { launch } = model;
   return {
-    vocabSize: model.vocabSize, eosTokenIds: config.eosTokenIds, expiry: planExpiry([config], limits, backend.caps), seen,
-    forward: (batch) => (see(batch), model.forward(batch)),
-    ...(launch && { launch: (batch, choices, logitsOf) => (see(batch), launch(batch, choices, logitsOf)) } satisfies Partial<ForwardModel>),
+    vocabSize: model.vocabSize, runsAhead: model.runsAhead, eosTokenIds: config.eosTokenIds, expiry: planExpiry([config], limits, backend.caps), seen,
+    launch: (batch, wanted) => (see(batch), model.launch(batch, wanted)),
     [Symbol.asyncDispose]: () => backend.close(),
   };
 }

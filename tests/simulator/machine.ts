@@ -3,18 +3,19 @@
  * the logits that follow are a function of that hash. What a step reads is compared, slot by slot, with what the sequence's own tokens demand, so a page
  * that is stale, or another's, or shared too early is seen at once, also where the tokens would be the same.
  *
- * Of both kinds: one whose logits the host samples, and one that samples, carries launches out in their order and finds tokens that were not known yet in
- * what the launch before has sampled. What fails leaves rubbish behind, and so does what was started behind it. Time passes only here, in turns of the event
+ * Of both kinds: one that is waited for, and one that works while the host goes on, carries launches out in their order and finds tokens that were not known
+ * yet in what the launch before has sampled. What fails leaves rubbish behind, and so does what was started behind it. Time passes only here, in turns of the event
  * loop that the run draws.
  */
 import assert from "node:assert/strict";
-import { choiceWord } from "../../src/backend/backend.ts";
-import { choose } from "../../src/backend/reference/sample.ts";
+import { answerWord } from "../../src/backend/backend.ts";
 import { UsageError } from "../../src/core/errors.ts";
 import type { Batch } from "../../src/engine/batch.ts";
 import type { ForwardModel } from "../../src/engine/engine.ts";
 import type { Sampled } from "../../src/engine/run-ahead.ts";
-import type { Choices } from "../../src/sampling/choices.ts";
+import { Answers } from "../../src/sampling/logprobs.ts";
+import type { SamplingBatch } from "../../src/sampling/sampling-batch.ts";
+import { Chooser, copyOf, type Wanted } from "../engine/chooser.ts";
 import type { Dice } from "./dice.ts";
 import type { Oracle } from "./oracle.ts";
 import type { Swarm } from "./swarm.ts";
@@ -72,14 +73,14 @@ export interface World {
 
 export class Machine implements ForwardModel {
   readonly vocabSize: number;
-  readonly launch?: NonNullable<ForwardModel["launch"]>;
+  readonly runsAhead: boolean;
   /** The KV cache: a hash for each slot. */
   readonly slots: Float64Array;
   readonly #swarm: Swarm;
   readonly #dice: Dice;
   readonly #world: World;
-  readonly #logits: Float32Array;
-  readonly #sampled: Int32Array;
+  readonly #logits: Float32Array<ArrayBuffer>;
+  readonly #chooser: Chooser;
   #last: Promise<unknown> = Promise.resolve();
   /** Launches that whoever gave them has not heard of, oldest first. */
   #unheard: Launch[] = [];
@@ -96,8 +97,8 @@ export class Machine implements ForwardModel {
     this.vocabSize = vocabSize;
     this.slots = new Float64Array(numPages * pageSize).fill(nothing);
     this.#logits = new Float32Array(maxNumLogits * vocabSize);
-    this.#sampled = new Int32Array(maxNumLogits);
-    if (swarm.device) this.launch = (batch, choices, logitsOf) => this.#launch(batch, choices, logitsOf);
+    this.#chooser = new Chooser(vocabSize, maxNumLogits);
+    this.runsAhead = swarm.device;
   }
 
   /** Whoever gave the launches has heard of the oldest, which is returned; where that one failed, of those behind it too. */
@@ -111,30 +112,13 @@ export class Machine implements ForwardModel {
     return this.#unheard.length;
   }
 
-  async forward(batch: Batch): Promise<Float32Array> {
-    await this.#start(batch);
-    return this.#logits;
-  }
-
-  async #launch(batch: Batch, choices: Choices, logitsOf: readonly number[]): Promise<Sampled> {
-    const records = new DataView(choices.bytes.slice().buffer), rows = [...logitsOf], { numLogits } = batch, { vocabSize } = this;
-    this.numHostRows += rows.length;
-    return this.#start(batch, (row) => {
-      const double = (word: number) => records.getFloat64((row * choiceWord.words + word) * 4, true);
-      const topK = records.getInt32((row * choiceWord.words + choiceWord.topK) * 4, true);
-      return { temperature: double(choiceWord.temperature), topP: double(choiceWord.topP), minP: double(choiceWord.minP), uniform: double(choiceWord.uniform), topK };
-    }).then(() => ({
-      tokens: this.#sampled.slice(0, numLogits),
-      logits: rows.map((row) => this.#logits.slice(row * vocabSize, (row + 1) * vocabSize)),
-    }));
-  }
-
   /** Carried out behind the launches before it. */
-  #start(batch: Batch, choiceOf?: (row: number) => Parameters<typeof choose>[1]): Promise<void> {
-    const launch = this.#copy(batch);
+  launch(batch: Batch, wanted: SamplingBatch): Promise<Sampled> {
+    const launch = this.#copy(batch), copy = copyOf(wanted);
+    this.numHostRows += copy.hostRows.length;
     if (!this.#world.recomputing) this.#unheard.push(launch);
     this.#world.started(launch);
-    const result = this.#last.then(() => this.#run(launch, choiceOf));
+    const result = this.#last.then(() => this.#run(launch, copy));
     this.#last = result.catch(() => {});
     return result;
   }
@@ -154,7 +138,7 @@ export class Machine implements ForwardModel {
     };
   }
 
-  async #run(launch: Launch, choiceOf?: (row: number) => Parameters<typeof choose>[1]): Promise<void> {
+  async #run(launch: Launch, wanted: Wanted): Promise<Sampled> {
     for (let turns = this.#dice.int(0, this.#swarm.maxTurns); turns > 0; turns--) {
       await undefined;
       this.#world.turn();
@@ -165,9 +149,10 @@ export class Machine implements ForwardModel {
       launch.state = "rubbish";
       this.#spoil(launch);
       if (this.#dice.chance(0.5)) throw new UsageError("rubbish");
-      return;
+      const answers = new Answers(new Uint8Array(4 * answerWord.words * wanted.numQuestions));
+      return { tokens: this.#chooser.sampled.slice(0, launch.numLogits), answers, logits: wanted.hostRows.map(() => new Float32Array(this.vocabSize)) };
     }
-    for (let row = 0; row < tokens.length; row++) if (tokens[row]! < 0) tokens[row] = Math.max(0, this.#sampled[-1 - tokens[row]!]!);
+    for (let row = 0; row < tokens.length; row++) if (tokens[row]! < 0) tokens[row] = Math.max(0, this.#chooser.sampled[-1 - tokens[row]!]!);
     for (let s = 0; s < launch.numSequences; s++) this.#checkReads(launch, s);
     for (let s = 0; s < launch.numSequences; s++) this.#write(launch, s);
     if (refused !== undefined && tokens.includes(refused)) {
@@ -177,9 +162,9 @@ export class Machine implements ForwardModel {
     }
     for (let i = 0; i < launch.numLogits; i++) {
       writeLogits(this.#logits, i * this.vocabSize, this.slots[launch.slots[launch.logitRows[i]!]!]!, this.#swarm);
-      if (choiceOf) this.#sampled[i] = choose(this.#logits.subarray(i * this.vocabSize, (i + 1) * this.vocabSize), choiceOf(i));
     }
     launch.state = "ended";
+    return this.#chooser.choose(this.#logits, launch.numLogits, wanted);
   }
 
   #slot({ blockTable, maxPagesPerSequence }: Launch, s: number, position: number): number {
@@ -213,6 +198,7 @@ export class Machine implements ForwardModel {
   /** What a step that fails may leave where its keys and values go, and of its tokens. */
   #spoil({ slots }: Launch): void {
     for (const slot of slots) this.slots[slot] = nothing;
-    for (let i = 0; i < this.#sampled.length; i++) this.#sampled[i] = this.#dice.int(0, this.vocabSize - 1);
+    const { sampled } = this.#chooser;
+    for (let i = 0; i < sampled.length; i++) sampled[i] = this.#dice.int(0, this.vocabSize - 1);
   }
 }

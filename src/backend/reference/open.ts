@@ -32,7 +32,7 @@ class ReferenceBackend implements Backend {
 
   constructor(caps: Caps) {
     this.caps = caps;
-    const loops: Ops = { ...definitions, attention: attend };
+    const loops = { ...definitions, attention: attend };
     this.ops = {
       embed: (o) => this.#submit(() => loops.embed(o)),
       rmsNorm: (o) => this.#submit(() => loops.rmsNorm(o)),

@@ -7,7 +7,7 @@
 import { fromFloat32 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { bytesPerKvElement } from "../../ir/plan.ts";
-import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type KvCache, type Ops, type RowCount } from "../backend.ts";
+import { type Activation, type ActivationFunction, type BatchInputs, headerWord, type KvCache, type Ops, type RowCount, type SamplingOps } from "../backend.ts";
 import { activationRowBytes, activationValues, isQuantized, quantizeActivations } from "../quantized.ts";
 import { bytesOf, f32Of, type FloatType, floatsAt, i32Of, putFloats, weightRow } from "./memory.ts";
 
@@ -85,7 +85,7 @@ function keeper({ data, format, pageSize, numHeads, headDim }: KvCache): (row: F
   };
 }
 
-export const definitions: Omit<Ops, "attention"> = {
+export const definitions: Omit<Ops, "attention" | keyof SamplingOps> = {
   embed({ out, table, batch, scale }) {
     const tokens = i32Of(batch.tokens);
     writeRows(out, batch, (t) => Float64Array.from(weightRow(table, tokens[t]!), (x) => x * scale));
