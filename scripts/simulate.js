@@ -1,4 +1,4 @@
-/** `npm run simulate [-- --machine host|device --seed N]`: the engine's core in simulation, seed after seed or one seed told operation by operation (docs/simulator.md). */
+/** `npm run simulate [-- --machine waited|ahead --seed N]`: the engine's core in simulation, seed after seed or one seed told operation by operation (docs/simulator.md). */
 import { spawn } from "node:child_process";
 import { install, root } from "./install.js";
 import { findNode } from "./node.js";

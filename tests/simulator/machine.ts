@@ -66,7 +66,7 @@ export interface World {
   /** Whether what is launched now computes a part of a step again that has failed: whoever gives it has heard of all before. */
   readonly recomputing: boolean;
   /** A launch was given. */
-  started(launch: Launch): void;
+  started(launch: Launch, wanted: Wanted): void;
   /** A turn of the event loop. */
   turn(): void;
 }
@@ -84,8 +84,6 @@ export class Machine implements ForwardModel {
   #last: Promise<unknown> = Promise.resolve();
   /** Launches that whoever gave them has not heard of, oldest first. */
   #unheard: Launch[] = [];
-  /** Rows of launches whose logits came to the host. */
-  numHostRows = 0;
   /** Set to have the next launch, and all later ones, break down. */
   broken: Error | undefined;
 
@@ -98,7 +96,7 @@ export class Machine implements ForwardModel {
     this.slots = new Float64Array(numPages * pageSize).fill(nothing);
     this.#logits = new Float32Array(maxNumLogits * vocabSize);
     this.#chooser = new Chooser(vocabSize, maxNumLogits);
-    this.runsAhead = swarm.device;
+    this.runsAhead = swarm.runsAhead;
   }
 
   /** Whoever gave the launches has heard of the oldest, which is returned; where that one failed, of those behind it too. */
@@ -115,9 +113,8 @@ export class Machine implements ForwardModel {
   /** Carried out behind the launches before it. */
   launch(batch: Batch, wanted: SamplingBatch): Promise<Sampled> {
     const launch = this.#copy(batch), copy = copyOf(wanted);
-    this.numHostRows += copy.hostRows.length;
     if (!this.#world.recomputing) this.#unheard.push(launch);
-    this.#world.started(launch);
+    this.#world.started(launch, copy);
     const result = this.#last.then(() => this.#run(launch, copy));
     this.#last = result.catch(() => {});
     return result;

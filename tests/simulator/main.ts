@@ -1,8 +1,8 @@
 /**
  * Runs the simulator by hand:
  *
- *   npm run simulate -- [--machine host|device] [--operations N] [--from SEED]     seed after seed until one fails, and which situations were reached
- *   npm run simulate -- --machine device --seed SEED                               one, told operation by operation
+ *   npm run simulate -- [--machine waited|ahead] [--operations N] [--from SEED]     seed after seed until one fails, and which situations were reached
+ *   npm run simulate -- --machine ahead --seed SEED                               one, told operation by operation
  */
 import { parseArgs } from "node:util";
 import { type MachineKind, simulateMany, simulateOne } from "./many.ts";
@@ -10,8 +10,8 @@ import { missing, nothingReached } from "./reached.ts";
 
 const { values: flags } = parseArgs({ options: { machine: { type: "string" }, operations: { type: "string", default: "100000" }, from: { type: "string", default: "0" }, seed: { type: "string" } } });
 for (const name of ["operations", "from", "seed"] as const) if (flags[name] !== undefined && !/^\d+$/.test(flags[name])) throw new Error(`--${name} is ${flags[name]}; it must be a whole number`);
-const kinds: readonly string[] = ["host", "device"] satisfies readonly MachineKind[];
-if (flags.machine !== undefined && !kinds.includes(flags.machine)) throw new Error(`--machine is ${flags.machine}; it must be host or device`);
+const kinds: readonly string[] = ["waited", "ahead"] satisfies readonly MachineKind[];
+if (flags.machine !== undefined && !kinds.includes(flags.machine)) throw new Error(`--machine is ${flags.machine}; it must be waited or ahead`);
 const chosen = (flags.machine === undefined ? kinds : [flags.machine]) as MachineKind[];
 if (flags.seed !== undefined) {
   for (const kind of chosen) console.log(await simulateOne(kind, Number(flags.seed), nothingReached(), console.log));

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { missing, nothingReached, type Reached } from "./reached.ts";
 import { simulate } from "./simulator.ts";
 
-export type MachineKind = "host" | "device";
+export type MachineKind = "waited" | "ahead";
 
 /** Long enough that a cache fills; short enough that there are many swarms. */
 const operationsPerRun = 400;
@@ -21,7 +21,7 @@ export async function simulateMany(kind: MachineKind, atLeast: number, reached: 
   return { numOperations, numRuns: seed - from };
 }
 
-export const simulateOne = (kind: MachineKind, seed: number, reached: Reached, tell?: (line: string) => void) => simulate(seed, kind === "device", operationsPerRun, reached, tell);
+export const simulateOne = (kind: MachineKind, seed: number, reached: Reached, tell?: (line: string) => void) => simulate(seed, kind === "ahead", operationsPerRun, reached, tell);
 
 /** The normal or the long run of a kind: every situation is reached. */
 export async function simulateAll(kind: MachineKind): Promise<void> {

@@ -12,8 +12,9 @@ const always = {
   "pages that expire": 0, "pages that had expired when they were found": 0, "preemptions where pages expire": 0, "requests longer than the pool": 0,
   "drafts that are right": 0, "drafts that are wrong": 0, "answers of several tokens": 0, "drafts that a request ends with": 0, "aborts while drafts are thought of": 0, "steps that fail with drafts": 0, "steps that rest from drafts": 0,
   "prompts read": 0, "prompts read on after a preemption": 0, "prompts cut by rows of logits": 0, "choices that share pages": 0, "requests that overtake": 0, "functions that fail": 0,
+  "rows for the host": 0, "rows with rules": 0, questions: 0,
 };
-const ahead = { "steps ahead": 0, "ends that a step was ahead of": 0, "aborts with a step ahead": 0, "steps behind one that fails": 0, "rows for the host": 0 };
+const ahead = { "steps ahead": 0, "ends that a step was ahead of": 0, "aborts with a step ahead": 0, "steps behind one that fails": 0, "rows with rules in a step ahead": 0, "questions in a step ahead": 0 };
 
 export type Situation = keyof typeof always | keyof typeof ahead;
 export type Reached = Record<Situation, number>;
@@ -21,6 +22,6 @@ export type Reached = Record<Situation, number>;
 export const nothingReached = (): Reached => ({ ...always, ...ahead });
 
 /** What a machine of this kind should have come to and has not. */
-export function missing(reached: Reached, kind: "host" | "device"): string[] {
-  return Object.keys(kind === "device" ? { ...always, ...ahead } : always).filter((name) => reached[name as Situation] === 0);
+export function missing(reached: Reached, kind: "waited" | "ahead"): string[] {
+  return Object.keys(kind === "ahead" ? { ...always, ...ahead } : always).filter((name) => reached[name as Situation] === 0);
 }

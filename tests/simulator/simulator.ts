@@ -11,6 +11,7 @@ import { stepSizes, type Delta, type TokenLogprobs } from "../../src/engine/mess
 import { PagePool } from "../../src/engine/page-pool.ts";
 import { PrefixCache } from "../../src/engine/prefix-cache.ts";
 import { Scheduler, type Work } from "../../src/engine/scheduler.ts";
+import type { Wanted } from "../engine/chooser.ts";
 import { Dice } from "./dice.ts";
 import { Guesses } from "./guesses.ts";
 import { type Launch, Machine, type World } from "./machine.ts";
@@ -113,7 +114,6 @@ class Run implements World {
   async all(numOperations: number): Promise<void> {
     while (this.numOperations < numOperations) await this.#one();
     this.#closing = true;
-    this.#reached["rows for the host"] += this.#machine.numHostRows;
     if (this.swarm.dies) return this.#breakDown();
     // The oldest moves in each step, and is told of it in the next.
     const left = this.#scheduler.running.concat(this.#scheduler.waiting), most = left.reduce((sum, { capacity }) => sum + 2 * capacity, 2);
@@ -304,7 +304,7 @@ class Run implements World {
     });
     // Where nothing is started ahead time passes only while a step is waited for, or thought of.
     const seconds = [waitSeconds + draftSeconds, stepSeconds], most = [this.#secondsInSteps, this.#stepSeconds ?? stepSeconds];
-    if (this.swarm.device) assert.ok(seconds[0]! <= most[0]! && stepSeconds >= 0 && stepSeconds <= this.#clock, `${seconds} seconds, at most ${most}`);
+    if (this.swarm.runsAhead) assert.ok(seconds[0]! <= most[0]! && stepSeconds >= 0 && stepSeconds <= this.#clock, `${seconds} seconds, at most ${most}`);
     else assert.deepEqual(seconds, most, "seconds waited for steps, and of the last one");
     // Who was refused or has left since is told by the next step.
     const open = [...this.#open.values()].filter(({ request, left }) => !left && request.wrong === undefined);
@@ -342,12 +342,17 @@ class Run implements World {
     return this.#watch.ownersOf(batch);
   }
 
-  started(launch: Launch): void {
+  started(launch: Launch, { hostRows, numRules, numQuestions }: Wanted): void {
     this.#note(`  start ${launch.owners.map(({ id }, s) => `${id}: ${launch.numRows[s]} from ${launch.firstPosition[s]}`).join(", ")}${launch.behind ? ", ahead" : ""}`);
+    this.#reached["rows for the host"] += hostRows.length;
+    this.#reached["rows with rules"] += numRules;
+    this.#reached.questions += numQuestions;
     this.#startedAt.set(launch, this.recomputing ? this.#clock : this.#scheduledAt);
     if (launch.behind) {
       this.#counted.numStepsAhead++;
       this.#reached["steps ahead"]++;
+      this.#reached["rows with rules in a step ahead"] += numRules;
+      this.#reached["questions in a step ahead"] += numQuestions;
     }
     if (this.recomputing) {
       this.#again.push(launch);
@@ -406,8 +411,8 @@ export interface Outcome {
 }
 
 /** Runs a seed. `tell` hears of everything that happens. @throws what is wrong */
-export async function simulate(seed: number, device: boolean, numOperations: number, reached: Reached, tell?: (line: string) => void): Promise<Outcome> {
-  const swarm = drawSwarm(seed, device);
+export async function simulate(seed: number, runsAhead: boolean, numOperations: number, reached: Reached, tell?: (line: string) => void): Promise<Outcome> {
+  const swarm = drawSwarm(seed, runsAhead);
   tell?.(JSON.stringify(swarm));
   const run = new Run(swarm, reached, tell);
   await run.all(numOperations);

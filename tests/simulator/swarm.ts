@@ -12,7 +12,7 @@ import type { OperationName } from "./simulator.ts";
 export interface Swarm {
   readonly seed: number;
   /** The machine samples, and steps are started ahead; else the host does. */
-  readonly device: boolean;
+  readonly runsAhead: boolean;
   readonly limits: EngineLimits;
   readonly vocabSize: number;
   readonly eosTokenIds: readonly number[];
@@ -52,8 +52,8 @@ export interface Swarm {
   readonly needs: PageNeeds;
 }
 
-export function drawSwarm(seed: number, device: boolean): Swarm {
-  const dice = new Dice(seed * 2 + Number(device));
+export function drawSwarm(seed: number, runsAhead: boolean): Swarm {
+  const dice = new Dice(seed * 2 + Number(runsAhead));
   // Long outputs in a pool that is soon full: somebody is preempted all the time.
   const isTight = dice.chance(0.3);
   const pageSize = isTight ? dice.int(1, 3) : dice.pick([1, 2, 3, 4, 5, 8, 16]), vocabSize = dice.pick([5, 12, 20, 33]);
@@ -67,7 +67,7 @@ export function drawSwarm(seed: number, device: boolean): Swarm {
     maxNumLogits: maxNumSeqs + dice.pick([0, 1, 4, 30]), numSpeculativeTokens,
   };
   const drawn = {
-    seed, device, limits, vocabSize, engineSeed: dice.pick([0, seed, -seed]), collisions: dice.chance(0.3),
+    seed, runsAhead, limits, vocabSize, engineSeed: dice.pick([0, seed, -seed]), collisions: dice.chance(0.3),
     eosTokenIds: dice.ints(isTight ? 0 : dice.pick([0, 1, 2]), 0, vocabSize - 1),
     grain: dice.pick([0, 0, 0.5, 2]), nanEvery: dice.chance(isTight ? 0 : 0.3) ? 100 : 0, sparseEvery: dice.chance(0.3) ? 5 : 0,
     refused: dice.chance(isTight ? 0.05 : 0.3) ? dice.int(0, vocabSize - 1) : undefined,

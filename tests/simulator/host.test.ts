@@ -1,7 +1,0 @@
-/** The engine's core in simulation, on machines whose logits the host samples: half of all operations, the other half is device.test.ts's (docs/simulator.md). */
-import test from "node:test";
-import { simulateAll, simulateTwice } from "./many.ts";
-
-test("random operations keep every invariant, every answer is that of the request alone, and every situation is reached", () => simulateAll("host"));
-
-test("the same seed gives the same run", () => simulateTwice("host"));
