@@ -3,44 +3,16 @@ import test from "node:test";
 import { stream } from "../core/random.ts";
 import { PageNeeds } from "../model/page-needs.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
+import { type Answer, alone, drain } from "../../tests/engine/drain.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
 import { plainExpiry, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { FakeModel } from "../../tests/engine/fake-model.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "./engine.ts";
-import type { Delta } from "./messages.ts";
 
 const limits: EngineLimits = { maxNumBatchedTokens: 16, maxNumSeqs: 4, pageSize: 4, maxModelLen: 64, numPages: 40 };
 const vocabSize = 50, eos = 7, refused = 13;
 const greedy: SamplingParams = { ...defaultSampling, temperature: 0, ignoreEos: true };
-
-interface Answer {
-  readonly tokens: readonly number[];
-  readonly logprobs: readonly unknown[];
-  readonly promptLogprobs: readonly unknown[];
-  readonly end: Partial<Delta>;
-}
-
-/** Steps until idle, `during` before each; the answer of each request. */
-async function drain(engine: Engine, during: (step: number) => boolean = () => false): Promise<Map<string, Answer>> {
-  const out = new Map<string, Answer>();
-  for (let step = 0, more = true; more || !engine.idle; step++) {
-    assert.ok(step < 5000, "never idle");
-    more = during(step);
-    for (const { id, tokens, logprobs = [], promptLogprobs, queueSeconds: _, cachedTokens: __, ...rest } of await engine.step()) {
-      const before = out.get(id);
-      assert.equal(before?.end.finish, undefined, `${id} goes on after its end`);
-      out.set(id, { tokens: [...(before?.tokens ?? []), ...tokens], logprobs: [...(before?.logprobs ?? []), ...logprobs], promptLogprobs: [...(before?.promptLogprobs ?? []), ...(promptLogprobs?.logprobs ?? [])], end: rest });
-      assert.equal(promptLogprobs?.from ?? 1 + (before?.promptLogprobs.length ?? 0), 1 + (before?.promptLogprobs.length ?? 0), "without a gap or a repeat");
-    }
-  }
-  return out;
-}
-
-async function alone(model: ForwardModel, over: EngineLimits, prompt: Int32Array, params: SamplingParams): Promise<Answer> {
-  const engine = new Engine(model, { limits: over, eosTokenIds: [eos] });
-  engine.submit("alone", prompt, params);
-  return (await drain(engine)).get("alone")!;
-}
+const engineOn = (model: ForwardModel, over: EngineLimits): Engine => new Engine(model, { limits: over, eosTokenIds: [eos] });
 
 test("each step is started before the tokens of the one before are here, and none behind the last", async () => {
   const device = new FakeDevice(vocabSize, limits, 1);
@@ -53,10 +25,10 @@ test("each step is started before the tokens of the one before are here, and non
 });
 
 test("an end that nobody could know costs one row, which is dropped", async () => {
-  const expected = await alone(new FakeModel(vocabSize, limits), limits, Int32Array.of(3, 4), { ...greedy, maxTokens: 20 });
+  const expected = await alone(engineOn(new FakeModel(vocabSize, limits), limits), Int32Array.of(3, 4), { ...greedy, maxTokens: 20 });
   const stop = expected.tokens.find((token, i) => i > 3 && expected.tokens.indexOf(token) === i)!;
   const device = new FakeDevice(vocabSize, limits, 1);
-  const got = await alone(device, limits, Int32Array.of(3, 4), { ...greedy, maxTokens: 20, stopTokenIds: [stop] });
+  const got = await alone(engineOn(device, limits), Int32Array.of(3, 4), { ...greedy, maxTokens: 20, stopTokenIds: [stop] });
   assert.deepEqual(got.tokens, expected.tokens.slice(0, expected.tokens.indexOf(stop) + 1));
   assert.deepEqual(got.end, { finish: "stop", stopTokenId: stop });
   assert.equal(device.numForwards, got.tokens.length + 1);
@@ -123,7 +95,7 @@ test("tokens, log-probabilities and ends are those of an engine that waits, what
     for (const r of requests) {
       const model = new FakeModel(vocabSize, { ...over, numPages: 100 }, window);
       if (withErrors) refuse(model, refused);
-      expected.set(r.id, await alone(model, { ...over, numPages: 100 }, r.prompt, r.params));
+      expected.set(r.id, await alone(engineOn(model, { ...over, numPages: 100 }), r.prompt, r.params));
     }
 
     const device = new FakeDevice(vocabSize, over, round, window);

@@ -3,6 +3,7 @@ import test from "node:test";
 import { stream } from "../core/random.ts";
 import { PageNeeds } from "../model/page-needs.ts";
 import { defaultSampling, type SamplingParams } from "../sampling/params.ts";
+import { type Answer, alone, drain } from "../../tests/engine/drain.ts";
 import { FakeDevice, refuse } from "../../tests/engine/fake-device.ts";
 import { plainExpiry, seesWindow } from "../../tests/engine/plain-expiry.ts";
 import { FakeModel } from "../../tests/engine/fake-model.ts";
@@ -10,41 +11,13 @@ import type { Batch } from "./batch.ts";
 import { DraftModel } from "./draft-model.ts";
 import { addDrafts, type Drafter } from "./drafter.ts";
 import { Engine, type EngineLimits, type ForwardModel } from "./engine.ts";
-import type { Delta } from "./messages.ts";
 import { NgramDrafter } from "./ngram.ts";
 import type { Work } from "./scheduler.ts";
 
 const vocabSize = 50, eos = 7, refused = 13;
 const limits: EngineLimits = { maxNumBatchedTokens: 32, maxNumSeqs: 4, maxNumLogits: 32, pageSize: 4, maxModelLen: 64, numPages: 40 };
 const greedy: SamplingParams = { ...defaultSampling, temperature: 0, ignoreEos: true };
-
-interface Answer {
-  readonly tokens: readonly number[];
-  readonly logprobs: readonly unknown[];
-  readonly end: Partial<Delta>;
-}
-
-/** Steps until idle, `during` before each; the answer of each request. */
-async function drain(engine: Engine, during: (step: number) => boolean = () => false): Promise<Map<string, Answer>> {
-  const out = new Map<string, Answer>();
-  for (let step = 0, more = true; more || !engine.idle; step++) {
-    assert.ok(step < 5000, "never idle");
-    more = during(step);
-    for (const { id, tokens, logprobs = [], promptLogprobs, queueSeconds: _, cachedTokens: __, ...end } of await engine.step()) {
-      const before = out.get(id);
-      assert.equal(before?.end.finish, undefined, `${id} goes on after its end`);
-      assert.ok(logprobs.length === 0 || logprobs.length === tokens.length);
-      out.set(id, { tokens: [...(before?.tokens ?? []), ...tokens], logprobs: [...(before?.logprobs ?? []), ...(promptLogprobs?.logprobs ?? []), ...logprobs], end });
-    }
-  }
-  return out;
-}
-
-async function alone(model: ForwardModel, over: EngineLimits, prompt: Int32Array, params: SamplingParams, drafter?: Drafter): Promise<Answer & { readonly engine: Engine }> {
-  const engine = new Engine(model, { limits: over, eosTokenIds: [eos], ...(drafter && { drafter }) });
-  engine.submit("alone", prompt, params);
-  return { ...(await drain(engine)).get("alone")!, engine };
-}
+const engineOn = (model: ForwardModel, over: EngineLimits, drafter?: Drafter): Engine => new Engine(model, { limits: over, eosTokenIds: [eos], ...(drafter && { drafter }) });
 
 /** Knows the answers, and gives each token of them away with this probability, else another. Takes some turns to think where it is `slow`. */
 class Oracle implements Drafter {
@@ -82,20 +55,20 @@ const draftModel = (model: ForwardModel, over: EngineLimits, k: number) => new D
 
 test("right drafts come with the token behind them: a step for each k + 1 tokens, and none past the end", async () => {
   const prompt = Int32Array.of(3, 4), params = { ...greedy, maxTokens: 20 };
-  const expected = await alone(new FakeModel(vocabSize, limits), limits, prompt, params);
+  const expected = await alone(engineOn(new FakeModel(vocabSize, limits), limits), prompt, params);
   const oracle = new Oracle(4, 1, 1), model = new FakeModel(vocabSize, limits);
   oracle.learn("alone", expected.tokens);
-  const got = await alone(model, limits, prompt, params, oracle);
+  const engine = engineOn(model, limits, oracle), got = await alone(engine, prompt, params);
   assert.deepEqual([got.tokens, got.end], [expected.tokens, expected.end]);
   // 1 by the prompt, 5 by each of three steps, and 4 by the last, which has room for 3 drafts.
   assert.equal(model.numForwards, 5);
-  const { numDrafts, numDraftTokens, acceptedPerPosition, generationTokens } = got.engine.stats();
+  const { numDrafts, numDraftTokens, acceptedPerPosition, generationTokens } = engine.stats();
   assert.deepEqual([numDrafts, numDraftTokens, acceptedPerPosition, generationTokens], [4, 15, [4, 4, 4, 3], 20]);
 });
 
 test("wrong drafts cost rows and nothing else: one token a step, and their pages are free again", async () => {
   const prompt = Int32Array.of(3, 4, 5), params = { ...greedy, maxTokens: 12 };
-  const expected = await alone(new FakeModel(vocabSize, limits), limits, prompt, params);
+  const expected = await alone(engineOn(new FakeModel(vocabSize, limits), limits), prompt, params);
   const oracle = new Oracle(6, 0, 1), model = new FakeModel(vocabSize, limits);
   oracle.learn("alone", expected.tokens);
   const engine = new Engine(model, { limits, eosTokenIds: [eos], drafter: oracle });
@@ -109,11 +82,11 @@ test("wrong drafts cost rows and nothing else: one token a step, and their pages
 
 test("what ends a request ends it among right drafts too: nothing behind it is told", async () => {
   const prompt = Int32Array.of(3, 4), params = { ...greedy, maxTokens: 20 };
-  const { tokens } = await alone(new FakeModel(vocabSize, limits), limits, prompt, params);
+  const { tokens } = await alone(engineOn(new FakeModel(vocabSize, limits), limits), prompt, params);
   const stop = tokens.find((token, i) => i % 5 === 2 && i > 4 && tokens.indexOf(token) === i)!;
   const oracle = new Oracle(4, 1, 1);
   oracle.learn("alone", tokens);
-  const got = await alone(new FakeModel(vocabSize, limits), limits, prompt, { ...params, stopTokenIds: [stop], logprobs: 1 }, oracle);
+  const got = await alone(engineOn(new FakeModel(vocabSize, limits), limits, oracle), prompt, { ...params, stopTokenIds: [stop], logprobs: 1 });
   assert.deepEqual([got.tokens, got.logprobs.length, got.end], [tokens.slice(0, tokens.indexOf(stop) + 1), tokens.indexOf(stop) + 1, { finish: "stop", stopTokenId: stop }]);
 });
 
@@ -126,7 +99,7 @@ test("logits that are no numbers behind a right draft: the tokens before them ar
       for (let i = 0; i < batch.numLogits; i++) if (batch.positions[batch.logitRows[i]!] === 8) logits.fill(NaN, i * vocabSize, (i + 1) * vocabSize);
       return logits;
     };
-    return alone(model, limits, prompt, params, drafter);
+    return alone(engineOn(model, limits, drafter), prompt, params);
   };
   const expected = await broken();
   assert.equal(expected.tokens.length, 7);
@@ -217,8 +190,7 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
     for (const r of requests) {
       const model = new FakeModel(vocabSize, roomy, window);
       if (withErrors) refuse(model, refused);
-      const { engine: _, ...answer } = await alone(model, roomy, r.prompt, r.params);
-      expected.set(r.id, answer);
+      expected.set(r.id, await alone(engineOn(model, roomy), r.prompt, r.params));
     }
 
     const model = samples ? new FakeDevice(vocabSize, over, round, window) : new FakeModel(vocabSize, over, window);

@@ -87,7 +87,7 @@ test("rules that forbid the token whose logit is no number do not hide it", () =
   const sampler = new Sampler(4);
   for (const temperature of [0, 1]) {
     for (const p of [{ allowedTokenIds: [0, 1] }, { badWords: [[3]] }, { minTokens: 1, stopTokenIds: [3] }]) {
-      const params = { ...defaultSampling, temperature, ...p }, rules = LogitRules.of(params, Int32Array.of(0), new Set());
+      const params = { ...defaultSampling, temperature, logitsProcessors: [() => {}], ...p }, rules = LogitRules.of(params, Int32Array.of(0), new Set());
       for (const bad of [NaN, Infinity]) assert.equal(sampler.sample(Float32Array.of(1, 2, 0, bad), params, 1, 1, rules), undefined, `${Object.keys(p)[0]} ${bad}`);
       assert.notEqual(sampler.sample(Float32Array.of(1, 2, 0, 3), params, 1, 1, rules), undefined);
     }
