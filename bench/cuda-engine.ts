@@ -1,7 +1,7 @@
 /**
- * The engine on a GPU: decode steps of a model of random weights, through the engine's own loop, with one request, eight and 64. A rate stands beside the floor:
- * what the step must read (every weight once, and each key and value of its sequences) at the rate at which a plain kernel reads. What the host does for
- * a step is told with how much of that was hidden behind the step in front.
+ * The engine on a GPU: decode steps of a model of random weights, through the engine's own loop, with one request, eight and 64; and with 64 that ask for more
+ * than the likeliest token. A rate stands beside the floor: what the step must read (every weight once, and each key and value of its sequences) at the rate at
+ * which a plain kernel reads. What the host does for a step is told with how much of that was hidden behind the step in front.
  *
  * Rows go to bench/results/<gpu>.csv, and to the folder given by --out; a case that fails is a row that says why. --peers adds PyTorch's compiled loop with one
  * request of the same shape (bench/peers/decode_loop.py; it compiles for a minute). BENCH_COMMIT names the commit where the sources are a copy without git.
@@ -14,7 +14,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { stream } from "../src/core/random.ts";
 import { openEngine } from "../src/engine/open.ts";
-import { defaultSampling } from "../src/sampling/params.ts";
+import { defaultSampling, type SamplingParams } from "../src/sampling/params.ts";
 import { openGpu } from "./cuda/open.ts";
 import { runPeers } from "./cuda/python.ts";
 import { readRate } from "./cuda/read.ts";
@@ -33,13 +33,21 @@ if (flags.help || !(steps >= parts) || !(Number(flags.seconds) >= 0)) {
   process.exit(flags.help ? 0 : 2);
 }
 const model = resolve(flags.model), nameOfModel = basename(model);
-const cases = [{ batch: 1, context: 128 }, { batch: 8, context: 2048 }, { batch: 64, context: 2048 }] as const;
-type Case = (typeof cases)[number];
+/** `asking`: what every request asks for besides the likeliest token. */
+interface Case {
+  readonly batch: number;
+  readonly context: number;
+  readonly asking?: readonly [name: string, params: Partial<SamplingParams>];
+}
+const asking: readonly NonNullable<Case["asking"]>[] = [
+  ["top-p 0.9", { temperature: 0.7, topP: 0.9 }], ["a repetition penalty", { repetitionPenalty: 1.1 }], ["a logit bias", { logitBias: new Map([[7, 5], [8, -5]]) }], ["5 log-probabilities", { logprobs: 5 }],
+];
+const cases: readonly Case[] = [{ batch: 1, context: 128 }, { batch: 8, context: 2048 }, { batch: 64, context: 2048 }, ...asking.map((what): Case => ({ batch: 64, context: 2048, asking: what }))];
 /** Steps before those that count: the first of a size are captured, and the clock goes up. */
 const warmSteps = 16;
 /** Steps in which prompts are computed, and those who are through make tokens already. */
 const mostPrefillSteps = 128;
-const nameOf = ({ batch, context }: Case): string => `engine ${nameOfModel}, batch ${batch}, context ${context}`;
+const nameOf = ({ batch, context, asking }: Case): string => `engine ${nameOfModel}, batch ${batch}, context ${context}${asking ? `, ${asking[0]}` : ""}`;
 const seconds = (): number => performance.now() / 1000;
 
 /** What reading is worth, before the engine takes the memory. */
@@ -73,10 +81,10 @@ async function measureEngine(rows: Rows, read: Spread | undefined): Promise<void
     engine.submit("first", prompt(longest), { ...defaultSampling, ignoreEos: true, temperature: 0, maxTokens: 4 });
     while (!engine.idle) await engine.step();
     for (const one of cases) {
-      const { batch, context } = one, name = nameOf(one);
+      const { batch, context, asking } = one, name = nameOf(one);
       await rows.try(name, async () => {
         for (let i = 0; i < batch; i++) {
-          engine.submit(`${name} ${i}`, prompt(context), { ...defaultSampling, ignoreEos: true, temperature: 0, maxTokens: warmSteps + steps + mostPrefillSteps });
+          engine.submit(`${name} ${i}`, prompt(context), { ...defaultSampling, ignoreEos: true, temperature: 0, ...asking?.[1], maxTokens: warmSteps + steps + mostPrefillSteps });
         }
         /** Steps until `enough`; every request gives a token in each, or all are still computing prompts. Milliseconds of each. */
         const stepUntil = async (enough: (done: number, withTokens: ReadonlySet<string>) => boolean): Promise<number[]> => {
@@ -120,16 +128,16 @@ async function measureEngine(rows: Rows, read: Spread | undefined): Promise<void
 }
 
 async function measurePeers(rows: Rows): Promise<void> {
-  const [{ batch, context }] = cases;
+  const { batch, context } = cases[0]!;
   const found = await rows.try("peers of the engine", () =>
     runPeers(flags.python, "decode_loop.py", ["--batches", String(batch), "--context", String(context), "--attention", "flex", "--steps", String(steps), "--seconds", flags.seconds]));
   for (const row of found ?? []) {
     const { ms, low_ms: low, high_ms: high, tokens_per_s: rate } = row as Readonly<Record<string, unknown>>;
     if (row.case === "machine") rows.put(`peers: ${row.peer}, CUDA ${String(row["cuda"])}, ${String(row["gpu"])}`, [1], "GPU");
-    else if (typeof ms !== "number") rows.fail(`${nameOf(cases[0])}: PyTorch (${row.peer})`, row.error);
+    else if (typeof ms !== "number") rows.fail(`${nameOf(cases[0]!)}: PyTorch (${row.peer})`, row.error);
     else {
-      rows.put(`${nameOf(cases[0])}: PyTorch (${row.peer})`, [Number(rate)], "tokens/s");
-      rows.put(`${nameOf(cases[0])}: PyTorch (${row.peer}), step`, { median: ms, low: Number(low), high: Number(high), runs: Number(row["steps"]) }, "ms");
+      rows.put(`${nameOf(cases[0]!)}: PyTorch (${row.peer})`, [Number(rate)], "tokens/s");
+      rows.put(`${nameOf(cases[0]!)}: PyTorch (${row.peer}), step`, { median: ms, low: Number(low), high: Number(high), runs: Number(row["steps"]) }, "ms");
     }
   }
 }

@@ -21,7 +21,7 @@ if (flags.help) {
   process.exit(0);
 }
 
-const attentionRow = /^(prefill|decode)\/.*: Tessera$/, engineRow = /^engine (.*), batch (\d+), context (\d+): (.*)$/;
+const attentionRow = /^(prefill|decode)\/.*: Tessera$/, engineRow = /^engine (.*), batch (\d+), context (\d+)(?:, ([^:]*))?: (.*)$/;
 const fileOf = (machine: string): URL => new URL(`${machine}.csv`, resultsFolder);
 
 /** Rows that are not in the machine's file yet go there. */
@@ -97,13 +97,14 @@ function attentionTables(): string[] {
 }
 
 function engineTable(): string[] {
-  const names = [...new Set([...engine.keys()].flatMap((name) => engineRow.exec(name)?.slice(1, 4).join("\n") ?? []))];
+  const names = [...new Set([...engine.keys()].flatMap((name) => engineRow.exec(name)?.slice(1, 5).join("\n") ?? []))];
   if (names.length === 0) return [];
   const lines = names.map((key) => {
-    const [model, batch, context] = key.split("\n"), of = (what: string): number | undefined => valueOf(engine, `engine ${model}, batch ${batch}, context ${context}: ${what}`);
+    const [model, batch, context, asking] = key.split("\n"), more = asking ? `, ${asking}` : "";
+    const of = (what: string): number | undefined => valueOf(engine, `engine ${model}, batch ${batch}, context ${context}${more}: ${what}`);
     const host = of("host, a step"), hidden = of("host, hidden behind the step in front"), share = of("of memory's rate");
     return `| ${[
-      `${batch} at ${context} tokens`, cell(of("Tessera")), cell(of("step")), cell(of("floor of a step")), share === undefined ? "" : `${Math.round(share)}%`,
+      `${batch} at ${context} tokens${more}`, cell(of("Tessera")), cell(of("step")), cell(of("floor of a step")), share === undefined ? "" : `${Math.round(share)}%`,
       host === undefined ? "" : `${short(host)} (${Math.round(hidden ?? 0)}% hidden)`, cell(of("prompts")),
     ].join(" | ")} |`;
   });
