@@ -13,7 +13,7 @@
  *
  * A function is added to the module when it is first used, so a kernel carries only what it calls. Knows no kernels.
  */
-import { branchIf, call, f32x4, f64x2, i32, i32x4, i64x2, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
+import { branchIf, call, f32x4, f64, f64x2, i32, i32x4, i64x2, i8x16, lanes, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 
 type Vector = Node;
@@ -25,7 +25,8 @@ const either = (condition: Operand, yes: Operand, no: Operand): Vector => v128.b
 const highHalf = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7];
 /** i64 lanes of equal value, by its high word. */
 const highWords = (word: number): Vector => lanes(0, word, 0, word);
-const half = (x: Operand, high: boolean): Vector => f64x2.promote_low_f32x4(high ? i8x16.shuffle(x, x, highHalf) : x);
+/** Two floats of four as doubles. */
+export const half = (x: Operand, high: boolean): Vector => f64x2.promote_low_f32x4(high ? i8x16.shuffle(x, x, highHalf) : x);
 const joined = (low: Operand, high: Operand): Vector => joinLow(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high));
 
 /** c[0] x^(n-1) + ... + c[n-1]. `x` must be free to evaluate many times: a local. */
@@ -399,6 +400,7 @@ export class MathLibrary {
 export class KeptConstants {
   readonly #local: MakeLocal;
   readonly #kept = new Map<number, Local>();
+  readonly #keptDoubles = new Map<number, Local>();
   constructor(local: MakeLocal) {
     this.#local = local;
   }
@@ -407,13 +409,19 @@ export class KeptConstants {
     this.#kept.set(x, kept);
     return kept.get;
   };
+  readonly f64 = (x: number): Node => {
+    const kept = this.#keptDoubles.get(x) ?? this.#local("v128", `double${this.#keptDoubles.size}`);
+    this.#keptDoubles.set(x, kept);
+    return kept.get;
+  };
   /** To stand before the loop, made after it. `zero` must be a local. */
   code(zero: Local): Node[] {
     const bits = new DataView(new ArrayBuffer(4));
-    return [...this.#kept].map(([x, to]) => {
+    const floats = [...this.#kept].map(([x, to]) => {
       bits.setFloat32(0, x);
       return to.set(i32x4.splat(i32.add(zero, bits.getInt32(0))));
     });
+    return [...floats, ...[...this.#keptDoubles].map(([x, to]) => to.set(f64x2.splat(f64.add(f64.convert_i32_s(zero), x))))];
   }
 }
 

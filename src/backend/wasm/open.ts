@@ -129,7 +129,7 @@ class WasmBackend implements Backend {
     this.pulse = [control.generation, control.claim].map((address) => new Int32Array(heap.memory.buffer, address, 1));
     this.description = `wasm, ${pool.numThreads} thread${pool.numThreads === 1 ? "" : "s"}, relaxed SIMD`;
     this.ops = {
-      ...recordOps((kernel, words, banks, dtype) => this.#emit((dtype ? this.#kernelsOf(dtype) : this.#kernels!).slot(kernel, banks), words)),
+      ...recordOps((kernel, words, banks, dtype) => this.#emit((dtype ? this.#kernelsOf(dtype) : this.#kernels!).slot(kernel, banks), words), (bytes) => this.#needScratch(bytes)),
       attention: (call) => this.#attention(call),
     };
   }

@@ -1,5 +1,5 @@
 /**
- * The fixed ops: which kernel each is, and its argument words. The kernels are in matmul.ts, elementwise.ts and rope.ts.
+ * The fixed ops: which kernel each is, and its argument words. The kernels are in matmul.ts, elementwise.ts, rope.ts, sample.ts and logprobs.ts.
  */
 import { invariant } from "../../core/errors.ts";
 import { type Activation, type BatchInputs, type Buffer, headerWord, type Ops, type WeightDType } from "../backend.ts";
@@ -8,18 +8,22 @@ import { Module } from "./assembler.ts";
 import {
   embed, embedArgs, gatedActivation, gatedActivationArgs, gatedActivations, gatherRows, gatherRowsArgs, rmsNorm, rmsNormArgs, softCap, softCapArgs,
 } from "./elementwise.ts";
+import { logprobs, logprobsArgs } from "./logprobs.ts";
+import { LogitRows } from "./logit-rows.ts";
 import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
 import { MathLibrary } from "./math.ts";
 import { WasmBuffer } from "./memory.ts";
+import { prefixScratchBytes } from "./prefix.ts";
 import { piecePanels, quantizedEmbedArgs, quantizedLinearArgs } from "./quantized.ts";
 import { quantize, quantizeArgs } from "./quantize.ts";
+import { sampleArgs, sampleRuledArgs, sampling } from "./sample.ts";
 import type { Banks } from "./variants.ts";
 import { kvFormatNumber, ropeAndCache, ropeArgs } from "./rope.ts";
 
 /** One module with every fixed op but those on quantised weights (quantized.ts); exports are named as `recordOps` emits them. */
 export function opsModule(): Module {
   const m = new Module();
-  const math = new MathLibrary(m);
+  const math = new MathLibrary(m), rows = new LogitRows(m);
   for (const dtype of ["f32", "bf16"] as const) {
     embed(m, dtype);
     linear(m, dtype);
@@ -32,6 +36,8 @@ export function opsModule(): Module {
   ropeAndCache(m);
   gatherRows(m);
   softCap(m);
+  sampling(m, rows);
+  logprobs(m, math, rows);
   return m;
 }
 
@@ -101,8 +107,16 @@ const quantizedOnly = (dtype: WeightDType): QuantizedDType | undefined => (isQua
 /** The suffix of kernels that write `out`. */
 const suffix = (out: Activation): string => (out.dtype === "int8" ? "_int8" : "");
 
-/** All ops but attention, as launches given to `emit`. */
-export function recordOps(emit: Emit): Omit<Ops, "attention"> {
+/** Masses of so many logits add up to less than 2^63. */
+const mostLogits = 2 ** 22;
+
+/** All ops but attention, as launches given to `emit`. `needScratch`: a launch to come takes so many bytes of every thread's scratch memory. */
+export function recordOps(emit: Emit, needScratch: (bytes: number) => void): Omit<Ops, "attention"> {
+  const chosen = ({ logits, choices, out, header }: { logits: Activation; choices: Buffer; out: Buffer; header: Buffer }): { readonly [Name in keyof typeof sampleArgs]: Word } => {
+    invariant(logits.columns <= mostLogits, `rows of ${logits.columns} logits; ${mostLogits} at most`);
+    needScratch(prefixScratchBytes(logits.columns));
+    return { header, rowsWord: headerWord.numLogits, out, logits: logits.data, stride: logits.stride, columns: logits.columns, choices };
+  };
   return {
     embed: ({ out, table, batch, scale }) => emit(`embed_${table.dtype}`, wordsOf(isQuantized(table.dtype) ? quantizedEmbedArgs : embedArgs, {
       ...rows(batch, out), out: out.data, outStride: isQuantized(table.dtype) ? 4 * out.stride : out.stride, table: new Apart(table.data), tokens: batch.tokens, columns: out.columns, scale: new Float(scale),
@@ -137,5 +151,11 @@ export function recordOps(emit: Emit): Omit<Ops, "attention"> {
       ...rows(batch, out), out: out.data, outStride: out.stride, x: x.data, xStride: x.stride, columns: out.columns, logitRows: batch.logitRows,
     })),
     softCap: ({ x, cap, batch }) => emit("softCap", wordsOf(softCapArgs, { ...rows(batch, x), x: x.data, xStride: x.stride, columns: x.columns, cap: new Float(cap) })),
+    sample: ({ logits, choices, out, batch }) => emit("sample", wordsOf(sampleArgs, chosen({ logits, choices, out, header: batch.header }))),
+    sampleRuled: ({ logits, choices, rules, edits, scratch, out, batch }) =>
+      emit("sampleRuled", wordsOf(sampleRuledArgs, { ...chosen({ logits, choices, out, header: batch.header }), rules, edits, scratch })),
+    logprobs: ({ logits, questions, sampled, out, batch }) => emit("logprobs", wordsOf(logprobsArgs, {
+      header: batch.header, rowsWord: headerWord.numLogits, out, logits: logits.data, stride: logits.stride, columns: logits.columns, questions, sampled,
+    })),
   };
 }
