@@ -25,7 +25,7 @@ const tileBytes = 2048;
 export const prefixLayout = { key: 0, offset: 4, one: 8, histogram: 64, tiles: 64 + 4 * laneBytes.mass * (bins + 1) } as const;
 export const prefixScratchBytes = (columns: number): number => prefixLayout.tiles + 8 * Math.ceil((4 * columns) / tileBytes);
 /** The offset of a prefix that keeps all logits of its key. */
-const every = 0x7ffffffc;
+const every = 0x7ffffff0;
 
 /** Functions over (row, bytes, scratch, largest: f64, rate: f64), the last two as in masses.ts. */
 export interface Prefixes {
