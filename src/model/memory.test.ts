@@ -33,12 +33,17 @@ test("rows of logits are one for each sequence, or as many as asked for", () => 
   assert.equal(logits(32), 32 * 100 * 4);
 });
 
+test("there is room for the edits of every row, of large vocabularies for those of one at least", () => {
+  const edits = (vocabSize: number): number => planMemory({ ...config, vocabSize }, limits, capsOf("cpu"), []).parts.find((part) => part.name === "sampling.edits")!.bytes / 16;
+  assert.deepEqual([100, 2 ** 14, 2 ** 15, 2 ** 17].map(edits), [4 * 100, 2 ** 16, 2 ** 16, 2 ** 17]);
+});
+
 test("limits that cannot be are refused by name", () => {
   assert.throws(() => planMemory(config, { ...limits, maxModelLen: 129 }, capsOf("cpu"), []), /maxModelLen is 129, but the model was made for 128 positions/);
   assert.throws(() => planMemory(config, { ...limits, maxNumSeqs: 0 }, capsOf("cpu"), []), /maxNumSeqs is 0/);
 });
 
 test("the description has a line for each kind, largest first, and the sum", () => {
-  assert.match(describeMemory(planMemory(config, limits, capsOf("cpu"), [100])), /^step inputs +51\d\.\d\d KiB\nKV cache +40\.00 KiB\nactivations +.* KiB\n[^]*\ntotal +\d+\.\d\d KiB$/);
+  assert.match(describeMemory(planMemory(config, limits, capsOf("cpu"), [100])), /^step inputs +52\d\.\d\d KiB\nKV cache +40\.00 KiB\nactivations +.* KiB\n[^]*\ntotal +\d+\.\d\d KiB$/);
   assert.deepEqual([0, 1, 1023, 1024, 1.5 * 2 ** 30].map(formatBytes), ["0 B", "1 B", "1023 B", "1.00 KiB", "1.50 GiB"]);
 });

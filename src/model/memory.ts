@@ -48,8 +48,8 @@ const i32Bytes = 4;
 /** Room for bytes of the file on their way, while weights are loaded. */
 export const stagingBytes = 2 ** 19;
 
-/** Edits of logits that one run of `sampleRuled` takes; a step with more has several. As many as there are tokens at least: a row's come together. */
-const editsOf = ({ vocabSize }: Pick<ModelConfig, "vocabSize">): number => Math.max(vocabSize, 2 ** 16);
+/** Edits of logits that one run of `sampleRuled` takes; a step with more has several. One row's, at least, come together. */
+const maxNumEdits = (vocabSize: number, numRows: number): number => Math.max(vocabSize, Math.min(numRows * vocabSize, 2 ** 16));
 
 export const maxNumLogitsOf = (limits: Pick<ModelLimits, "maxNumSeqs" | "maxNumLogits">): number => limits.maxNumLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);
@@ -74,9 +74,10 @@ export function planMemory(config: ModelConfig, limits: ModelLimits, caps: Caps,
     header: headerWord.words, tokens: maxTokens, positions: maxTokens, slots: maxTokens, logitRows: rows.logits,
     blockTable: maxNumSeqs * maxPagesPerSequence(limits),
   };
+  const numEdits = maxNumEdits(config.vocabSize, rows.logits);
   const sampling = {
-    choices: rows.logits * choiceWord.words, sampled: rows.logits, ruled: headerWord.words, rules: rows.logits * ruleWord.words, edits: editsOf(config) * editWord.words,
-    edited: editsOf(config), asked: headerWord.words, questions: rows.logits * questionWord.words, answers: rows.logits * answerWord.words,
+    choices: rows.logits * choiceWord.words, sampled: rows.logits, ruled: headerWord.words, rules: rows.logits * ruleWord.words, edits: numEdits * editWord.words,
+    edited: numEdits, asked: headerWord.words, questions: rows.logits * questionWord.words, answers: rows.logits * answerWord.words,
   };
   const kvBytes = numPages * kvBytesOfPage(config, pageSize);
   const part = (kind: MemoryKind, name: string, bytes: number, use?: BufferUse): MemoryPart => ({ kind, name, bytes: aligned(bytes), ...(use && { use }) });
