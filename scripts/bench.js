@@ -1,4 +1,4 @@
-/** `npm run bench [-- attention|decode|matmul|peers|batch|prefix|speculation|engine-host|overload|quality|cuda-attention|cuda-engine|cuda-page]`: measures the demo model (or what is named), one CSV row a case, appended to bench/results/<machine>.csv. Arguments go through (npm run bench -- --help). */
+/** `npm run bench [-- attention|decode|matmul|peers|batch|prefix|sampling|speculation|engine-host|overload|quality|cuda-attention|cuda-engine|cuda-page]`: measures the demo model (or what is named), one CSV row a case, appended to bench/results/<machine>.csv. Arguments go through (npm run bench -- --help). */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { install, root } from "./install.js";
