@@ -60,7 +60,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(sampleRuled)(const
     __syncthreads();
     const int found = choose(onlyEdited ? Row(scratch, numEdits) : Row(logits, p.columns), s, (const int*)p.choices + r * CHOICE_WORDS);
     token = found < 0 ? -2 : onlyEdited ? tokenOf(found) : found;
-    __syncthreads(); // the changed logits are read no more
     if (!onlyEdited)
       for (int e = threadIdx.x; e < numEdits; e += THREADS) logits[tokenOf(e)] = scratch[e];
   }
