@@ -43,7 +43,7 @@ const slips: Readonly<Record<string, Slip>> = {
   ...(long && {
     "more candidates than there is room for": { kind: "logprobs", rows: [4099, "equal"], line: "s.before + s.inside > MOST_CANDIDATES", instead: "false" },
     "logits that stay changed": { kind: "ruled", rows: [127, "normal"], line: "logits[tokenOf(e)] = scratch[e];", instead: "(void)0;" },
-    "a row that something else chooses for": { kind: "sample", rows: [3, "normal"], line: "if (choice[SKIP] != 0) return;", instead: "" },
+    "a row that something else chooses for": { kind: "sample", rows: [3, "normal"], line: " | (choice[SKIP] != 0)", instead: "" },
     "a place in the edits for a token": { kind: "ruled", rows: [1000, "normal"], line: "onlyEdited ? tokenOf(found) : found;", instead: "found;" },
     "a penalty that makes an infinity": { kind: "ruled", rows: [127, "normal"], line: "x > greatest ? greatest : x < -greatest ? -greatest : x;", instead: "x;" },
     "a rank that counts equals": { kind: "logprobs", rows: [127, "ties"], line: "larger += x > logit;", instead: "larger += x >= logit;" },

@@ -42,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(logprobs)(const __
   const float* logits = p.logits + (u64)r * p.stride;
   const Row row(logits, p.columns);
   if (threadIdx.x == 0) numCandidates = 0;
-  if (token < 0 || extremes(row, s) < 0) {
+  if (extremes(row, s) < 0 || token < 0) {
     if (threadIdx.x == 0) answer[RANK] = 0;
     return;
   }

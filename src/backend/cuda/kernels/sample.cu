@@ -21,9 +21,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(sample)(const __gr
   waitForInputs();
   releaseDependents();
   const int r = blockIdx.x;
-  if (r >= p.header[HEADER_LOGITS]) return;
   const int* choice = (const int*)p.choices + r * CHOICE_WORDS;
-  if (choice[SKIP] != 0) return;
+  if ((r >= p.header[HEADER_LOGITS]) | (choice[SKIP] != 0)) return; // both at once: every block has a record
   const int token = choose(Row(p.logits + (u64)r * p.stride, p.columns), s, choice);
   if (threadIdx.x == 0) p.out[r] = token;
 }
