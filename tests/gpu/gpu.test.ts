@@ -77,7 +77,7 @@ describe("NVRTC", { skip: typeof opened === "string" ? opened : false }, () => {
   test("the text's reader finds the kernels and the bytes of parameters that the compiler makes", async () => {
     // Constant bank 0 of sm_90 has 0x210 bytes of the driver's own before a kernel's parameters; those with a tensor map begin at a multiple of 64.
     const prefix = ".nv.constant0.", before = (kernel: string): number => (kernel === "tma" ? 0x240 : 0x210);
-    for (const text of [source, moduleText({ kind: "norm", element: "f16" }), moduleText({ kind: "sample", element: "bf16" })]) {
+    for (const text of [source, moduleText({ kind: "norm", element: "f16" }), moduleText({ kind: "sample", element: "bf16" }), moduleText({ kind: "logprobs", element: "bf16" })]) {
       const sections = sectionsOf((await (opened as Compiler).compile("check.cu", text)).cubin);
       const made = [...sections].filter(([name]) => name.startsWith(prefix)).map(([name, { length }]) => [name.slice(prefix.length), length] as const).map(([kernel, length]) => [kernel, length - before(kernel)] as const);
       assert.deepEqual(new Map(made.toSorted()), new Map([...kernelsOf(text)].toSorted()));

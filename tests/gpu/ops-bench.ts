@@ -1,10 +1,11 @@
 /** The fixed ops of the backend on a device, launched as they are given, and compared with what they must be. Knows no case. */
-import type { BatchInputs, Ops, StepSize } from "../../src/backend/backend.ts";
+import type { BatchInputs, Ops, SamplingOps, StepSize } from "../../src/backend/backend.ts";
 import type { Blas } from "../../src/backend/cuda/blas.ts";
 import type { KernelFunction } from "../../src/backend/cuda/device.ts";
 import type { Recorded } from "../../src/backend/cuda/fuse.ts";
 import { elements, moduleKinds } from "../../src/backend/cuda/modules.ts";
 import { createOps, type OpsContext } from "../../src/backend/cuda/ops.ts";
+import { samplingModules } from "../../src/backend/cuda/sample.ts";
 import { Arena, type Matrix, type Type } from "./arena.ts";
 import { loadModules, type Machine, openBlas } from "./machine.ts";
 
@@ -26,7 +27,7 @@ export class OpsBench {
   readonly arena: Arena;
   readonly blas: Blas | undefined;
   readonly find: (name: string, sharedBytes?: number) => KernelFunction;
-  readonly ops: Omit<Ops, "attention" | "sample" | "feedTokens">;
+  readonly ops: Omit<Ops, "attention" | keyof SamplingOps>;
   readonly deterministicOps: OpsBench["ops"];
   /** `ops` joins what has proved to be faster; these join what can be joined at all, and that but for norms. */
   readonly joiningOps: Readonly<Record<"all" | "norms apart", OpsBench["ops"]>>;
@@ -36,7 +37,7 @@ export class OpsBench {
 
   static async open(machine: Machine): Promise<OpsBench> {
     const blas = await openBlas(machine);
-    const names = moduleKinds.filter((kind) => kind !== "sample").flatMap((kind) => elements.map((element) => ({ kind, element })));
+    const names = moduleKinds.filter((kind) => !samplingModules.some((module) => module.kind === kind)).flatMap((kind) => elements.map((element) => ({ kind, element })));
     return new OpsBench(machine, blas, await loadModules(machine, names));
   }
 

@@ -1,4 +1,6 @@
 /** Logits and choices to sample from, and the tokens that the host chooses of them. Knows no device. */
+import { choiceWord } from "../../src/backend/backend.ts";
+import { choose } from "../../src/backend/reference/sample.ts";
 import { stream } from "../../src/core/random.ts";
 import { Choices } from "../../src/sampling/choices.ts";
 import { defaultSampling, type SamplingParams } from "../../src/sampling/params.ts";
@@ -93,4 +95,18 @@ export function* cases(quick: boolean): Generator<Case> {
     seed++;
     yield build({ name: `${shape} ${columns} x 5 ${kind}`, rows: 5, columns, shape, kind, seed });
   }
+}
+
+/** Where a token differs: how near the draw is to a border between tokens. `tokens`: which these are the logits of, where not of all. */
+export function nearness(c: Case, r: number, got: number, expected: number, logits: Float32Array = c.logits.subarray(r * c.stride, r * c.stride + c.columns), tokens?: readonly number[]): string {
+  const at = r * choiceWord.words, doubles = new Float64Array(c.choices.bytes.buffer), topK = new Int32Array(c.choices.bytes.buffer)[at + choiceWord.topK]!;
+  const [temperature, topP, minP, drawn] = [choiceWord.temperature, choiceWord.topP, choiceWord.minP, choiceWord.uniform].map((word) => doubles[(at + word) / 2]!) as [number, number, number, number];
+  const tokenAt = (uniform: number): number => {
+    const found = choose(logits, { temperature, topP, minP, uniform: Math.min(1 - 2 ** -53, Math.max(0, uniform)), topK });
+    return tokens?.[found] ?? found;
+  };
+  const logitOf = (token: number): number | undefined => logits[tokens ? tokens.indexOf(token) : token];
+  const near = [1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7].find((e) => got === tokenAt(drawn - e) || got === tokenAt(drawn + e));
+  const asked = Object.entries(c.params[r]!).filter(([name, value]) => (defaultSampling as unknown as Readonly<Record<string, unknown>>)[name] !== value);
+  return `row ${r} ${JSON.stringify(Object.fromEntries(asked))}: got ${got} (logit ${logitOf(got)}), expected ${expected} (logit ${logitOf(expected)}), definition ${tokenAt(drawn)}, drawn ${drawn}, ${near === undefined ? "not near" : `within ${near}`}`;
 }

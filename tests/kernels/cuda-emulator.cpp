@@ -12,7 +12,7 @@
 typedef void (*Kernel)(const void* params);
 extern const Kernel kernels[];
 
-Index threadIdx, blockIdx;
+Index threadIdx, blockIdx, blockDim;
 unsigned char* dynamicShared;
 
 void fail(const char* why) {
@@ -93,6 +93,14 @@ void together(void (*compute)(void* const*), void* mine) {
   compute(warp.lanes);
   warp.arrived = 0;
   for (unsigned l = 0; l < 32; l++) if (l != threadIdx.x % 32) ready.push_back(&fibers[threadIdx.x / 32 * 32 + l]);
+}
+
+/// What this block has declared as shared.
+static std::vector<void*> declared;
+void beginsUndefined(void* shared, size_t bytes) {
+  for (void* const other : declared) if (other == shared) return;
+  declared.push_back(shared);
+  memset(shared, 0xff, bytes);
 }
 
 static void land(const Copy& copy) {
@@ -233,10 +241,11 @@ int main() {
     readAll(given.data(), launch[4]);
     kernel = kernels[launch[0]];
     params = given.data();
-    numThreads = launch[2];
+    numThreads = blockDim.x = launch[2];
     dynamicShared = sharedEnd - launch[3];
     for (blockIdx.x = 0; blockIdx.x < launch[1]; blockIdx.x++) {
       memset(dynamicShared, 0xff, launch[3]); // NaN, whatever the element
+      declared.clear();
       alive = numThreads;
       waiting = 0;
       for (int i = numThreads - 1; i >= 0; i--) {

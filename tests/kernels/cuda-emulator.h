@@ -1,4 +1,4 @@
-// CUDA for a C++ compiler: what the attention kernels use of it, a thread of a block being a fiber (cuda-emulator.cpp). Stands before each kernel's text;
+// CUDA for a C++ compiler: what the kernels of attention and of sampling use of it, a thread of a block being a fiber (cuda-emulator.cpp). Stands before each kernel's text;
 // the assembly in these texts is replaced by calls of what is defined at the end (cuda-emulator.ts). Approximate instructions are exact here, a product of
 // matrices is summed in double precision and rounded once.
 #pragma once
@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define __global__ static
-#define __shared__ static
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __CUDA_ARCH__ 900
@@ -17,8 +16,10 @@
 // ---- the machine ----
 
 struct Index { unsigned x, y, z; };
-extern Index threadIdx, blockIdx;
+extern Index threadIdx, blockIdx, blockDim;
 extern unsigned char* dynamicShared;
+/// Called by every thread for what a kernel declares as shared: when the first of a block comes, it is filled with NaN.
+void beginsUndefined(void* shared, size_t bytes);
 [[noreturn]] void fail(const char* why);
 void __syncthreads();
 /// Waits until all 32 lanes are here, each with its own operands; the last to come computes for all. Lanes must have come for the same.
@@ -39,6 +40,10 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
+inline unsigned long long min(unsigned long long a, unsigned long long b) { return a < b ? a : b; }
+inline unsigned long long max(unsigned long long a, unsigned long long b) { return a > b ? a : b; }
 
 template <class T> inline T* alignedTo(T* p, size_t bytes) {
   if ((uintptr_t)p % bytes != 0) fail("an address that is not aligned to what is read or written there");
@@ -47,7 +52,7 @@ template <class T> inline T* alignedTo(T* p, size_t bytes) {
 template <class T> inline T __ldg(const T* p) { return *alignedTo(p, sizeof(T)); }
 template <class T> inline T __ldcg(const T* p) { return *alignedTo(p, sizeof(T)); }
 template <class T> inline void __stcg(T* p, T x) { *alignedTo(p, sizeof(T)) = x; }
-inline int atomicAdd(int* p, int x) { const int was = *p; *p += x; return was; }
+template <class T> inline T atomicAdd(T* p, T x) { const T was = *p; *p += x; return was; }
 inline void __threadfence() {}
 inline size_t __cvta_generic_to_shared(const void* p) { return (size_t)((const unsigned char*)p - dynamicShared); }
 inline unsigned char* sharedAt(unsigned address) { return alignedTo(dynamicShared + address, 16); }
@@ -89,7 +94,30 @@ inline bool __any_sync(unsigned, bool x) {
   return mine;
 }
 
+template <class T> struct Reduction { T x; };
+template <class T> inline T __reduce_max_sync(unsigned, T x) {
+  Reduction<T> mine = {x};
+  together([](void* const* lanes) {
+    T most = ((Reduction<T>*)lanes[0])->x;
+    for (int l = 1; l < 32; l++) most = max(most, ((Reduction<T>*)lanes[l])->x);
+    for (int l = 0; l < 32; l++) ((Reduction<T>*)lanes[l])->x = most;
+  }, &mine);
+  return mine.x;
+}
+template <class T> inline T __reduce_min_sync(unsigned, T x) {
+  Reduction<T> mine = {x};
+  together([](void* const* lanes) {
+    T least = ((Reduction<T>*)lanes[0])->x;
+    for (int l = 1; l < 32; l++) least = min(least, ((Reduction<T>*)lanes[l])->x);
+    for (int l = 0; l < 32; l++) ((Reduction<T>*)lanes[l])->x = least;
+  }, &mine);
+  return mine.x;
+}
+
 // ---- what stands for assembly ----
+
+/// A kernel's function called with the one parameter that it takes.
+template <class P> inline void callKernel(void (*kernel)(P), const void* p) { kernel(*(const P*)p); }
 
 /// Four 8x8 matrices of shared memory, each lane giving the address of a row; transposed or not.
 void loadMatrices4(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address);

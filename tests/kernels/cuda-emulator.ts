@@ -1,6 +1,6 @@
 /**
- * Attention kernels of CUDA on a machine without a GPU: their very text, compiled by the C++ compiler, run with fibers for threads (cuda-emulator.cpp) in
- * memory at addresses of its own. Each allocation has room behind it that nobody may write. Knows launches and bytes, no attention.
+ * Kernels of CUDA, of attention and of sampling, on a machine without a GPU: their very text, compiled by the C++ compiler, run with fibers for threads (cuda-emulator.cpp) in
+ * memory at addresses of its own. Each allocation has room behind it that nobody may write. Knows launches and bytes, no kernel.
  */
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
@@ -21,6 +21,8 @@ const instructions: Readonly<Record<string, string>> = {
   "tanh.approx.f32 %0, %1;": "%0 = tanhf(%1)", "sqrt.approx.f32 %0, %1;": "%0 = sqrtf(%1)", "ex2.approx.ftz.f32 %0, %1;": "%0 = exp2f(%1)",
   "min.NaN.f32 %0, %1, %2;": "%0 = minNan(%1, %2)", "max.NaN.f32 %0, %1, %2;": "%0 = maxNan(%1, %2)",
   "cvt.rn.bf16x2.f32 %0, %1, %2;": "%0 = narrowBf16(%1) << 16 | narrowBf16(%2)", "cvt.rn.f16x2.f32 %0, %1, %2;": "%0 = narrowF16(%1) << 16 | narrowF16(%2)", "cvt.f32.f16 %0, %1;": "%0 = widenF16(%1)",
+  "{ .reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l; }": "%0 = widenF16(%1 & 0xffff)", "{ .reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h; }": "%0 = widenF16(%1 >> 16)",
+  "ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];": "memcpy(&%0, sharedAt(%4), 16)",
   "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];": "loadMatrices4(%0, %1, %2, %3, %4)",
   "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];": "loadMatrices4Transposed(%0, %1, %2, %3, %4)",
   ...Object.fromEntries(["bf16", "f16"].map((type) => [
@@ -29,14 +31,14 @@ const instructions: Readonly<Record<string, string>> = {
   ])),
   "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;": "copyLater(%0, %1, %2)",
   "createpolicy.fractional.L2::evict_first.b64 %0, 1.0;": "%0 = 0", "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;": "copyLater(%0, %1, %2)",
-  "cp.async.commit_group;": "commitCopies()", "cp.async.wait_group %0;": "waitForCopies(%0)",
+  "cp.async.commit_group;": "::commitCopies()", "cp.async.wait_group %0;": "::waitForCopies(%0)",
   "griddepcontrol.wait;": "(void)0", "griddepcontrol.launch_dependents;": "(void)0",
 };
 
 /** A kernel's text as C++: assembly replaced, all of it. */
 function translate(text: string): string {
   const bf16 = /^#define ELEMENT_BF16 (\d)$/m.exec(text)?.[1] === "1";
-  const chosen = text.replace(/^#if ELEMENT_BF16\n([^#]*)#else\n([^#]*)#endif\n/gm, (_, yes: string, no: string) => (bf16 ? yes : no));
+  const chosen = text.replaceAll('" MMA_TYPES "', bf16 ? "bf16.bf16" : "f16.f16").replace(/^#if ELEMENT_BF16\n([^#]*)#else\n([^#]*)#endif\n/gm, (_, yes: string, no: string) => (bf16 ? yes : no));
   const plain = chosen.replace(/\basm(?: volatile)?\(\s*"([^"]*)"((?:[^;"]|"[^"]*")*)\);/g, (_, instruction: string, rest: string) => {
     const meaning = instructions[instruction];
     assert.ok(meaning, `the emulation has no ${instruction}`);
@@ -47,7 +49,8 @@ function translate(text: string): string {
     })};`;
   });
   assert.ok(!/\basm\b/.test(plain), "all assembly was replaced");
-  return plain.replaceAll('extern "C" __global__', "__global__").replaceAll("extern __shared__ __align__(16) u8 shared[];", "u8* const shared = dynamicShared;");
+  return plain.replaceAll('extern "C" __global__', "__global__").replaceAll("extern __shared__ __align__(16) u8 shared[];", "u8* const shared = dynamicShared;")
+    .replace(/\b__shared__ (\w+ (\w+)(?:\[\w+\])*);/g, (_, declaration: string, name: string) => `static ${declaration}; beginsUndefined(&${name}, sizeof ${name});`);
 }
 
 /** A text, and the kernels of it that are launched. */
@@ -73,7 +76,7 @@ export class Emulator {
     const entries = Array.from({ length: count }, (_, i) => `kernel${i}`);
     const units = [
       ...modules.map(({ text }, i) => ['#include "cuda-emulator.h"', "namespace {", translate(text), "}",
-        ...Object.values(functions[i]!).map(({ name, handle }) => `void kernel${String(handle)}(const void* p) { ${name}(*(const Params*)p); }`)].join("\n")),
+        ...Object.values(functions[i]!).map(({ name, handle }) => `void kernel${String(handle)}(const void* p) { callKernel(${name}, p); }`)].join("\n")),
       ["typedef void (*Kernel)(const void*);", ...entries.map((name) => `void ${name}(const void*);`), `extern const Kernel kernels[] = {${entries.join(", ")}};`].join("\n"),
     ];
     const folder = mkdtempSync(join(tmpdir(), "tessera-emulated-")), objects: string[] = [];
@@ -116,7 +119,7 @@ export class Emulator {
 /** Where memory begins, an address of 47 bits; and bytes behind each allocation that nobody may write. */
 const base = 2 ** 45, redZone = 256;
 
-/** Memory and launches of a GPU of 4 multiprocessors: what is asked of CudaDevice for attention. Launches run when memory is read. */
+/** Memory and launches of a GPU of 4 multiprocessors: what is asked of CudaDevice. Launches run when memory is read. */
 export class EmulatedDevice {
   readonly numSms = 4;
   readonly maxSharedBytes = 227 * 1024;

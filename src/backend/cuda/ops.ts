@@ -5,7 +5,7 @@
  * recorded, captured and replayed is not known here, nor is attention.
  */
 import { invariant, UsageError } from "../../core/errors.ts";
-import { type Activation, type BatchInputs, type Buffer, headerWord, type KvCache, type KvCacheFormat, type Ops, type StepSize, type WeightDType } from "../backend.ts";
+import { type Activation, type BatchInputs, type Buffer, headerWord, type KvCache, type KvCacheFormat, type Ops, type SamplingOps, type StepSize, type WeightDType } from "../backend.ts";
 import type { Matmul } from "./blas.ts";
 import type { KernelFunction, LaunchShape } from "./device.ts";
 import type { BehindPart, Joined, LinearPart, NormPart, Part, RopePart } from "./fuse.ts";
@@ -61,8 +61,8 @@ function wide(what: string, a: Activation): void {
   invariant(isWide(a), `${what} is ${a.dtype}, not f32`);
 }
 
-/** All ops but attention, as commands given to `submit`. */
-export function createOps(context: OpsContext): Omit<Ops, "attention"> {
+/** All ops but attention and what becomes of logits, as commands given to `submit`. */
+export function createOps(context: OpsContext): Omit<Ops, "attention" | keyof SamplingOps> {
   const { device, blas } = context;
   const machine: Omit<LinearMachine, "library"> = { numSms: device.numSms, maxSharedBytes: device.maxSharedBytes, deterministic: context.deterministic ?? false };
   const mostFused = context.mostRowsFused ?? mostRowsFused, workspace = device.alloc(linearWorkspace.bytes);
