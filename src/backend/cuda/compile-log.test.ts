@@ -1,7 +1,7 @@
 /** NVRTC's log, as versions 12 and 13 write it. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { errorsOf, resourcesOf, slowness } from "./compile-log.ts";
+import { errorsOf, gapsOf, resourcesOf, slowness } from "./compile-log.ts";
 
 const log13 = `ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'spill' for 'sm_90a'
@@ -33,6 +33,18 @@ test("resources of each kernel", () => {
   ]);
   assert.deepEqual(resourcesOf(log12), [{ kernel: "k", registers: 255, spillBytes: 8, stackBytes: 0, sharedBytes: 16 }]);
   assert.deepEqual(resourcesOf(""), []);
+});
+
+test("a log that lacks a line of a kernel, or has another's, has gaps", () => {
+  const kernels = ["spill", "stack", "good"];
+  assert.deepEqual([gapsOf(log13, kernels), gapsOf(log12, ["k"])], [[], []]);
+  const lines = log13.split("\n");
+  for (const [i, line] of lines.entries()) {
+    const gaps = gapsOf(lines.toSpliced(i, 1).join("\n"), kernels);
+    assert.equal(gaps.length > 0, /entry function|properties|stack frame|Used/.test(line), line);
+  }
+  assert.deepEqual(gapsOf("", kernels), kernels.map((kernel) => `what ${kernel} takes is not said`));
+  assert.deepEqual(gapsOf(log13 + log12, kernels), ["k is another's"]);
 });
 
 test("spills, stacks and serialised matrix instructions are slow, the rest is not", () => {

@@ -43,6 +43,23 @@ export function resourcesOf(log: string): KernelResources[] {
   return found;
 }
 
+/**
+ * What is wrong with the log of code that has these kernels, a sentence each: NVRTC 13.0, compiling on many threads at once, now and then loses lines of it.
+ */
+export function gapsOf(log: string, kernels: readonly string[]): string[] {
+  const told = new Map(resourcesOf(log).map((one) => [one.kernel, one])), framed = new Set<string>();
+  let described: string | undefined;
+  for (const line of log.split("\n")) {
+    described = properties.exec(line)?.[1] ?? described;
+    if (described !== undefined && frame.test(line)) framed.add(described);
+  }
+  const entries = [...log.matchAll(new RegExp(entry, "g"))].map((match) => match[1]!);
+  return [
+    ...kernels.filter((kernel) => !entries.includes(kernel) || !framed.has(kernel) || !told.get(kernel)?.registers).map((kernel) => `what ${kernel} takes is not said`),
+    ...entries.filter((kernel) => !kernels.includes(kernel)).map((kernel) => `${kernel} is another's`),
+  ];
+}
+
 /** Why code that compiled is refused, a sentence each; empty where it is as it should be. */
 export function slowness(log: string): string[] {
   const said = resourcesOf(log).flatMap(({ kernel, registers, spillBytes, stackBytes }) => [

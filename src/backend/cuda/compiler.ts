@@ -6,7 +6,8 @@
  */
 import { openCubinCache } from "#cubin-cache";
 import { loadNvrtc } from "#cuda-ffi";
-import { errorsOf, type KernelResources, resourcesOf, slowness } from "./compile-log.ts";
+import { errorsOf, gapsOf, type KernelResources, resourcesOf, slowness } from "./compile-log.ts";
+import { kernelsOf } from "./cubin.ts";
 import { Out } from "./transfers.ts";
 
 export interface Compiled {
@@ -34,6 +35,18 @@ export class CompileError extends Error {
 type Facts = { readonly resources: readonly KernelResources[] } | { readonly refused: readonly string[] };
 
 type Cache = ReturnType<typeof openCubinCache>;
+type Nvrtc = Awaited<ReturnType<typeof loadNvrtc>>;
+
+interface Translated {
+  readonly cubin: Uint8Array;
+  readonly log: string;
+}
+
+/** Whether facts that were kept tell of every kernel. */
+const isWhole = (facts: Facts, cubin: Uint8Array): boolean => "refused" in facts || kernelsOf(cubin).every((kernel) => facts.resources.some((one) => one.kernel === kernel));
+
+/** How often a source is compiled whose log has gaps. */
+const mostTries = 5;
 
 export class Compiler {
   readonly arch: string;
@@ -41,7 +54,7 @@ export class Compiler {
   readonly version: string;
   /** Where NVRTC was found. */
   readonly file: string;
-  readonly #nvrtc: Awaited<ReturnType<typeof loadNvrtc>>;
+  readonly #nvrtc: Nvrtc;
   readonly #cache: Cache;
   readonly #options: readonly string[];
   /** Compilations that are under way, by key. */
@@ -50,13 +63,13 @@ export class Compiler {
 
   /**
    * A compiler for an architecture such as "sm_90a". `newest`: the highest CUDA major version whose code the driver runs, where there is one.
-   * @throws UsageError where NVRTC is not installed
+   * `nvrtc` is replaced by tests. @throws UsageError where NVRTC is not installed
    */
-  static async open(arch: string, newest?: number, cache: Cache = openCubinCache()): Promise<Compiler> {
-    return new Compiler(arch, await loadNvrtc(newest), cache);
+  static async open(arch: string, newest?: number, cache: Cache = openCubinCache(), nvrtc?: Nvrtc): Promise<Compiler> {
+    return new Compiler(arch, nvrtc ?? await loadNvrtc(newest), cache);
   }
 
-  private constructor(arch: string, nvrtc: Awaited<ReturnType<typeof loadNvrtc>>, cache: Cache) {
+  private constructor(arch: string, nvrtc: Nvrtc, cache: Cache) {
     this.arch = arch;
     this.file = nvrtc.file;
     this.#nvrtc = nvrtc;
@@ -90,9 +103,9 @@ export class Compiler {
     const start = performance.now(), seconds = (): number => (performance.now() - start) / 1000;
     const kept = await this.#cache.get(key);
     let facts: Facts, cubin: Uint8Array;
-    if (kept) [facts, cubin] = [kept.facts as Facts, kept.cubin];
+    if (kept && isWhole(kept.facts as Facts, kept.cubin)) [facts, cubin] = [kept.facts as Facts, kept.cubin];
     else {
-      const { cubin: made, log } = await this.#translate(name, source);
+      const { cubin: made, log } = await this.#translateWhole(name, source);
       const refused = slowness(log);
       [facts, cubin] = refused.length > 0 ? [{ refused }, new Uint8Array()] : [{ resources: resourcesOf(log) }, made];
       try {
@@ -102,10 +115,19 @@ export class Compiler {
       }
     }
     if ("refused" in facts) throw new CompileError(`${name} compiles for ${this.arch} to code that is slow:\n${facts.refused.join("\n")}`, true);
-    return { cubin, resources: facts.resources, fromCache: kept !== undefined, seconds: seconds() };
+    return { cubin, resources: facts.resources, fromCache: kept?.cubin === cubin, seconds: seconds() };
   }
 
-  async #translate(name: string, source: string): Promise<{ readonly cubin: Uint8Array; readonly log: string }> {
+  /** Again where the log has gaps. */
+  async #translateWhole(name: string, source: string): Promise<Translated> {
+    for (let tries = 1; ; tries++) {
+      const made = await this.#translate(name, source), gaps = gapsOf(made.log, kernelsOf(made.cubin));
+      if (gaps.length === 0) return made;
+      if (tries === mostTries) throw new Error(`NVRTC ${this.version} compiled ${name} ${tries} times, and its log has gaps: ${gaps.join(", ")}`);
+    }
+  }
+
+  async #translate(name: string, source: string): Promise<Translated> {
     const nvrtc = this.#nvrtc, out = new Out(), handle = new Out();
     nvrtc.nvrtcCreateProgram(handle.words, source, name, 0, null, null);
     const program = handle.u64;

@@ -64,8 +64,8 @@ export function createSamplingOps(context: Pick<OpsContext, "device" | "submit">
     },
 
     logprobs({ logits, questions, sampled, out, batch }) {
-      const rows = rowsOf(logits, "has log-probabilities of"), room = roomFor(questions, questionWord.words);
-      invariant(roomFor(sampled) >= rows && roomFor(out, answerWord.words) >= room, `${rows} rows, ${room} questions, ${sampled.bytes} bytes of tokens, ${out.bytes} of answers`);
+      const rows = rowsOf(logits, "has log-probabilities of"), room = Math.min(roomFor(questions, questionWord.words), roomFor(out, answerWord.words));
+      invariant(roomFor(sampled) >= rows && room > 0, `${rows} rows, ${sampled.bytes} bytes of tokens, ${questions.bytes} of questions, ${out.bytes} of answers`);
       aligned({ answers: out });
       submit("logprobs", "logprobs", "numLogits", room, 1, rowThreads,
         new Params().ptr(addressOf(batch.header)).ptr(addressOf(logits.data)).ptr(addressOf(questions)).ptr(addressOf(sampled)).ptr(addressOf(out)).i32(logits.stride).i32(logits.columns));
