@@ -44,7 +44,7 @@ export function resourcesOf(log: string): KernelResources[] {
 }
 
 /**
- * What is wrong with the log of code that has these kernels, a sentence each: NVRTC 13.0, compiling on many threads at once, now and then loses lines of it.
+ * What is wrong with the log of code that has these kernels, a sentence each: who does not know what a kernel takes does not know that it spills.
  */
 export function gapsOf(log: string, kernels: readonly string[]): string[] {
   const told = new Map(resourcesOf(log).map((one) => [one.kernel, one])), framed = new Set<string>();

@@ -37,17 +37,6 @@ type Facts = { readonly resources: readonly KernelResources[] } | { readonly ref
 type Cache = ReturnType<typeof openCubinCache>;
 type Nvrtc = Awaited<ReturnType<typeof loadNvrtc>>;
 
-interface Translated {
-  readonly cubin: Uint8Array;
-  readonly log: string;
-}
-
-/** Whether facts that were kept tell of every kernel. */
-const isWhole = (facts: Facts, cubin: Uint8Array): boolean => "refused" in facts || kernelsOf(cubin).every((kernel) => facts.resources.some((one) => one.kernel === kernel));
-
-/** How often a source is compiled whose log has gaps. */
-const mostTries = 5;
-
 export class Compiler {
   readonly arch: string;
   /** NVRTC's: "13.0". */
@@ -77,7 +66,9 @@ export class Compiler {
     const major = new Out(), minor = new Out();
     nvrtc.nvrtcVersion(major.words, minor.words);
     this.version = `${major.i32}.${minor.i32}`;
-    this.#options = [`--gpu-architecture=${arch}`, "-default-device", "--std=c++17", "-lineinfo", "--ptxas-options=-v"];
+    // Where a driver is, NVRTC 12.9 and newer keep code of their own on disk, and say nothing of what comes from there.
+    const ownCache = major.i32 > 12 || (major.i32 === 12 && minor.i32 >= 9) ? ["--no-cache"] : [];
+    this.#options = [`--gpu-architecture=${arch}`, "-default-device", "--std=c++17", "-lineinfo", "--ptxas-options=-v", ...ownCache];
   }
 
   /** Why compiled kernels were not kept for the next start, if they were not. */
@@ -103,9 +94,9 @@ export class Compiler {
     const start = performance.now(), seconds = (): number => (performance.now() - start) / 1000;
     const kept = await this.#cache.get(key);
     let facts: Facts, cubin: Uint8Array;
-    if (kept && isWhole(kept.facts as Facts, kept.cubin)) [facts, cubin] = [kept.facts as Facts, kept.cubin];
+    if (kept) [facts, cubin] = [kept.facts as Facts, kept.cubin];
     else {
-      const { cubin: made, log } = await this.#translateWhole(name, source);
+      const { cubin: made, log } = await this.#translate(name, source);
       const refused = slowness(log);
       [facts, cubin] = refused.length > 0 ? [{ refused }, new Uint8Array()] : [{ resources: resourcesOf(log) }, made];
       try {
@@ -115,19 +106,10 @@ export class Compiler {
       }
     }
     if ("refused" in facts) throw new CompileError(`${name} compiles for ${this.arch} to code that is slow:\n${facts.refused.join("\n")}`, true);
-    return { cubin, resources: facts.resources, fromCache: kept?.cubin === cubin, seconds: seconds() };
+    return { cubin, resources: facts.resources, fromCache: kept !== undefined, seconds: seconds() };
   }
 
-  /** Again where the log has gaps. */
-  async #translateWhole(name: string, source: string): Promise<Translated> {
-    for (let tries = 1; ; tries++) {
-      const made = await this.#translate(name, source), gaps = gapsOf(made.log, kernelsOf(made.cubin));
-      if (gaps.length === 0) return made;
-      if (tries === mostTries) throw new Error(`NVRTC ${this.version} compiled ${name} ${tries} times, and its log has gaps: ${gaps.join(", ")}`);
-    }
-  }
-
-  async #translate(name: string, source: string): Promise<Translated> {
+  async #translate(name: string, source: string): Promise<{ readonly cubin: Uint8Array; readonly log: string }> {
     const nvrtc = this.#nvrtc, out = new Out(), handle = new Out();
     nvrtc.nvrtcCreateProgram(handle.words, source, name, 0, null, null);
     const program = handle.u64;
@@ -141,6 +123,8 @@ export class Compiler {
       nvrtc.nvrtcGetCUBINSize(program, out.words);
       const cubin = new Uint8Array(out.u64);
       nvrtc.nvrtcGetCUBIN(program, cubin);
+      const gaps = gapsOf(log, kernelsOf(cubin));
+      if (gaps.length > 0) throw new Error(`NVRTC ${this.version} compiled ${name} and does not say to what: ${gaps.join(", ")}`);
       return { cubin, log };
     } finally {
       nvrtc.nvrtcDestroyProgram(handle.words);
