@@ -96,7 +96,7 @@ function addChoose(m: Module, rows: LogitRows): Func {
       minMass.set(i64.trunc_sat_f64_u(f64.ceil(f64.mul(number(choiceWord.minP), 2 ** massBits)))),
       call(prefix.start, ...ranked, minMass),
       topK.set(i32.load(choice, 4 * choiceWord.topK)),
-      when(i32.and(i32.gt_s(topK, 0), i32.lt_s(topK, i32.shr_u(bytes, 2))), [call(prefix.byCount, ...ranked, i64.extend_i32_u(topK))]),
+      when(i32.and(i32.gt_s(topK, 0), i32.lt_s(topK, i32.shr_u(bytes, 2))), [call(prefix.byCount, ...ranked, topK)]),
       when(f64.lt(number(choiceWord.topP), 1), [call(prefix.byMass, ...ranked, number(choiceWord.topP))]),
       call(prefix.draw, ...ranked, number(choiceWord.uniform)),
     ];
