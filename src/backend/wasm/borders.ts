@@ -168,14 +168,7 @@ function addFinish(m: Module, rows: LogitRows, weight: Weight, massSum: Func): F
       needed.set(i64.div_u(i64.sub(i64.add(i64.sub(wanted, before), each), 1), each)),
       // Of equal logits the lowest ids; where all are needed it is as it was.
       offset.set(i32.select(i32.load(scratch, scratchAt.offset), every, i32.eq(high, i32.load(scratch, scratchAt.key)))),
-      when(i64.lt_u(i64.mul(needed, each), inside), [
-        offset.set(-4),
-        loop("next_equal", (next) => [
-          offset.set(call(rows.next, row, i32.add(offset, 4), bytes, logitOf(high))),
-          needed.set(i64.sub(needed, 1)),
-          branchIf(next, i32.eqz(i64.eqz(needed))),
-        ]),
-      ]),
+      when(i64.lt_u(i64.mul(needed, each), inside), [offset.set(call(rows.nth, row, bytes, logitOf(high), i32.wrap_i64(needed)))]),
       i32.store(scratch, high, scratchAt.key),
       i32.store(scratch, offset, scratchAt.offset),
     ];
