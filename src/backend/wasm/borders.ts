@@ -16,7 +16,8 @@ import { massBits, massesOf, massOfOne } from "./masses.ts";
 import { half, KeptConstants } from "./math.ts";
 import { least } from "./rows.ts";
 
-const binBits = 9, bins = 2 ** binBits;
+/** Keys are looked at by digits of so many bits, the most that needs no fifth. Bins of equal width are more, to be narrow. */
+const digitBits = 8, equalBins = 512;
 /** A bin has a part for each lane, so that neighbours in a row seldom wait for each other. */
 const laneBytes = { count: 4, mass: 8 } as const;
 type Weight = keyof typeof laneBytes;
@@ -25,7 +26,8 @@ type Weight = keyof typeof laneBytes;
  * Byte offsets in a thread's scratch memory. key, offset: the prefix (prefix.ts). one: a logit by itself, as a row. compact: maxima, then copied logits, then
  * sums of tiles.
  */
-export const scratchAt = { key: 0, offset: 4, one: 8, table: 64, compact: 64 + 4 * laneBytes.mass * (bins + 2) } as const;
+export const scratchAt = { key: 0, offset: 4, one: 8, table: 64, compact: 64 + 4 * laneBytes.mass * (equalBins + 2) } as const;
+/** Maxima of groups take the most: 16 bytes for up to 4 logits. */
 export const scratchBytes = (columns: number): number => scratchAt.compact + 4 * (columns + 4);
 /** The offset of a prefix that keeps all logits of its key. */
 export const every = 0x7ffffff0;
@@ -51,7 +53,7 @@ export function addBorders(m: Module, rows: LogitRows, massSum: Func): Borders {
   return { byCount: addByCount(m, rows, massSum, collect), byMass: addByMass(m, rows, massSum, collect) };
 }
 
-/** (row, from, to, low, high, into): copies the logits from `low` to `high`, in their order. Returns the address behind them; up to 12 bytes further may be written. */
+/** (row, from, to, low, high, into): copies the logits from `low` to `high`, in their order. Returns the address behind them; the word there may be written too. */
 function addCollect(m: Module, rows: LogitRows): Func {
   return m.func("collect", { row: "i32", from: "i32", to: "i32", low: "f32", high: "f32", into: "i32" }, "i32", ({ row, from, to, low, high, into }, local) => {
     const lows = local("v128", "lows"), highs = local("v128", "highs"), mask = local("i32", "mask");
@@ -123,7 +125,7 @@ function addHistogram(m: Module, rows: LogitRows, weight: Weight): Func {
       bin.set(i32x4.sub(top, keysOf(x!, key))),
       inside.set(i32x4.ge_u(ranges, bin)),
       when(v128.any_true(inside), [
-        bin.set(binOffsets(v128.bitselect(i32x4.shr_u(bin, shift), splat.i32(bins), inside), weight)),
+        bin.set(binOffsets(v128.bitselect(i32x4.shr_u(bin, shift), splat.i32(2 ** digitBits), inside), weight)),
         ...(weight === "mass" ? masses.flatMap((part, i) => massesOf(local, half(x!, i === 1), tops, rates, part, constants.f64, "exact")) : []),
         ...scatter(table, at, bin, weight, masses),
       ]),
@@ -155,7 +157,7 @@ function addFinish(m: Module, rows: LogitRows, weight: Weight, massSum: Func): F
       table.set(i32.add(scratch, scratchAt.table)),
       compact.set(i32.add(scratch, scratchAt.compact)),
       loop("next_digit", (nextDigit) => [
-        shift.set(i32.sub(32 - binBits, i32.clz(i32.sub(high, low)))),
+        shift.set(i32.sub(32 - digitBits, i32.clz(i32.sub(high, low)))),
         shift.set(i32.select(shift, 0, i32.gt_s(shift, 0))),
         ...clear(bin, table, tableEnd, i32.add(i32.shr_u(i32.sub(high, low), shift), 1), weight),
         call(histogram, compact, i32.sub(end, compact), table, low, high, shift, largest, rate),
@@ -274,7 +276,7 @@ function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Fu
         near.set(f32x4.ge(x!, lows)),
         when(i32x4.bitmask(near), [
           bin.set(i32x4.sub(f32x4.add(f32x4.mul(f32x4.sub(topHalf, f32x4.mul(x!, splat.f32(0.5))), scales), splat.f32(2 ** 23)), splat.i32(floatBits23))),
-          bin.set(binOffsets(v128.bitselect(bin, splat.i32(bins + 1), near), "mass")),
+          bin.set(binOffsets(v128.bitselect(bin, splat.i32(equalBins + 1), near), "mass")),
           ...scatter(table, at, bin, "mass", masses),
         ]),
       ]),
@@ -315,9 +317,9 @@ function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Fu
       start.set(call(boundOf, constant("i64", 2 ** massBits), share, largest, rate)),
       start.set(f32.select(start, kept, f32.gt(start, kept))),
       top.set(f32.mul(f32.demote_f64(largest), 0.5)),
-      scale.set(f32.min(f32.div(bins, f32.sub(top, f32.mul(start, 0.5))), 3.4028234663852886e38)),
+      scale.set(f32.min(f32.div(equalBins, f32.sub(top, f32.mul(start, 0.5))), 3.4028234663852886e38)),
       table.set(i32.add(scratch, scratchAt.table)),
-      ...clear(bin, table, tableEnd, constant("i32", bins + 1), "mass"),
+      ...clear(bin, table, tableEnd, constant("i32", equalBins + 1), "mass"),
       ...inBoth((begin, until) => total.set(call(fill, row, begin, until, table, logitOf(from), start, top, scale, share, largest, rate, total))),
       wanted.set(i64.trunc_sat_f64_u(f64.ceil(f64.mul(topP, f64.convert_i64_u(total))))),
       wanted.set(i64.add(wanted, i64.extend_i32_u(i64.eqz(wanted)))),
