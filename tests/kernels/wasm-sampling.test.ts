@@ -109,6 +109,42 @@ test("sample: whole vocabularies", async () => {
   }
 });
 
+/** What is kept by whole numbers alone, where logits are whole octaves below the first: ids, and their masses' running sums. Kernels must find the same to the last unit. */
+function keptExactly(octaves: readonly number[], { topP, minP, topK }: Choice): { readonly ids: readonly number[]; readonly sums: readonly bigint[] } {
+  const unit = 41, mass = octaves.map((below) => (below <= unit ? 1n << BigInt(unit - below) : 0n)), runningSums = (ids: readonly number[]): bigint[] => {
+    let sum = 0n;
+    return ids.map((id) => (sum += mass[id]!));
+  };
+  const first = Array.from(octaves.keys()).sort((a, b) => octaves[a]! - octaves[b]! || a - b).slice(0, topK > 0 ? topK : undefined).filter((id) => mass[id]! > 0n && mass[id]! >= BigInt(minP * 2 ** unit));
+  const sums = runningSums(first), enough = BigInt(topP * 2 ** 53) * sums.at(-1)!;
+  const ids = first.filter((_, i) => i === 0 || sums[i - 1]! << 53n < enough).sort((a, b) => a - b);
+  return { ids, sums: runningSums(ids) };
+}
+
+test("sample: masses that are powers of two, drawn at the very borders between tokens", async () => {
+  const random = stream(21);
+  for (const columns of [1, 2, 3, 6, 50, 700]) {
+    const rows = long ? 5000 : 300, choices = new Int32Array(rows * choiceWord.words), numbers = new Float64Array(choices.buffer), logits = new Float32Array(rows * columns);
+    const expected = Array.from({ length: rows }, (_, r) => {
+      const deepest = pick(random, [0, 2, 10, 45]), octaves = Array.from({ length: columns }, () => Math.floor(random() * (deepest + 1)));
+      octaves[Math.floor(random() * columns)] = 0;
+      logits.set(octaves.map((below) => -below), r * columns);
+      // A temperature, top-p and min-p whose products with masses are whole numbers too.
+      const choice = { temperature: Math.LOG2E, topP: pick(random, [1, 0.5, 0.75, 0.875, 2 ** -30]), minP: pick(random, [0, 0, 2 ** -9, 3 * 2 ** -41]), topK: pick(random, [0, 0, 1, 3, Math.ceil(columns / 2)]), uniform: 0 };
+      const { ids, sums } = keptExactly(octaves, choice), total = sums.at(-1)!;
+      // The least number that draws some token, or the one before, which draws the token before.
+      const drawn = Math.floor(random() * ids.length), border = drawn === 0 ? 0n : ((sums[drawn - 1]! << 53n) + total - 1n) / total, draw = random() < 0.5 && border > 0n ? border - 1n : border;
+      numbers.set([choice.temperature, choice.topP, choice.minP, Number(draw) / 2 ** 53], (r * choiceWord.words) / 2);
+      choices[r * choiceWord.words + choiceWord.topK] = choice.topK;
+      return ids[sums.findIndex((sum) => draw * total < sum << 53n)]!;
+    });
+    for (const place of places.slice(1)) {
+      const { out } = await at(place, { header: headerOf(rows), logits, choices, out: poisoned(rows) }, (ops, b) => ops.sample({ ...b, logits: matrix({ columns, stride: columns, offset: 0 }, b.logits), batch: batchOf(b.header) }));
+      assert.deepEqual([...out], expected, `${columns} columns`);
+    }
+  }
+});
+
 interface Edit { readonly token: number; readonly count: number; readonly bias: number }
 interface Rule { readonly row: number; readonly edits: readonly Edit[]; readonly onlyEdited: boolean; readonly repetition: number; readonly frequency: number; readonly presence: number }
 

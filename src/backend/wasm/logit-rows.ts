@@ -3,7 +3,7 @@
  *
  * Positions in a row are byte offsets. Knows no choices.
  */
-import { block, branch, branchIf, call, constant, f32, f32x4, forRange, i32, i32x4, leave, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
+import { block, branchIf, call, constant, f32, f32x4, forRange, i32, i32x4, leave, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand } from "./assembler.ts";
 import type { MakeLocal } from "./kernel.ts";
 
 /** Larger for larger logits, as unsigned numbers; the zeros are equal. */
@@ -20,12 +20,12 @@ export class LogitRows {
   readonly #fourOf: Func;
   /** (row, bytes): the offset of the largest logit, the first of equal ones; -1 where the row is no distribution. */
   readonly largest: Func;
-  /** (row, from, bytes, logit): the offset of the first logit from `from` on that equals it; there must be one. */
-  readonly next: Func;
+  /** (row, bytes, logit, n): the offset of the n-th logit, from 1, that equals it; there must be so many. */
+  readonly nth: Func;
 
   constructor(m: Module) {
     this.#fourOf = addFourOf(m);
-    this.next = addNext(m);
+    this.nth = this.#addNth(m);
     this.largest = this.#addLargest(m);
   }
 
@@ -54,7 +54,30 @@ export class LogitRows {
         most[0]!.set(f32x4.pmax(f32x4.pmax(most[0]!, most[1]!), f32x4.pmax(most[2]!, most[3]!))),
         best.set(larger(larger(lane(0), lane(1)), larger(lane(2), lane(3)))),
         when(i32.or(i32.eqz(i32x4.all_true(finite)), f32.eq(best, -Infinity)), [leave(constant("i32", -1))]),
-        call(this.next, row, 0, bytes, best),
+        call(this.nth, row, bytes, best, 1),
+      ];
+    }, { internal: true });
+  }
+
+  #addNth(m: Module): Func {
+    return m.func("nthEqual", { row: "i32", bytes: "i32", logit: "f32", n: "i32" }, "i32", ({ row, bytes, logit, n }, local) => {
+      const at = local("i32", "at"), count = local("i32", "count"), wanted = local("v128", "wanted");
+      const equal = (v: Local): Node => i32.popcnt(i32x4.bitmask(f32x4.eq(v, wanted)));
+      return [
+        wanted.set(f32x4.splat(logit)),
+        block("among_these", (found) => this.over(local, row, 0, bytes, 4, (x, i) => [
+          at.set(i),
+          count.set(x.map(equal).reduce((a, b) => i32.add(a, b))),
+          branchIf(found, i32.ge_s(count, n)),
+          n.set(i32.sub(n, count)),
+        ])),
+        at.set(i32.sub(at, 4)),
+        loop("next", (next) => [
+          at.set(i32.add(at, 4)),
+          n.set(i32.sub(n, f32.eq(f32.load(i32.add(row, at)), logit))),
+          branchIf(next, n),
+        ]),
+        at.get,
       ];
     }, { internal: true });
   }
@@ -69,28 +92,6 @@ function addFourOf(m: Module): Func {
       when(i32.ge_u(left, 16), [x.set(v128.load(address))], [0, 1, 2].map((lane) =>
         when(i32.gt_u(left, 4 * lane), [x.set(v128.load32_lane(i32.add(address, 4 * lane), x, lane))]))),
       x.get,
-    ];
-  }, { internal: true });
-}
-
-function addNext(m: Module): Func {
-  return m.func("nextEqual", { row: "i32", from: "i32", bytes: "i32", logit: "f32" }, "i32", ({ row, from, bytes, logit }, local) => {
-    const at = local("i32", "at"), end = local("i32", "end"), wanted = local("v128", "wanted");
-    const equal = (j: number): Node => f32x4.eq(v128.load(at, 16 * j), wanted);
-    return [
-      at.set(i32.add(row, from)),
-      end.set(i32.sub(i32.add(row, bytes), 64)),
-      wanted.set(f32x4.splat(logit)),
-      block("found", (found) => [loop("next_sixteen", (next) => [
-        branchIf(found, i32.gt_u(at, end)),
-        branchIf(found, v128.any_true(v128.or(v128.or(equal(0), equal(1)), v128.or(equal(2), equal(3))))),
-        at.set(i32.add(at, 64)),
-        branch(next),
-      ])]),
-      loop("next_one", (next) => [
-        when(f32.ne(f32.load(at), logit), [at.set(i32.add(at, 4)), branch(next)]),
-      ]),
-      i32.sub(at, row),
     ];
   }, { internal: true });
 }

@@ -8,12 +8,12 @@ import { Module } from "./assembler.ts";
 import {
   embed, embedArgs, gatedActivation, gatedActivationArgs, gatedActivations, gatherRows, gatherRowsArgs, rmsNorm, rmsNormArgs, softCap, softCapArgs,
 } from "./elementwise.ts";
+import { scratchBytes } from "./borders.ts";
 import { logprobs, logprobsArgs } from "./logprobs.ts";
 import { LogitRows } from "./logit-rows.ts";
 import { linear, linearArgs, linearPieceColumns } from "./matmul.ts";
 import { MathLibrary } from "./math.ts";
 import { WasmBuffer } from "./memory.ts";
-import { prefixScratchBytes } from "./prefix.ts";
 import { piecePanels, quantizedEmbedArgs, quantizedLinearArgs } from "./quantized.ts";
 import { quantize, quantizeArgs } from "./quantize.ts";
 import { sampleArgs, sampleRuledArgs, sampling } from "./sample.ts";
@@ -114,7 +114,7 @@ const mostLogits = 2 ** 22;
 export function recordOps(emit: Emit, needScratch: (bytes: number) => void): Omit<Ops, "attention"> {
   const chosen = ({ logits, choices, out, header }: { logits: Activation; choices: Buffer; out: Buffer; header: Buffer }): { readonly [Name in keyof typeof sampleArgs]: Word } => {
     invariant(logits.columns <= mostLogits, `rows of ${logits.columns} logits; ${mostLogits} at most`);
-    needScratch(prefixScratchBytes(logits.columns));
+    needScratch(scratchBytes(logits.columns));
     return { header, rowsWord: headerWord.numLogits, out, logits: logits.data, stride: logits.stride, columns: logits.columns, choices };
   };
   return {

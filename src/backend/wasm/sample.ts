@@ -91,12 +91,13 @@ function addChoose(m: Module, rows: LogitRows): Func {
     return [
       best.set(call(rows.largest, row, bytes)),
       when(i32.or(i32.lt_s(best, 0), f64.eq(number(choiceWord.temperature), 0)), [leave(best.get)]),
-      largest.set(f64.promote_f32(f32.load(i32.add(row, best)))),
-      rate.set(f64.div(Math.LOG2E, number(choiceWord.temperature))),
+      largest.set(f64.add(f64.promote_f32(f32.load(i32.add(row, best))), 0)), // no -0, by whose sign a difference of 0 would have one
+      // Finite, so that the largest has a mass at any temperature.
+      rate.set(f64.min(f64.div(Math.LOG2E, number(choiceWord.temperature)), 2 ** 1000)),
       minMass.set(i64.trunc_sat_f64_u(f64.ceil(f64.mul(number(choiceWord.minP), 2 ** massBits)))),
       call(prefix.start, ...ranked, minMass),
       topK.set(i32.load(choice, 4 * choiceWord.topK)),
-      when(i32.and(i32.gt_s(topK, 0), i32.lt_s(topK, i32.shr_u(bytes, 2))), [call(prefix.byCount, ...ranked, i64.extend_i32_u(topK))]),
+      when(i32.and(i32.gt_s(topK, 0), i32.lt_s(topK, i32.shr_u(bytes, 2))), [call(prefix.byCount, ...ranked, topK)]),
       when(f64.lt(number(choiceWord.topP), 1), [call(prefix.byMass, ...ranked, number(choiceWord.topP))]),
       call(prefix.draw, ...ranked, number(choiceWord.uniform)),
     ];
