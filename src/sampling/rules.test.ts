@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import { editWord } from "../backend/backend.ts";
 import { editedLogit } from "../backend/reference/sample.ts";
 import { stream } from "../core/random.ts";
 import { BadRequest } from "../core/errors.ts";
 import { checkSampling, defaultSampling, type LogitsProcessor, type SamplingParams } from "./params.ts";
+import { Records } from "./records.ts";
 import { LogitRules } from "./rules.ts";
 import { Sampler } from "./sampler.ts";
 
@@ -31,16 +33,25 @@ function oracle(logits: Float32Array, p: SamplingParams, prompt: readonly number
   return x;
 }
 
+/** Edits of rules, as [token, count, bias]. */
+function editsOf(rules: LogitRules, numOutput: number): readonly (readonly [number, number, number])[] {
+  const records = new Records(editWord.words);
+  // Behind those of another row.
+  records.add(3);
+  rules.writeEdits(records, numOutput);
+  return Array.from({ length: records.count - 3 }, (_, i) => {
+    const at = (i + 3) * editWord.words;
+    return [records.ints[at + editWord.token]!, records.ints[at + editWord.count]!, records.doubles[(at + editWord.bias) / 2]!] as const;
+  });
+}
+
 /** The logits under the rules: what a backend makes of the edits, or the row that functions have written to. */
 function apply(rules: LogitRules, logits: Float32Array, p: SamplingParams, numOutput: number): Float32Array {
   if (rules.haveProcessors) return rules.apply(logits);
-  const row = rules.onlyEdited ? new Float32Array(logits.length).fill(-Infinity) : logits.slice(), edited: number[] = [];
-  rules.forEachEdit(numOutput, (token, count, bias) => {
-    edited.push(token);
-    row[token] = editedLogit(logits[token]!, count, bias, { repetition: p.repetitionPenalty, frequency: p.frequencyPenalty, presence: p.presencePenalty });
-  });
+  const row = rules.onlyEdited ? new Float32Array(logits.length).fill(-Infinity) : logits.slice(), edits = editsOf(rules, numOutput), edited = edits.map(([token]) => token);
+  for (const [token, count, bias] of edits) row[token] = editedLogit(logits[token]!, count, bias, { repetition: p.repetitionPenalty, frequency: p.frequencyPenalty, presence: p.presencePenalty });
   assert.equal(new Set(edited).size, edited.length, "no token twice");
-  if (rules.onlyEdited) assert.deepEqual(edited, edited.toSorted((a, b) => a - b));
+  if (rules.onlyEdited) assert.deepEqual(edited, edited.toSorted((x, y) => x - y));
   return row;
 }
 
@@ -161,24 +172,18 @@ test("a logits processor that throws, returns something or gives the logits away
 });
 
 test("penalties touch the distinct tokens seen and nothing else", () => {
-  const edits = (made: LogitRules, numOutput: number) => {
-    const all: [number, number, number][] = [];
-    made.forEachEdit(numOutput, (...edit) => void all.push(edit));
-    return all;
-  };
   const made = LogitRules.of({ ...defaultSampling, repetitionPenalty: 1.5, frequencyPenalty: 0.5 }, Int32Array.of(7, 7, 9), new Set([1]))!;
   for (const token of [9, 4, 4, 4]) made.add(token);
-  assert.deepEqual(edits(made, 4), [[7, 0, 0], [9, 1, 0], [4, 3, 0]]);
+  assert.deepEqual(editsOf(made, 4), [[7, 0, 0], [9, 1, 0], [4, 3, 0]]);
   const biased = LogitRules.of({ ...defaultSampling, presencePenalty: 1, logitBias: new Map([[4, 2], [8, -1]]), badWords: [[8]], minTokens: 3 }, Int32Array.of(7), new Set([1]))!;
   for (const token of [4, 5]) biased.add(token);
-  assert.deepEqual(edits(biased, 2), [[1, -1, -Infinity], [8, -1, -Infinity], [4, 1, 2], [5, 1, 0]]);
+  assert.deepEqual(editsOf(biased, 2), [[4, 1, 2], [8, -1, -Infinity], [5, 1, 0], [1, -1, -Infinity]]);
 });
 
 test("rules that know their output are not asked what follows another number of tokens", () => {
   const made = LogitRules.of({ ...defaultSampling, presencePenalty: 1 }, Int32Array.of(7), new Set())!;
   made.add(3);
-  assert.throws(() => made.forEachEdit(0, () => {}), /know 1 tokens of output are asked what follows 0/);
-  const counting = LogitRules.of({ ...defaultSampling, minTokens: 2 }, Int32Array.of(7), new Set([1]))!, forbidden: number[] = [];
-  for (const numOutput of [0, 1, 2]) counting.forEachEdit(numOutput, (token) => void forbidden.push(token, numOutput));
-  assert.deepEqual(forbidden, [1, 0, 1, 1]);
+  assert.throws(() => editsOf(made, 0), /know 1 tokens of output are asked what follows 0/);
+  const counting = LogitRules.of({ ...defaultSampling, minTokens: 2 }, Int32Array.of(7), new Set([1]))!;
+  assert.deepEqual([0, 1, 2].map((numOutput) => editsOf(counting, numOutput).map(([token]) => token)), [[1], [1], []]);
 });

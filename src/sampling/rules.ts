@@ -15,25 +15,27 @@
  * are applied here, in a row of its own, in the same doubles rounded to f32. What has been put out is counted, not read again: a preemption
  * changes nothing. Knows no batch.
  */
+import { editWord } from "../backend/backend.ts";
 import { BadRequest, invariant } from "../core/errors.ts";
 import type { LogitsProcessor, SamplingParams } from "./params.ts";
+import { Records } from "./records.ts";
 
 const greatest = 3.4028234663852886e38;
+
+/** How often a token was in the output before there was any, as an edit's count; `byOutput`: it has no edit before. */
+const byOutput = -2, notSeen = -1, inPrompt = 0;
 
 /** The rules of one sequence, and what they remember of it. */
 export class LogitRules {
   readonly #params: SamplingParams;
   /** Tokens that end the output. */
   readonly #ends: readonly number[];
-  readonly #bias: ReadonlyMap<number, number>;
   readonly #penalises: boolean;
-  /** Those allowed, each once, ascending. */
-  readonly #allowed: readonly number[] | undefined;
-  /** Distinct tokens under penalty, the prompt's first; #counts[i] is how often #seen[i] stands in the output. */
-  readonly #seen: number[] = [];
-  readonly #counts: number[] = [];
+  /** What is to be done to each token that is allowed where only some are, else biased or under penalty; those that the output brought come last. */
+  readonly #edits = new Records(editWord.words);
+  /** Which edit is a token's, and of each edit what its count was at first. */
   readonly #places = new Map<number, number>();
-  readonly #numSeenInPrompt: number;
+  readonly #atFirst: number[] = [];
   readonly #output: number[] = [];
   readonly #processors: readonly LogitsProcessor[];
   readonly #prompt: Int32Array;
@@ -41,18 +43,17 @@ export class LogitRules {
   #row: Float32Array | undefined;
 
   private constructor(params: SamplingParams, prompt: Int32Array, endTokens: ReadonlySet<number>) {
-    const { repetitionPenalty, frequencyPenalty, presencePenalty, minTokens, stopTokenIds, logitBias, allowedTokenIds } = params;
+    const { repetitionPenalty, frequencyPenalty, presencePenalty, minTokens, stopTokenIds, logitBias = new Map<number, number>(), allowedTokenIds } = params;
     this.#params = params;
     this.#processors = params.logitsProcessors ?? [];
     this.#prompt = prompt;
     // The model's end tokens are held back even where they would be ignored, as in vLLM.
     this.#ends = minTokens > 0 ? [...new Set([...endTokens, ...stopTokenIds])] : [];
-    this.#bias = logitBias ?? new Map();
-    this.#allowed = allowedTokenIds && [...new Set(allowedTokenIds)].sort((a, b) => a - b);
     this.#penalises = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0;
+    const named = allowedTokenIds ? [...new Set(allowedTokenIds)].sort((a, b) => a - b) : logitBias.keys();
+    for (const token of named) this.#edit(token, notSeen, logitBias.get(token) ?? 0);
     // The other penalties know only the output.
-    if (repetitionPenalty !== 1) for (const token of prompt) this.#count(token, 0);
-    this.#numSeenInPrompt = this.#seen.length;
+    if (repetitionPenalty !== 1) for (const token of prompt) this.#see(token, inPrompt);
   }
 
   /** The rules of a request with this prompt, where it has any. `endTokens`: the model's own. */
@@ -75,44 +76,46 @@ export class LogitRules {
 
   /** Whether no token may be generated but those that are edited. */
   get onlyEdited(): boolean {
-    return this.#allowed !== undefined;
+    return this.#params.allowedTokenIds !== undefined;
   }
 
   /** The next token of the output. */
   add(token: number): void {
     this.#output.push(token);
-    if (this.#penalises) this.#count(token, 1);
+    if (!this.#penalises) return;
+    this.#see(token, byOutput);
+    const place = this.#places.get(token);
+    if (place !== undefined) this.#edits.ints[place * editWord.words + editWord.count] = 1 + Math.max(0, this.#countAt(place));
   }
 
   /** Takes the last token of the output back. */
   removeLast(): void {
-    const token = this.#output.pop()!;
-    if (!this.#penalises) return;
-    const place = this.#places.get(token)!;
-    if (--this.#counts[place]! > 0 || place < this.#numSeenInPrompt) return;
+    const token = this.#output.pop()!, place = this.#penalises ? this.#places.get(token) : undefined;
+    if (place === undefined) return;
+    const count = this.#countAt(place) - 1, atFirst = this.#atFirst[place]!;
+    this.#edits.ints[place * editWord.words + editWord.count] = count > 0 ? count : atFirst;
+    if (count > 0 || atFirst !== byOutput) return;
     // What the output brought stands in the order in which it came.
     this.#places.delete(token);
-    this.#seen.pop();
-    this.#counts.pop();
+    this.#atFirst.pop();
+    this.#edits.removeLast();
   }
 
   /**
-   * What is to be done to each token that a rule names, for the token behind `numOutput` of output (those that were added, where the rules need them): no
-   * token twice, ascending where only these may be chosen. count and bias as a backend takes them (backend.ts, editWord).
+   * Adds to `edits` (backend.ts, editWord) what is to be done to each token that a rule names, for the token behind `numOutput` of output (those that were
+   * added, where the rules need them): no token twice, ascending where only these may be chosen.
    */
-  forEachEdit(numOutput: number, body: (token: number, count: number, bias: number) => void): void {
+  writeEdits(edits: Records, numOutput: number): void {
     invariant(!this.needOutput || numOutput === this.#output.length, `rules that know ${this.#output.length} tokens of output are asked what follows ${numOutput}`);
-    const bias = this.#bias, forbidden = this.#forbidden(numOutput);
-    if (this.#allowed) {
-      for (const token of this.#allowed) body(token, this.#countOf(token), forbidden.has(token) ? -Infinity : bias.get(token) ?? 0);
-      return;
-    }
-    for (const token of forbidden) body(token, -1, -Infinity);
-    for (const [token, by] of bias) if (!forbidden.has(token)) body(token, this.#countOf(token), by);
-    const plain = forbidden.size === 0 && bias.size === 0;
-    for (let i = 0; i < this.#seen.length; i++) {
-      const token = this.#seen[i]!;
-      if (plain || !(forbidden.has(token) || bias.has(token))) body(token, this.#counts[i]!, 0);
+    const from = edits.add(this.#edits.count);
+    edits.ints.set(this.#edits.words, from);
+    for (const token of this.#forbidden(numOutput)) {
+      const place = this.#places.get(token);
+      if (place === undefined && this.onlyEdited) continue;
+      const at = place === undefined ? edits.add() : from + place * editWord.words;
+      edits.ints[at + editWord.token] = token;
+      edits.ints[at + editWord.count] = notSeen;
+      edits.doubles[(at + editWord.bias) / 2] = -Infinity;
     }
   }
 
@@ -123,17 +126,17 @@ export class LogitRules {
   apply(logits: Float32Array): Float32Array {
     // A function may have given away the array of the token before.
     if (this.#row?.length !== logits.length) this.#row = new Float32Array(logits.length);
-    const row = this.#row;
-    if (this.#allowed) {
+    const row = this.#row, { repetitionPenalty, frequencyPenalty, presencePenalty, allowedTokenIds, logitBias } = this.#params;
+    if (allowedTokenIds) {
       row.fill(-Infinity);
-      for (const id of this.#allowed) row[id] = logits[id]!;
+      for (const id of allowedTokenIds) row[id] = logits[id]!;
     } else row.set(logits);
-    for (const [id, bias] of this.#bias) row[id] = finite(row[id]! + bias, row[id]!);
+    for (const [id, bias] of logitBias ?? []) row[id] = finite(row[id]! + bias, row[id]!);
     for (const id of this.#forbidden(this.#output.length)) row[id] = -Infinity;
     this.#process(row);
-    const { repetitionPenalty, frequencyPenalty, presencePenalty } = this.#params;
-    for (let i = 0; i < this.#seen.length; i++) {
-      const id = this.#seen[i]!, count = this.#counts[i]!, raw = row[id]!;
+    for (const [id, place] of this.#places) {
+      const count = this.#countAt(place), raw = row[id]!;
+      if (count < 0) continue;
       const repeated = raw > 0 ? raw / repetitionPenalty : raw * repetitionPenalty;
       row[id] = finite(count > 0 ? repeated - frequencyPenalty * count - presencePenalty : repeated, raw);
     }
@@ -179,20 +182,24 @@ export class LogitRules {
     return true;
   }
 
-  /** How often a token under penalty stands in the output, -1 of one that is not. */
-  #countOf(token: number): number {
+  /** A token is under penalty from now on; `atFirst`: what its count is, or was before the output brought it. Only functions bring in others than the allowed ones. */
+  #see(token: number, atFirst: typeof inPrompt | typeof byOutput): void {
     const place = this.#places.get(token);
-    return place === undefined ? -1 : this.#counts[place]!;
+    if (place === undefined) {
+      if (!this.onlyEdited || this.haveProcessors) this.#edit(token, atFirst, 0);
+    } else if (atFirst === inPrompt) this.#atFirst[place] = this.#edits.ints[place * editWord.words + editWord.count] = inPrompt;
   }
 
-  #count(token: number, times: number): void {
-    const place = this.#places.get(token);
-    if (place !== undefined) this.#counts[place]! += times;
-    else {
-      this.#places.set(token, this.#seen.length);
-      this.#seen.push(token);
-      this.#counts.push(times);
-    }
+  #edit(token: number, count: number, bias: number): void {
+    const at = this.#edits.add();
+    this.#edits.ints[at + editWord.token] = token;
+    this.#edits.ints[at + editWord.count] = count;
+    this.#edits.doubles[(at + editWord.bias) / 2] = bias;
+    this.#places.set(token, this.#atFirst.push(count) - 1);
+  }
+
+  #countAt(place: number): number {
+    return this.#edits.ints[place * editWord.words + editWord.count]!;
   }
 }
 

@@ -13,6 +13,7 @@
 import { editWord, questionWord, ruleWord } from "../backend/backend.ts";
 import { Choices } from "./choices.ts";
 import type { SamplingParams } from "./params.ts";
+import { Records } from "./records.ts";
 import type { LogitRules } from "./rules.ts";
 
 export class SamplingBatch {
@@ -29,7 +30,8 @@ export class SamplingBatch {
   }
 
   clear(): void {
-    this.hostRows.length = this.#rules.count = this.#edits.count = this.#questions.count = 0;
+    this.hostRows.length = 0;
+    for (const list of [this.#rules, this.#edits, this.#questions]) list.clear();
   }
 
   /** One record (`ruleWord`) for each row with rules, whose edits count from the first of the step. */
@@ -66,12 +68,7 @@ export class SamplingBatch {
     if (!rules) return;
     this.choices.skip(row);
     const first = this.#edits.count;
-    rules.forEachEdit(numOutput, (token, count, bias) => {
-      const at = this.#edits.add();
-      this.#edits.ints[at + editWord.token] = token;
-      this.#edits.ints[at + editWord.count] = count;
-      this.#edits.doubles[(at + editWord.bias) / 2] = bias;
-    });
+    rules.writeEdits(this.#edits, numOutput);
     const at = this.#rules.add(), { ints, doubles } = this.#rules;
     ints[at + ruleWord.row] = row;
     ints[at + ruleWord.firstEdit] = first;
@@ -94,33 +91,5 @@ export class SamplingBatch {
     ints[at + questionWord.row] = row;
     ints[at + questionWord.token] = token;
     ints[at + questionWord.numTop] = numTop;
-  }
-}
-
-/** A list of records of so many words each, an even number: i32, and doubles at even words. Grows, and never shrinks. */
-class Records {
-  readonly #wordsEach: number;
-  count = 0;
-  ints = new Int32Array(0);
-  doubles = new Float64Array(0);
-
-  constructor(wordsEach: number) {
-    this.#wordsEach = wordsEach;
-  }
-
-  get words(): Int32Array<ArrayBuffer> {
-    return this.ints.subarray(0, this.count * this.#wordsEach);
-  }
-
-  /** One more. Returns its first word. */
-  add(): number {
-    const at = this.count++ * this.#wordsEach;
-    if (at === this.ints.length) {
-      const grown = new Float64Array(Math.max(16 * this.#wordsEach, at));
-      grown.set(this.doubles);
-      this.doubles = grown;
-      this.ints = new Int32Array(grown.buffer);
-    }
-    return at;
   }
 }

@@ -52,8 +52,8 @@ export const sampling: readonly Fault[] = [
   },
   {
     name: "assumed-tokens-stay", file: "src/sampling/rules.ts",
-    find: "if (--this.#counts[place]! > 0 || place < this.#numSeenInPrompt) return;",
-    replace: "if (--this.#counts[place]! >= 0) return;",
+    find: "editWord.count] = count > 0 ? count : atFirst;\n    if (count > 0 || atFirst !== byOutput) return;",
+    replace: "editWord.count] = count;\n    return;",
     why: "drafts under a repetition penalty: a token that was only proposed is under penalty for the rest of the output",
   },
   {
@@ -64,14 +64,14 @@ export const sampling: readonly Fault[] = [
   },
   {
     name: "bias-lost-for-seen-tokens", file: "src/sampling/rules.ts",
-    find: "const plain = forbidden.size === 0 && bias.size === 0;",
-    replace: "const plain = forbidden.size === 0;",
+    find: "    edits.ints.set(this.#edits.words, from);\n",
+    replace: "    edits.ints.set(this.#edits.words, from);\n    for (let at = from; at < edits.words.length; at += editWord.words) if (edits.ints[at + editWord.count]! > 0) edits.doubles[(at + editWord.bias) / 2] = 0;\n",
     why: "under a penalty, a token that has been seen loses its logit bias",
   },
   {
     name: "bias-twice-behind-processors", file: "src/sampling/rules.ts",
-    find: "count = this.#counts[i]!, raw = row[id]!;",
-    replace: "count = this.#counts[i]!, raw = row[id]! + (this.#bias.get(id) ?? 0);",
+    find: "const count = this.#countAt(place), raw = row[id]!;",
+    replace: "const count = this.#countAt(place), raw = row[id]! + (logitBias?.get(id) ?? 0);",
     why: "a request with a logits processor, a penalty and a bias: tokens that were seen get the bias before the processors and again after them",
   },
   {
@@ -106,8 +106,8 @@ export const sampling: readonly Fault[] = [
   },
   {
     name: "min-tokens-by-what-is-known", file: "src/sampling/rules.ts",
-    find: "forbidden = this.#forbidden(numOutput);",
-    replace: "forbidden = this.#forbidden(this.#output.length);",
+    find: "of this.#forbidden(numOutput)) {",
+    replace: "of this.#forbidden(this.#output.length)) {",
     why: "a step ahead under min tokens holds back the end one token too long",
   },
   {
@@ -124,9 +124,15 @@ export const sampling: readonly Fault[] = [
   },
   {
     name: "prompt-counts-for-the-frequency", file: "src/sampling/rules.ts",
-    find: "for (const token of prompt) this.#count(token, 0);",
-    replace: "for (const token of prompt) this.#count(token, 1);",
-    why: "with a repetition penalty, the frequency and presence penalties count the prompt's tokens too",
+    find: "for (const token of prompt) this.#see(token, inPrompt);",
+    replace: "for (const token of prompt) this.#see(token, byOutput);",
+    why: "a token of the prompt that the output does not repeat is not under the repetition penalty, unless it is biased",
+  },
+  {
+    name: "forbidden-tokens-twice", file: "src/sampling/rules.ts",
+    find: "const at = place === undefined ? edits.add() : from",
+    replace: "const at = place === undefined || numOutput > 0 ? edits.add() : from",
+    why: "a token that is forbidden and biased has two edits, and the logit that is given back is the first one's",
   },
   {
     name: "min-tokens-one-too-many", file: "src/sampling/rules.ts",
