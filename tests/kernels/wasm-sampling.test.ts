@@ -6,8 +6,8 @@ import { open as openReference } from "../../src/backend/reference/open.ts";
 import { choose, editedLogit, logprobs, sample, sampleRuled } from "../../src/backend/reference/sample.ts";
 import { open as openWasm } from "../../src/backend/wasm/open.ts";
 import { stream } from "../../src/core/random.ts";
-import type { Choices } from "../../src/sampling/choices.ts";
-import { build, type Case, kinds, shapes } from "../gpu/sample-cases.ts";
+import { Choices } from "../../src/sampling/choices.ts";
+import { build, type Case, kinds, paramsOf, shapes } from "../gpu/sample-cases.ts";
 
 const long = process.env["TESSERA_LONG"] !== undefined;
 /** The definition, one thread, two threads. */
@@ -115,7 +115,7 @@ function keptExactly(octaves: readonly number[], { topP, minP, topK }: Choice): 
     let sum = 0n;
     return ids.map((id) => (sum += mass[id]!));
   };
-  const first = Array.from(octaves.keys()).sort((a, b) => octaves[a]! - octaves[b]! || a - b).slice(0, topK > 0 ? topK : undefined).filter((id) => mass[id]! > 0n && mass[id]! >= BigInt(minP * 2 ** unit));
+  const first = Array.from(octaves.keys()).sort((a, b) => octaves[a]! - octaves[b]! || a - b).slice(0, topK > 0 ? topK : undefined).filter((id) => mass[id]! > 0n && mass[id]! << 12n >= BigInt(minP * 2 ** 53));
   const sums = runningSums(first), enough = BigInt(topP * 2 ** 53) * sums.at(-1)!;
   const ids = first.filter((_, i) => i === 0 || sums[i - 1]! << 53n < enough).sort((a, b) => a - b);
   return { ids, sums: runningSums(ids) };
@@ -128,12 +128,16 @@ test("sample: masses that are powers of two, drawn at the very borders between t
     const expected = Array.from({ length: rows }, (_, r) => {
       const deepest = pick(random, [0, 2, 10, 45]), octaves = Array.from({ length: columns }, () => Math.floor(random() * (deepest + 1)));
       octaves[Math.floor(random() * columns)] = 0;
+      // Half of the mass is half a unit more than the first's; a mass of 2 where 2.5 is asked for.
+      const crafted = columns === 3 ? [{ octaves: [0, 0, 41], topP: 0.5 }, { octaves: [0, 40, 0], minP: 5 * 2 ** -42 }][r % 10] : undefined;
+      octaves.splice(0, crafted?.octaves.length ?? 0, ...crafted?.octaves ?? []);
       logits.set(octaves.map((below) => -below), r * columns);
       // A temperature, top-p and min-p whose products with masses are whole numbers too.
-      const choice = { temperature: Math.LOG2E, topP: pick(random, [1, 0.5, 0.75, 0.875, 2 ** -30]), minP: pick(random, [0, 0, 2 ** -9, 3 * 2 ** -41]), topK: pick(random, [0, 0, 1, 3, Math.ceil(columns / 2)]), uniform: 0 };
+      const choice = { temperature: Math.LOG2E, topP: pick(random, [1, 0.5, 0.75, 0.875, 2 ** -30, 0]), minP: pick(random, [0, 0, 2 ** -9, 3 * 2 ** -41, 5 * 2 ** -42]), topK: pick(random, [0, 0, 1, 3, Math.ceil(columns / 2)]), uniform: 0, ...(crafted ? { topP: 1, minP: 0, topK: 0, ...crafted } : {}) };
       const { ids, sums } = keptExactly(octaves, choice), total = sums.at(-1)!;
       // The least number that draws some token, or the one before, which draws the token before.
-      const drawn = Math.floor(random() * ids.length), border = drawn === 0 ? 0n : ((sums[drawn - 1]! << 53n) + total - 1n) / total, draw = random() < 0.5 && border > 0n ? border - 1n : border;
+      const second = ids.findIndex((id) => id >= 512); // the first of a row's second part that is summed up by itself
+      const drawn = second > 0 && random() < 0.3 ? second : Math.floor(random() * ids.length), border = drawn === 0 ? 0n : ((sums[drawn - 1]! << 53n) + total - 1n) / total, draw = random() < 0.5 && border > 0n ? border - 1n : border;
       numbers.set([choice.temperature, choice.topP, choice.minP, Number(draw) / 2 ** 53], (r * choiceWord.words) / 2);
       choices[r * choiceWord.words + choiceWord.topK] = choice.topK;
       return ids[sums.findIndex((sum) => draw * total < sum << 53n)]!;
@@ -142,6 +146,26 @@ test("sample: masses that are powers of two, drawn at the very borders between t
       const { out } = await at(place, { header: headerOf(rows), logits, choices, out: poisoned(rows) }, (ops, b) => ops.sample({ ...b, logits: matrix({ columns, stride: columns, offset: 0 }, b.logits), batch: batchOf(b.header) }));
       assert.deepEqual([...out], expected, `${columns} columns`);
     }
+  }
+});
+
+test("sample: the last that is kept, where logits fall and neighbours differ by a bit", async () => {
+  const random = stream(22), columns = 1500, names = Object.keys(shapes), rows = (names.length + 2) * everyKind, logits = new Float32Array(rows * columns), choices = new Choices(rows);
+  const numbers = new Float64Array(choices.bytes.buffer);
+  for (let r = 0; r < rows; r++) {
+    const shape = shapes[names[Math.floor(r / everyKind)]!], kind = Object.keys(kinds)[r % everyKind]!;
+    // Beyond the shapes: every float of a stretch that a temperature of 0.01 spreads over all bins, and one around 0.
+    const row = Float32Array.from({ length: columns }, shape ? () => shape(random) : (_, i) => (r >= rows - everyKind ? (i - 700) * 2 ** -149 : 1000 + i * 2 ** -14));
+    logits.set(row.sort().reverse(), r * columns);
+    choices.set(r, { ...paramsOf(kind), ...(shape || kind === "greedy" ? {} : { temperature: 0.01 }) }, 0, 0);
+    numbers[(r * choiceWord.words + choiceWord.uniform) / 2] = 1 - 2 ** -20; // above all but the last, if that is likely enough
+  }
+  const [one, two] = await Promise.all(places.slice(1).map((place) => at(place, { header: headerOf(rows), logits, choices: choices.bytes, out: poisoned(rows) }, (ops, b) =>
+    ops.sample({ ...b, logits: matrix({ columns, stride: columns, offset: 0 }, b.logits), batch: batchOf(b.header) }))));
+  assert.deepEqual(two, one);
+  for (let r = 0; r < rows; r++) {
+    const row = logits.subarray(r * columns, (r + 1) * columns), choice = choiceAt(choices, r);
+    assertToken(`row ${r}`, one!.out[r]!, choose(row, choice), row, choice);
   }
 });
 
@@ -230,11 +254,14 @@ test("sampleRuled: changed logits have the definition's bits, among others and a
   const random = stream(8), columns = 40, rows = 400;
   const c = build({ name: "bits", rows, columns, shape: "normal", kind: "greedy", seed: 3 });
   const rules = Array.from({ length: rows }, (_, row): Rule => {
-    const own = c.logits.subarray(row * columns, (row + 1) * columns), scale = pick(random, [1, 1e-30, 1e30, 1e-44]), rule = randomRules(random, 1, columns)[0]!;
+    const own = c.logits.subarray(row * columns, (row + 1) * columns), scale = pick(random, [1, 1e-30, 1e30, 1e-44]), drawn = randomRules(random, 1, columns)[0]!;
     // Token a is changed to x; token b, which is no edit's, is given x. The first of the two is the likeliest if x is what a becomes: both ways round, that is equality.
     const [a, b] = row % 2 === 0 ? [5, 6] : [6, 5], edit: Edit = { token: a, count: Math.floor(random() * 5) - 1, bias: pick(random, [0, random() - 0.5, 1e-3 * random()]) };
     own.fill(-Infinity);
     own[a] = scale * (random() - 0.5);
+    // What the presence penalty leaves of some is the rounding of all that came before.
+    const biased = own[a]! + edit.bias, repeated = biased > 0 ? biased / drawn.repetition : biased * drawn.repetition;
+    const rule = row % 4 < 2 || !Number.isFinite(repeated) ? drawn : { ...drawn, presence: repeated - drawn.frequency * edit.count + 1e-16 * (random() - 0.5) };
     own[b] = editedLogit(own[a]!, edit.count, edit.bias, rule);
     return { ...rule, row, onlyEdited: false, edits: [edit] };
   });

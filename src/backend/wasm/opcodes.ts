@@ -21,7 +21,7 @@ export const opcodes = {
 
   "i32.eqz": [0x45, "i>i"], "i32.eq": [0x46, "ii>i"], "i32.ne": [0x47, "ii>i"], "i32.lt_s": [0x48, "ii>i"], "i32.lt_u": [0x49, "ii>i"],
   "i32.gt_s": [0x4a, "ii>i"], "i32.gt_u": [0x4b, "ii>i"], "i32.le_s": [0x4c, "ii>i"], "i32.le_u": [0x4d, "ii>i"], "i32.ge_s": [0x4e, "ii>i"], "i32.ge_u": [0x4f, "ii>i"],
-  "i64.eqz": [0x50, "l>i"], "i64.lt_u": [0x54, "ll>i"], "i64.gt_u": [0x56, "ll>i"], "i64.le_u": [0x58, "ll>i"], "i64.ge_u": [0x5a, "ll>i"],
+  "i64.eqz": [0x50, "l>i"], "i64.lt_u": [0x54, "ll>i"], "i64.gt_u": [0x56, "ll>i"], "i64.ge_u": [0x5a, "ll>i"],
   "f32.eq": [0x5b, "ff>i"], "f32.ne": [0x5c, "ff>i"], "f32.lt": [0x5d, "ff>i"], "f32.gt": [0x5e, "ff>i"], "f32.le": [0x5f, "ff>i"], "f32.ge": [0x60, "ff>i"],
   "f64.eq": [0x61, "dd>i"], "f64.lt": [0x63, "dd>i"], "f64.gt": [0x64, "dd>i"],
 
@@ -39,7 +39,7 @@ export const opcodes = {
   "f32.convert_i32_s": [0xb2, "i>f"], "f32.convert_i32_u": [0xb3, "i>f"], "f32.demote_f64": [0xb6, "d>f"],
   "f64.convert_i32_s": [0xb7, "i>d"], "f64.convert_i64_u": [0xba, "l>d"], "f64.promote_f32": [0xbb, "f>d"], "i32.reinterpret_f32": [0xbc, "f>i"], "f32.reinterpret_i32": [0xbe, "i>f"], "i64.reinterpret_f64": [0xbd, "d>l"],
   "i32.trunc_sat_f32_s": [misc(0), "f>i"], "i64.trunc_sat_f64_u": [misc(7), "d>l"],
-  "i32.select": [0x1b, "iii>i"], "i64.select": [0x1b, "lli>l"], "f32.select": [0x1b, "ffi>f"], "f64.select": [0x1b, "ddi>d"], "v128.select": [0x1b, "vvi>v"],
+  "i32.select": [0x1b, "iii>i"], "f32.select": [0x1b, "ffi>f"], "v128.select": [0x1b, "vvi>v"],
 
   "v128.load": [simd(0x00), "i>v m4"], "v128.load8x8_s": [simd(0x01), "i>v m3"], "v128.load8x8_u": [simd(0x02), "i>v m3"],
   "v128.load16x4_s": [simd(0x03), "i>v m3"], "v128.load16x4_u": [simd(0x04), "i>v m3"], "v128.load8_splat": [simd(0x07), "i>v m0"],
@@ -47,7 +47,7 @@ export const opcodes = {
   "i8x16.shuffle": [simd(0x0d), "vv>v s"], "i8x16.swizzle": [simd(0x0e), "vv>v"],
   "i8x16.splat": [simd(0x0f), "i>v"], "i16x8.splat": [simd(0x10), "i>v"], "i32x4.splat": [simd(0x11), "i>v"], "f32x4.splat": [simd(0x13), "f>v"], "f64x2.splat": [simd(0x14), "d>v"],
   "i32x4.extract_lane": [simd(0x1b), "v>i n"], "i32x4.replace_lane": [simd(0x1c), "vi>v n"], "f32x4.extract_lane": [simd(0x1f), "v>f n"], "f32x4.replace_lane": [simd(0x20), "vf>v n"],
-  "i64x2.splat": [simd(0x12), "l>v"], "i64x2.extract_lane": [simd(0x1d), "v>l n"],
+  "i64x2.extract_lane": [simd(0x1d), "v>l n"],
   "f64x2.extract_lane": [simd(0x21), "v>d n"], "f64x2.replace_lane": [simd(0x22), "vd>v n"],
   "i32x4.eq": [simd(0x37), "vv>v"], "i32x4.ne": [simd(0x38), "vv>v"], "i32x4.lt_s": [simd(0x39), "vv>v"], "i32x4.lt_u": [simd(0x3a), "vv>v"], "i32x4.gt_s": [simd(0x3b), "vv>v"],
   "i32x4.gt_u": [simd(0x3c), "vv>v"], "i32x4.le_s": [simd(0x3d), "vv>v"], "i32x4.ge_s": [simd(0x3f), "vv>v"], "i32x4.ge_u": [simd(0x40), "vv>v"],
