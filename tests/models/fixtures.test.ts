@@ -18,6 +18,9 @@ const tolerance = 1e-3;
 const roundings = { bfloat16: 0.03, float16: 0.03 / 8 } as const;
 const limits = { maxModelLen: 176, maxNumSeqs: 3, maxNumBatchedTokens: 224, pageSize: 5, numPages: 120, maxNumLogits: 24 };
 
+/** The oracle rounds alike in all families: in the normal run a few are asked. */
+const isChosen = (name: string): boolean => process.env["TESSERA_LONG"] !== undefined || ["llama", "qwen3", "gemma2"].includes(name);
+
 async function load(backend: Backend, name: string, kvCacheDtype: KvCacheDType = "float32"): Promise<Model> {
   const { source, config } = openCheckpoint(fixture(name), { kvCacheDtype });
   try {
@@ -52,7 +55,7 @@ for (const { name: backendName, open, skip } of backends) {
         }
       });
 
-      test(`${name}: keys and values of 16 bits move the golden logits by their rounding and no more`, async () => {
+      if (backendName !== "reference" || isChosen(name)) test(`${name}: keys and values of 16 bits move the golden logits by their rounding and no more`, async () => {
         for (const [kvCacheDtype, most] of Object.entries(roundings)) {
           const backend = await open();
           try {
@@ -100,6 +103,7 @@ const moved = { bfloat16: 0.02, float16: 0.02 / 8 } as const;
 for (const { name: backendName, open, skip } of sixteenBit) {
   describe(`on ${backendName}`, { skip }, () => {
     for (const name of fixtureNames) for (const [dtype, most] of Object.entries(moved)) {
+      if (backendName !== "cuda" && dtype === "float16" && !isChosen(name)) continue;
       test(`${name}, ${dtype}: prompts in one step, and one in chunks, move the golden logits by their rounding and no more`, async () => {
         const backend = await open();
         try {
