@@ -6,34 +6,14 @@ import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { type DType, fromFloat32, toFloat32 } from "../../core/dtype.ts";
 import { UsageError } from "../../core/errors.ts";
+import { source } from "../../../tests/gpu/device-kernels.ts";
 import { Blas } from "./blas.ts";
 import { Compiler } from "./compiler.ts";
 import { openCubinCache } from "./cubin-cache.node.ts";
 import { CudaDevice, type Module } from "./device.ts";
 import { Params } from "./params.ts";
 
-const source = `
-struct Axpy { float* y; int n; float a; const float* x; };
-extern "C" __global__ void axpy(const __grid_constant__ Axpy p) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < p.n) p.y[i] = p.a * p.x[i] + p.y[i];
-}
-struct Step { unsigned* x; int n; };
-extern "C" __global__ void step(const __grid_constant__ Step p) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < p.n) p.x[i] = p.x[i] * 3u + 7u;
-}
-extern "C" __global__ void shared_sum(const __grid_constant__ Step p) {
-  extern __shared__ unsigned s[];
-  for (int i = threadIdx.x; i < p.n; i += blockDim.x) s[i] = i;
-  __syncthreads();
-  if (threadIdx.x == 0) { unsigned sum = 0; for (int i = 0; i < p.n; i++) sum += s[i]; p.x[0] = sum; }
-}`;
-
-/** A device with the kernels above, or why there is none. */
+/** A device with those kernels, or why there is none. */
 async function openAll(): Promise<{ readonly device: CudaDevice; readonly module: Module } | string> {
   try {
     const device = await CudaDevice.open(), folder = mkdtempSync(join(tmpdir(), "tessera-device-"));
@@ -97,7 +77,7 @@ describe("a GPU", { skip: typeof opened === "string" ? opened : false }, () => {
 
   for (const dependent of [false, true]) {
     test(`a graph of ${dependent ? "dependent " : ""}launches keeps their order`, async () => {
-      const n = 4096, times = 100, x = device.alloc(4 * n), f = module.function("step"), params = new Params().ptr(x).i32(n).bytes();
+      const n = 4096, times = 100, x = device.alloc(4 * n), f = module.function("dependent"), params = new Params().ptr(x).i32(n).bytes();
       let expected = 0;
       for (let i = 0; i < times; i++) expected = (Math.imul(expected, 3) + 7) >>> 0;
       const graph = device.capture(() => {
@@ -114,7 +94,7 @@ describe("a GPU", { skip: typeof opened === "string" ? opened : false }, () => {
   }
 
   test("a capture whose body throws leaves the stream as it was", async () => {
-    const x = device.alloc(8), run = (): void => device.launch(module.function("step"), { grid: [1, 1, 1], block: 32 }, new Params().ptr(x).i32(1).bytes());
+    const x = device.alloc(8), run = (): void => device.launch(module.function("dependent"), { grid: [1, 1, 1], block: 32 }, new Params().ptr(x).i32(1).bytes());
     assert.throws(() => device.capture(() => {
       run();
       device.alloc(4);
