@@ -1,9 +1,8 @@
 /**
  * What the engine costs the host, by running request and step: scheduling, batches, work lists, the copies of them that a backend takes, bookkeeping, deltas.
  *
- * The backend is a fake: memory, and programs that do nothing, so what is left of a step is the host's. It "samples" (every token is 0), so there is no
- * arithmetic over logits; "waiting" reads logits instead, over a vocabulary of 8, to see what a step costs that is not started ahead. A request in
- * two is greedy, the other draws. Cases take turns within a round; a figure is the median of a round's steps.
+ * The backend is a fake: memory, and programs that do nothing, so what is left of a step is the host's: every token is 0. "waiting" does not run ahead, so each
+ * step is settled before the next is scheduled. A request in two is greedy, the other draws. Cases take turns within a round; a figure is the median of a round's steps.
  *
  *   npm run bench -- engine-host [--requests N] [--rounds N] [--steps N] [--only TEXT]
  */

@@ -210,7 +210,7 @@ export interface SamplingOps {
    * where only those that are left are none. `rules` (`ruleWord`): as many records as the header counts logits, each of another row; `edits` (`editWord`): no token twice
    * for a row. An edit's new logit is, in doubles and rounded once: logit + bias; with a count, if that is above 0 divided by the repetition penalty, else
    * multiplied; with a count above 0 less frequency * count, less presence. What was finite stays within f32, but where bias is -Infinity. The logits are as they were in the end.
-   * `scratch`: f32, one for each edit. Edits may be written to.
+   * `scratch`: f32, one for each edit.
    */
   sampleRuled(o: { logits: Activation; choices: Buffer; rules: Buffer; edits: Buffer; scratch: Buffer; out: Buffer; batch: Pick<BatchInputs, "header"> }): void;
   /** out[i] = the answer (`answerWord`) to question i (`questionWord`) of as many as the header counts logits. The order of the sum is the row's own. */

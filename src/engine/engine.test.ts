@@ -295,3 +295,10 @@ test("tokens do not depend on arrivals, chunks, preemption or cancellations arou
   }
   assert.ok(preemptions > 10 && aborts > 10, `${preemptions} preemptions, ${aborts} aborts`);
 });
+
+test("end tokens that the model does not have end nothing, and are not held back", async () => {
+  const run = async (eosTokenIds: readonly number[]) => one(make({}, eosTokenIds).engine, [3, 4], { ...greedy, maxTokens: 12, minTokens: 6, logprobs: 1 });
+  const [plain, more] = [await run([7]), await run([7, 50, 400_000_000, 2 ** 31 + 5])];
+  assert.deepEqual(more, plain);
+  assert.ok(plain.tokens.length >= 6);
+});

@@ -98,7 +98,8 @@ export class Engine {
     this.#scheduler = scheduler ?? createScheduler(limits, seed, expiry);
     this.#launcher = new Launcher(model, limits, limits.maxModelLen);
     this.#sampler = new Sampler(model.vocabSize);
-    this.#eos = new Set(eosTokenIds);
+    // A tokenizer may have more than the model: what it can not say does not end anything, and there are no logits to hold it back in.
+    this.#eos = new Set(eosTokenIds.filter((id) => id < model.vocabSize));
     this.seed = seed;
     this.#now = now;
   }

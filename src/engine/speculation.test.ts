@@ -127,9 +127,9 @@ test("a draft model that is the model itself is always right, greedy and sampled
     const k = int(1, 5), maxNumSeqs = int(2, 5);
     const over: EngineLimits = { maxNumBatchedTokens: int(maxNumSeqs, 24), maxNumSeqs, maxNumLogits: maxNumSeqs * (k + 1), pageSize: int(1, 5), numPages: 40, maxModelLen: 40 };
     const tight = { ...over, numPages: Math.ceil(40 / over.pageSize) + int(0, 2) };
-    const samples = round % 2 === 0;
-    const model = samples ? new FakeDevice(vocabSize, tight, round) : new FakeModel(vocabSize, tight);
-    const draft = samples ? new FakeDevice(vocabSize, tight, round + 1) : new FakeModel(vocabSize, tight);
+    const ahead = round % 2 === 0;
+    const model = ahead ? new FakeDevice(vocabSize, tight, round) : new FakeModel(vocabSize, tight);
+    const draft = ahead ? new FakeDevice(vocabSize, tight, round + 1) : new FakeModel(vocabSize, tight);
     const engine = new Engine(model, { limits: tight, eosTokenIds: [eos], drafter: draftModel(draft, tight, k) });
     const beginning = Array.from({ length: 20 }, () => int(14, 49));
     const plans = Array.from({ length: 10 }, (_, i) => ({
@@ -149,7 +149,7 @@ test("a draft model that is the model itself is always right, greedy and sampled
     reached.numPreemptions += numPreemptions;
     reached.prefixCacheHits += prefixCacheHits;
     reached.aborts += plans.filter(({ leave }) => leave < Infinity).length;
-    if (samples) reached.launched += draft.numForwards;
+    if (ahead) reached.launched += draft.numForwards;
   }
   for (const [what, count] of Object.entries(reached)) assert.ok(count > 40, `${what}: ${JSON.stringify(reached)}`);
 });
@@ -162,7 +162,7 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
   const kinds = ["oracle", "ngram", "model"] as const;
   const [numRounds, numExpiring] = process.env["TESSERA_LONG"] ? [2000, 400] : [84, 18];
   for (let round = 0; round < numRounds + numExpiring; round++) {
-    const kind = kinds[round % 3]!, samples = round % 2 === 0, withErrors = round % 4 === 3;
+    const kind = kinds[round % 3]!, ahead = round % 2 === 0, withErrors = round % 4 === 3;
     const k = int(1, 6), maxNumSeqs = int(2, 6);
     let over: EngineLimits = {
       maxNumBatchedTokens: int(maxNumSeqs, 26), maxNumSeqs, maxNumLogits: random() < 0.5 ? maxNumSeqs * (k + 1) : maxNumSeqs + int(0, 4), pageSize: int(1, 5),
@@ -193,7 +193,7 @@ test("tokens, log-probabilities and ends are those of an engine that guesses not
       expected.set(r.id, await alone(engineOn(model, roomy), r.prompt, r.params));
     }
 
-    const model = samples ? new FakeDevice(vocabSize, over, round, window) : new FakeModel(vocabSize, over, window);
+    const model = ahead ? new FakeDevice(vocabSize, over, round, window) : new FakeModel(vocabSize, over, window);
     const draft = new Doubtful(vocabSize, over, window);
     const oracle = new Oracle(k, 0.75, round);
     for (const [id, { tokens }] of expected) oracle.learn(id, tokens);

@@ -5,7 +5,7 @@
  *   each layer:  hidden += [postNorm] o(attention(rope(qkv(norm(hidden)))))
  *                hidden += [postNorm] down(f(gate(norm(hidden))) * up(norm(hidden)))
  *   logits = head(norm(hidden[rows wanted])) [soft cap]
- *   [tokens sampled from them, which may be the next step's]
+ *   tokens chosen from them, which may be the next step's
  *
  * Families differ by what their config says; it knows no family, no sizes of a step and no memory but what it is given.
  */
@@ -167,13 +167,15 @@ export function decode(ops: Ops, config: ModelConfig, weights: ModelTensors<Weig
   }
 }
 
+type LogitMemory = Pick<DecoderMemory, "activations" | "sampling">;
+
 /** Behind the forward pass: the tokens of rows with rules. */
-export function chooseRuled(ops: Ops, { activations: { logits }, sampling: { choices, sampled, ruled, rules, edits, edited } }: DecoderMemory): void {
+export function chooseRuled(ops: Ops, { activations: { logits }, sampling: { choices, sampled, ruled, rules, edits, edited } }: LogitMemory): void {
   ops.sampleRuled({ logits, choices, rules, edits, scratch: edited, out: sampled, batch: { header: ruled } });
 }
 
 /** Behind all tokens: how likely they are. */
-export function answer(ops: Ops, { activations: { logits }, sampling: { sampled, asked, questions, answers } }: DecoderMemory): void {
+export function answer(ops: Ops, { activations: { logits }, sampling: { sampled, asked, questions, answers } }: LogitMemory): void {
   ops.logprobs({ logits, questions, sampled, out: answers, batch: { header: asked } });
 }
 

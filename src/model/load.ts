@@ -51,7 +51,7 @@ export interface AttentionGroup {
 }
 
 /**
- * A model on a backend. A step: write `batch` and the work lists (`writeWork`), `program.run()`, read `logits`.
+ * A model on a backend. A step: write `batch` and the work lists (`writeWork`), `program.run()`, read `sampling.sampled`.
  */
 export interface Model {
   readonly config: ModelConfig;
@@ -221,14 +221,15 @@ export async function loadModel(
   const layers = attention.groupOfLayer.map((g): LayerAttention => {
     return { kernel: kernels.get(attention.groups[g]!.plan.key)!, captures: captures[g]!, work: attentionGroups[g]!.work };
   });
+  // These take what memory their kernels work in, which as all that has no use comes before weights and caches.
+  const programs = { chooseRuled: backend.record(() => chooseRuled(backend.ops, working)), answer: backend.record(() => answer(backend.ops, working)) };
   const weights = await loadWeights(backend, source, config, alloc, (done, total) => onProgress("loading weights", done, total));
   const memory: DecoderMemory = { ...working, kv: config.layers.map((_, i) => cachePair(config, limits, alloc(`layers.${i}.cache`))) };
   invariant(left.size === 0, `planned but not taken: ${[...left.keys()].join(", ")}`);
 
   return {
     config, limits, plan, attentionGroups, numParameters: countParameters(config), kernels: [...kernels.values()],
-    program: backend.record(() => decode(backend.ops, config, weights, layers, memory)),
-    chooseRuled: backend.record(() => chooseRuled(backend.ops, memory)), answer: backend.record(() => answer(backend.ops, memory)),
+    program: backend.record(() => decode(backend.ops, config, weights, layers, memory)), ...programs,
     batch: memory.batch, kv: memory.kv, logits: memory.activations.logits.data, sampling: memory.sampling,
   };
 }

@@ -35,7 +35,7 @@ test("rows of logits are one for each sequence, or as many as asked for", () => 
 
 test("there is room for the edits of every row, of large vocabularies for those of one at least", () => {
   const edits = (vocabSize: number): number => planMemory({ ...config, vocabSize }, limits, capsOf("cpu"), []).parts.find((part) => part.name === "sampling.edits")!.bytes / 16;
-  assert.deepEqual([100, 2 ** 14, 2 ** 15, 2 ** 17].map(edits), [4 * 100, 2 ** 16, 2 ** 16, 2 ** 17]);
+  assert.deepEqual([100, 2 ** 16, 2 ** 17, 2 ** 19].map(edits), [4 * 100, 2 ** 18, 2 ** 18, 2 ** 19]);
 });
 
 test("limits that cannot be are refused by name", () => {

@@ -49,7 +49,7 @@ const i32Bytes = 4;
 export const stagingBytes = 2 ** 19;
 
 /** Edits of logits that one run of `sampleRuled` takes; a step with more has several. One row's, at least, come together. */
-const maxNumEdits = (vocabSize: number, numRows: number): number => Math.max(vocabSize, Math.min(numRows * vocabSize, 2 ** 16));
+const maxNumEdits = (vocabSize: number, numRows: number): number => Math.max(vocabSize, Math.min(numRows * vocabSize, 2 ** 18));
 
 export const maxNumLogitsOf = (limits: Pick<ModelLimits, "maxNumSeqs" | "maxNumLogits">): number => limits.maxNumLogits ?? limits.maxNumSeqs;
 export const maxPagesPerSequence = (limits: ModelLimits): number => Math.ceil(limits.maxModelLen / limits.pageSize);

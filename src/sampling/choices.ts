@@ -6,6 +6,8 @@ import { uniform } from "../core/random.ts";
 import { isGreedy, leastTemperature, type SamplingParams } from "./params.ts";
 
 const doubles = choiceWord.words / 2;
+/** No vocabulary has more, and a word holds no more. */
+const mostTopK = 2 ** 31 - 1;
 
 export class Choices {
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -27,7 +29,7 @@ export class Choices {
     this.#doubles[at + choiceWord.topP / 2] = params.topP;
     this.#doubles[at + choiceWord.minP / 2] = params.minP;
     this.#doubles[at + choiceWord.uniform / 2] = greedy ? 0 : uniform(seed, position);
-    this.words[row * choiceWord.words + choiceWord.topK] = Math.max(0, params.topK);
+    this.words[row * choiceWord.words + choiceWord.topK] = Math.min(Math.max(0, params.topK), mostTopK);
     this.words[row * choiceWord.words + choiceWord.skip] = 0;
   }
 

@@ -12,8 +12,8 @@
  *
  * The arithmetic is the backend's (backend.ts, editWord): here is which tokens are concerned. Only tokens that a rule names are touched: penalties cost by
  * distinct tokens seen, and a request without rules has no object. Functions are in this process and so are, for them alone, the logits: their request's rules
- * are applied here, in a row of its own, in the same doubles rounded to f32. What has been put out is counted, not read again: a preemption
- * changes nothing. Knows no batch.
+ * are applied here, in a row of its own, in doubles that are rounded to f32 where functions see them and in the end. What has been put out is counted, not read
+ * again: a preemption changes nothing. Knows no batch.
  */
 import { editWord } from "../backend/backend.ts";
 import { BadRequest, invariant } from "../core/errors.ts";
@@ -33,8 +33,9 @@ export class LogitRules {
   readonly #penalises: boolean;
   /** What is to be done to each token that is allowed where only some are, else biased or under penalty; those that the output brought come last. */
   readonly #edits = new Records(editWord.words);
-  /** Which edit is a token's, and of each edit what its count was at first. */
+  /** Which edit is a token's, where they do not stand in the order of tokens; and of each edit what its count was at first. */
   readonly #places = new Map<number, number>();
+  readonly #inOrder: boolean;
   readonly #atFirst: number[] = [];
   readonly #output: number[] = [];
   readonly #processors: readonly LogitsProcessor[];
@@ -50,8 +51,10 @@ export class LogitRules {
     // The model's end tokens are held back even where they would be ignored, as in vLLM.
     this.#ends = minTokens > 0 ? [...new Set([...endTokens, ...stopTokenIds])] : [];
     this.#penalises = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0;
-    const named = allowedTokenIds ? [...new Set(allowedTokenIds)].sort((a, b) => a - b) : logitBias.keys();
-    for (const token of named) this.#edit(token, notSeen, logitBias.get(token) ?? 0);
+    // Functions may bring in others than the allowed ones, which then come last.
+    this.#inOrder = allowedTokenIds !== undefined && this.#processors.length === 0;
+    const allowed = allowedTokenIds && Int32Array.from(allowedTokenIds).sort();
+    for (const token of allowed?.filter((id, i) => id !== allowed[i - 1]) ?? logitBias.keys()) this.#edit(token, notSeen, logitBias.get(token) ?? 0);
     // The other penalties know only the output.
     if (repetitionPenalty !== 1) for (const token of prompt) this.#see(token, inPrompt);
   }
@@ -84,13 +87,13 @@ export class LogitRules {
     this.#output.push(token);
     if (!this.#penalises) return;
     this.#see(token, byOutput);
-    const place = this.#places.get(token);
+    const place = this.#placeOf(token);
     if (place !== undefined) this.#edits.ints[place * editWord.words + editWord.count] = 1 + Math.max(0, this.#countAt(place));
   }
 
   /** Takes the last token of the output back. */
   removeLast(): void {
-    const token = this.#output.pop()!, place = this.#penalises ? this.#places.get(token) : undefined;
+    const token = this.#output.pop()!, place = this.#penalises ? this.#placeOf(token) : undefined;
     if (place === undefined) return;
     const count = this.#countAt(place) - 1, atFirst = this.#atFirst[place]!;
     this.#edits.ints[place * editWord.words + editWord.count] = count > 0 ? count : atFirst;
@@ -110,7 +113,7 @@ export class LogitRules {
     const from = edits.add(this.#edits.count);
     edits.ints.set(this.#edits.words, from);
     for (const token of this.#forbidden(numOutput)) {
-      const place = this.#places.get(token);
+      const place = this.#placeOf(token);
       if (place === undefined && this.onlyEdited) continue;
       const at = place === undefined ? edits.add() : from + place * editWord.words;
       edits.ints[at + editWord.token] = token;
@@ -134,8 +137,8 @@ export class LogitRules {
     for (const [id, bias] of logitBias ?? []) row[id] = finite(row[id]! + bias, row[id]!);
     for (const id of this.#forbidden(this.#output.length)) row[id] = -Infinity;
     this.#process(row);
-    for (const [id, place] of this.#places) {
-      const count = this.#countAt(place), raw = row[id]!;
+    for (let place = 0; place < this.#edits.count; place++) {
+      const id = this.#tokenAt(place), count = this.#countAt(place), raw = row[id]!;
       if (count < 0) continue;
       const repeated = raw > 0 ? raw / repetitionPenalty : raw * repetitionPenalty;
       row[id] = finite(count > 0 ? repeated - frequencyPenalty * count - presencePenalty : repeated, raw);
@@ -182,11 +185,11 @@ export class LogitRules {
     return true;
   }
 
-  /** A token is under penalty from now on; `atFirst`: what its count is, or was before the output brought it. Only functions bring in others than the allowed ones. */
+  /** A token is under penalty from now on; `atFirst`: what its count is, or was before the output brought it. */
   #see(token: number, atFirst: typeof inPrompt | typeof byOutput): void {
-    const place = this.#places.get(token);
+    const place = this.#placeOf(token);
     if (place === undefined) {
-      if (!this.onlyEdited || this.haveProcessors) this.#edit(token, atFirst, 0);
+      if (!this.#inOrder) this.#edit(token, atFirst, 0);
     } else if (atFirst === inPrompt) this.#atFirst[place] = this.#edits.ints[place * editWord.words + editWord.count] = inPrompt;
   }
 
@@ -195,7 +198,23 @@ export class LogitRules {
     this.#edits.ints[at + editWord.token] = token;
     this.#edits.ints[at + editWord.count] = count;
     this.#edits.doubles[(at + editWord.bias) / 2] = bias;
-    this.#places.set(token, this.#atFirst.push(count) - 1);
+    const place = this.#atFirst.push(count) - 1;
+    if (!this.#inOrder) this.#places.set(token, place);
+  }
+
+  #placeOf(token: number): number | undefined {
+    if (!this.#inOrder) return this.#places.get(token);
+    let low = 0, high = this.#edits.count;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#tokenAt(middle) < token) low = middle + 1;
+      else high = middle;
+    }
+    return low < this.#edits.count && this.#tokenAt(low) === token ? low : undefined;
+  }
+
+  #tokenAt(place: number): number {
+    return this.#edits.ints[place * editWord.words + editWord.token]!;
   }
 
   #countAt(place: number): number {

@@ -49,10 +49,6 @@ export class SamplingBatch {
     return this.#questions.words;
   }
 
-  get numRules(): number {
-    return this.#rules.count;
-  }
-
   get numQuestions(): number {
     return this.#questions.count;
   }
@@ -66,9 +62,11 @@ export class SamplingBatch {
   choose(row: number, params: SamplingParams, seed: number, position: number, rules?: LogitRules, numOutput = 0): void {
     this.choices.set(row, params, seed, position);
     if (!rules) return;
-    this.choices.skip(row);
     const first = this.#edits.count;
     rules.writeEdits(this.#edits, numOutput);
+    // Rules that have nothing to say here: a minimum that is reached, words that have not begun.
+    if (this.#edits.count === first && !rules.onlyEdited) return;
+    this.choices.skip(row);
     const at = this.#rules.add(), { ints, doubles } = this.#rules;
     ints[at + ruleWord.row] = row;
     ints[at + ruleWord.firstEdit] = first;

@@ -1,5 +1,5 @@
 /** What a machine without arithmetic does with its logits: the definitions of a backend's operations, on a copy of what was wanted of a step. */
-import { answerWord, type Activation } from "../../src/backend/backend.ts";
+import { answerWord, type Activation, ruleWord } from "../../src/backend/backend.ts";
 import { ReferenceBuffer } from "../../src/backend/reference/memory.ts";
 import { logprobs, sample, sampleRuled } from "../../src/backend/reference/sample.ts";
 import type { Sampled } from "../../src/engine/run-ahead.ts";
@@ -14,8 +14,8 @@ export interface Wanted {
   readonly hostRows: readonly number[];
 }
 
-export const copyOf = ({ choices, rules, edits, questions, numRules, numQuestions, hostRows }: SamplingBatch): Wanted => ({
-  words: { choices: choices.words.slice(), rules: rules.slice(), edits: edits.slice(), questions: questions.slice() }, numRules, numQuestions, hostRows: [...hostRows],
+export const copyOf = ({ choices, rules, edits, questions, numQuestions, hostRows }: SamplingBatch): Wanted => ({
+  words: { choices: choices.words.slice(), rules: rules.slice(), edits: edits.slice(), questions: questions.slice() }, numRules: rules.length / ruleWord.words, numQuestions, hostRows: [...hostRows],
 });
 
 const over = (words: Int32Array<ArrayBuffer> | Float32Array<ArrayBuffer>): ReferenceBuffer => new ReferenceBuffer(words.buffer, words.byteOffset, words.byteLength);

@@ -37,7 +37,7 @@ test("the records of choices and the operation give the tokens that the host wou
       if (spoilt < 0.06) row.fill(-Infinity);
       else if (spoilt < 0.12) row[pick([0, 150, vocabSize - 1])] = pick([NaN, Infinity]);
       const params: SamplingParams = {
-        ...defaultSampling, temperature: pick([0, 1e-6, 0.001, 0.7, 1, 2]), topK: pick([0, -1, 1, 7, vocabSize, 1000]), topP: pick([1, 0.9, 0.1, 1e-9]), minP: pick([0, 0, 0.05, 1]),
+        ...defaultSampling, temperature: pick([0, 1e-6, 0.001, 0.7, 1, 2]), topK: pick([0, -1, 1, 7, vocabSize, 1000, 2 ** 32 + 1]), topP: pick([1, 0.9, 0.1, 1e-9]), minP: pick([0, 0, 0.05, 1]),
       };
       records.set(r, params, round, 40 + r);
       expected[r] = sampler.sample(row.slice(), params, round, 40 + r) ?? -1;

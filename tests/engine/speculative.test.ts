@@ -70,7 +70,7 @@ test("a draft model of another vocabulary, or of a shorter context than is asked
   }
 });
 
-test("where the device samples, a draft model that is the model itself is right in every token, and the tokens are those without it", async () => {
+test("where the device runs ahead, a draft model that is the model itself is right in every token, and the tokens are those without it", async () => {
   const prompts = [[5, 6, 7], [5, 6, 7, 8, 9, 10, 11, 12, 13], [40], [9, 9, 9, 9]];
   const run = async (speculativeConfig?: SpeculativeConfig) => {
     const { engine, info, release } = await openEngine({ ...options, device: "reference", maxModelLen: 40, maxNumSeqs: 4, blockSize: 4, ...(speculativeConfig && { speculativeConfig }) }, () => 0);

@@ -26,12 +26,15 @@ async function run(folder: string, options: WasmOptions, formats: FormatOptions 
   const { source, config } = openCheckpoint(folder, formats);
   const backend = await open({ memoryBytes: planModel(config, limits, capsOf("cpu")).totalBytes, ...options });
   const banks = { weights: new Set<number>(), kvCache: new Set<number>() };
+  let numRecorded = 0;
   const watched = new Proxy(backend, {
     get: (target, key) => {
+      if (key === "record") numRecorded++;
       if (key !== "alloc") return typeof target[key as keyof Backend] === "function" ? (target[key as "close"]).bind(target) : target[key as keyof Backend];
       return (bytes: number, use?: BufferUse) => {
         const buffer = target.alloc(bytes, use) as WasmBuffer;
         if (use) banks[use].add(buffer.bank);
+        if (use) assert.ok(numRecorded >= 2, "what kernels of logits work in is taken before weights and caches");
         return buffer;
       };
     },

@@ -70,8 +70,8 @@ export const sampling: readonly Fault[] = [
   },
   {
     name: "bias-twice-behind-processors", file: "src/sampling/rules.ts",
-    find: "const count = this.#countAt(place), raw = row[id]!;",
-    replace: "const count = this.#countAt(place), raw = row[id]! + (logitBias?.get(id) ?? 0);",
+    find: "count = this.#countAt(place), raw = row[id]!;",
+    replace: "count = this.#countAt(place), raw = row[id]! + (logitBias?.get(id) ?? 0);",
     why: "a request with a logits processor, a penalty and a bias: tokens that were seen get the bias before the processors and again after them",
   },
   {
@@ -172,9 +172,15 @@ export const sampling: readonly Fault[] = [
   },
   {
     name: "top-k-of-the-row-before", file: "src/sampling/choices.ts",
-    find: "    this.words[row * choiceWord.words + choiceWord.topK] = Math.max(0, params.topK);",
-    replace: "    if (params.topK > 0) this.words[row * choiceWord.words + choiceWord.topK] = params.topK;",
+    find: "    this.words[row * choiceWord.words + choiceWord.topK] = Math.min(",
+    replace: "    if (params.topK > 0) this.words[row * choiceWord.words + choiceWord.topK] = Math.min(",
     why: "a request without top-k has that of whoever had its row before",
+  },
+  {
+    name: "place-of-the-next-token", file: "src/sampling/rules.ts",
+    find: "if (this.#tokenAt(middle) < token) low = middle + 1;",
+    replace: "if (this.#tokenAt(middle) <= token) low = middle + 1;",
+    why: "with allowed ids, penalties and bad words leave every token alone",
   },
   {
     name: "skipped-for-ever", file: "src/sampling/choices.ts",

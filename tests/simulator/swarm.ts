@@ -11,7 +11,7 @@ import type { OperationName } from "./simulator.ts";
 
 export interface Swarm {
   readonly seed: number;
-  /** The machine samples, and steps are started ahead; else the host does. */
+  /** Steps are started ahead; else the machine is waited for. */
   readonly runsAhead: boolean;
   readonly limits: EngineLimits;
   readonly vocabSize: number;

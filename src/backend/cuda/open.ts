@@ -310,7 +310,8 @@ class CudaProgram implements Program {
     this.#inTurn(this.#needs, () => {
       const { numTokens, numSequences, numLogits } = step;
       const decodes = numTokens === numSequences && numLogits === numSequences && numTokens <= mostTokensOfGraph;
-      if (!decodes) return this.#launch(step);
+      // A graph of one command saves nothing.
+      if (!decodes || this.#commands.length === 1) return this.#launch(step);
       const rows = bucketOf(numTokens);
       let graph = this.#graphs.get(rows);
       if (!graph) {

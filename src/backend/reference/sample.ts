@@ -101,6 +101,7 @@ export const sampleRuled: SamplingOps["sampleRuled"] = ({ logits, choices, rules
     const changed = ruled.int(r, ruleWord.onlyEdited) === 0 ? own.slice() : new Float32Array(own.length).fill(-Infinity);
     for (let e = first; e < first + numEdits; e++) {
       const token = changes.int(e, editWord.token);
+      invariant(token >= 0 && token < own.length, `an edit of token ${token} of ${own.length}`);
       changed[token] = editedLogit(own[token]!, changes.int(e, editWord.count), changes.double(e, editWord.bias), penalties);
     }
     i32Of(out)[row] = !isDistribution(own) ? -1 : isDistribution(changed) ? choose(changed, choiceOf(given, row)) : -2;

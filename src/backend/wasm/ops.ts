@@ -108,7 +108,7 @@ const quantizedOnly = (dtype: WeightDType): QuantizedDType | undefined => (isQua
 const suffix = (out: Activation): string => (out.dtype === "int8" ? "_int8" : "");
 
 /** Masses of so many logits add up to less than 2^63. */
-const mostLogits = 2 ** 22;
+const mostLogits = 2 ** 22 - 1;
 
 /** All ops but attention, as launches given to `emit`. `needScratch`: a launch to come takes so many bytes of every thread's scratch memory. */
 export function recordOps(emit: Emit, needScratch: (bytes: number) => void): Omit<Ops, "attention"> {

@@ -6,7 +6,7 @@
  * few threads meet in one, then the digits of the keys in the bin that holds the border.
  *
  * A token's mass 2^((logit - largest) log2(e) / temperature) is computed in doubles and rounded to a whole number of 2^-41; sums of these are exact in
- * any order, so a row's token depends on the row and its choice alone. The host's masses are doubles, not rounded: the two can only differ where
+ * any order, so a row's token depends on the row and its choice alone. The definition's masses are doubles, not rounded: the two can only differ where
  * topP, minP or uniform times the sum falls within the sum of these roundings, 2^-42 a token, of a border between two tokens.
  *
  * Stands behind common.cu and before each file of kernels that take a row a block. Knows no kernel.
