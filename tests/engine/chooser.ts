@@ -39,8 +39,8 @@ export class Chooser {
     const columns = this.#vocabSize, logits: Activation = { data: over(values), rows: "logits", columns, stride: columns };
     const out = over(this.sampled), answers = new Int32Array(numQuestions * answerWord.words);
     sample({ logits, choices: over(choices), out, batch: counting(numLogits) });
-    sampleRuled({ logits, choices: over(choices), rules: over(rules), edits: over(edits), scratch: over(new Int32Array(edits.length)), out, batch: counting(numRules) });
-    logprobs({ logits, questions: over(questions), sampled: out, out: over(answers), batch: counting(numQuestions) });
+    if (numRules > 0) sampleRuled({ logits, choices: over(choices), rules: over(rules), edits: over(edits), scratch: over(new Int32Array(edits.length)), out, batch: counting(numRules) });
+    if (numQuestions > 0) logprobs({ logits, questions: over(questions), sampled: out, out: over(answers), batch: counting(numQuestions) });
     return {
       tokens: this.sampled.slice(0, numLogits), answers: new Answers(new Uint8Array(answers.buffer)),
       logits: hostRows.map((row) => values.slice(row * columns, (row + 1) * columns)),
