@@ -231,8 +231,16 @@ function neverSaid(tokens: readonly (string | null | undefined)[], special: Read
   return ids;
 }
 
+/** What the library would turn into a text, list by list, whenever it replaces something. */
+function checkNormalizer(config: Json): void {
+  const content = field(config, "content");
+  if ((content ?? undefined) !== undefined && typeof content !== "string") throw damaged(`normalizer ${text(config, "type") ?? "without a type"} has a content that is no text`);
+  for (const one of list(config, "normalizers")) checkNormalizer(one);
+}
+
 /** The library's normaliser and post-processor; its model, added tokens, pre-tokeniser and decoder stay unused. */
 function libraryOf(json: Json): { normalizer: ((piece: string) => string) | null; post_processor: PostProcessor | null } {
+  checkNormalizer(field(json, "normalizer"));
   const library = new Library(
     {
       model: { type: "BPE", vocab: {}, merges: [] }, added_tokens: [], pre_tokenizer: null, decoder: null,

@@ -72,6 +72,14 @@ test("what the fuzzer found: rows nested without end are refused in a short mess
   assert.throws(() => loadTokenizer({ "tokenizer.json": text }), (error) => error instanceof UsageError && error.message.length < 500);
 });
 
+test("what the fuzzer found: a normaliser's content nested without end, and none that is a text, is refused by name", () => {
+  const deep = changed("gpt2", "normalizer", { type: "Replace", pattern: { String: "e" }, content: "HERE" }).replace('"HERE"', "[".repeat(5000) + "]".repeat(5000));
+  const within = changed("gpt2", "normalizer", { type: "Sequence", normalizers: [{ type: "Replace", pattern: { String: "e" }, content: 5 }] });
+  for (const text of [deep, within]) assert.throws(() => loadTokenizer({ "tokenizer.json": text }), { name: "UsageError", message: /normalizer Replace has a content that is no text/ });
+  const fine = loadTokenizer({ "tokenizer.json": changed("gpt2", "normalizer", { type: "Replace", pattern: { String: "e" }, content: "a" }) });
+  assert.deepEqual(fine.encode("hello"), fine.encode("hallo"));
+});
+
 test("what the fuzzer found: a special token's text that stands in a Unigram vocabulary under another id is plain text", () => {
   const tokenizer = loadTokenizer({ "tokenizer.json": changed("unigram with bytes", "model.vocab.5", ["<s>", 0]) });
   const ids = [...tokenizer.encode("a<s>b", { addSpecialTokens: false })];
