@@ -6,6 +6,8 @@
 export type DType = "f32" | "f16" | "bf16" | "i32" | "u8";
 
 export const bytesPerElement: Readonly<Record<DType, number>> = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1 };
+/** The largest number that an f32 holds. */
+export const greatestFloat32 = 3.4028234663852886e38;
 
 const word = new DataView(new ArrayBuffer(4));
 

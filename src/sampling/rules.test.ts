@@ -127,13 +127,13 @@ for (const rule of rules) {
 
 test("any rules together are vLLM's definition in its order, to the bit", () => {
   let changed = 0, stuck = 0;
-  for (let round = 0; round < 500; round++) {
+  for (let round = 0; round < 1000; round++) {
     const some = rules.filter(() => random() < 0.5);
     const got = check(some.length > 0 ? some : [rules[round % rules.length]!], int(2, 40));
     if (got.changed) changed++;
     if (got.stuck) stuck++;
   }
-  assert.ok(changed > 300 && stuck > 4, `${changed} outputs were changed, ${stuck} had nothing left to choose`);
+  assert.ok(changed > 300 && stuck > 10, `${changed} outputs were changed, ${stuck} had nothing left to choose`);
 });
 
 test("a request without rules has none, and neutral values are no rules", () => {

@@ -16,13 +16,12 @@
  * again: a preemption changes nothing. Knows no batch.
  */
 import { editWord } from "../backend/backend.ts";
+import { greatestFloat32 } from "../core/dtype.ts";
 import { BadRequest, invariant } from "../core/errors.ts";
 import type { LogitsProcessor, SamplingParams } from "./params.ts";
 import { Records } from "./records.ts";
 
-const greatest = 3.4028234663852886e38;
-
-/** How often a token was in the output before there was any, as an edit's count; `byOutput`: it has no edit before. */
+/** What an edit's count is before there is any output; `byOutput`: only the output brings the edit. */
 const byOutput = -2, notSeen = -1, inPrompt = 0;
 
 /** The rules of one sequence, and what they remember of it. */
@@ -225,4 +224,4 @@ export class LogitRules {
 const nothing: ReadonlySet<number> = new Set();
 
 /** `x` as f32 can hold it: an extreme penalty makes no infinity of a logit that was none. */
-const finite = (x: number, raw: number): number => (Number.isFinite(raw) ? Math.min(Math.max(x, -greatest), greatest) : x);
+const finite = (x: number, raw: number): number => (Number.isFinite(raw) ? Math.min(Math.max(x, -greatestFloat32), greatestFloat32) : x);

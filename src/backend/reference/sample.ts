@@ -3,6 +3,7 @@
  *
  * The host's Sampler and every device are compared with this. Nothing here is fast on purpose.
  */
+import { greatestFloat32 } from "../../core/dtype.ts";
 import { invariant } from "../../core/errors.ts";
 import { type Activation, answerWord, type Buffer, choiceWord, editWord, headerWord, mostTop, questionWord, ruleWord, type SamplingOps } from "../backend.ts";
 import { bytesOf, f32Of, i32Of } from "./memory.ts";
@@ -54,15 +55,13 @@ interface Penalties {
   readonly presence: number;
 }
 
-const greatest = 3.4028234663852886e38;
-
 /** A token's new logit, not rounded yet; count and bias as in `editWord`. */
 export function editedLogit(logit: number, count: number, bias: number, { repetition, frequency, presence }: Penalties): number {
   if (bias === -Infinity) return -Infinity;
   let x = logit + bias;
   if (count >= 0) x = x > 0 ? x / repetition : x * repetition;
   if (count > 0) x = x - frequency * count - presence;
-  return Number.isFinite(logit) ? Math.min(Math.max(x, -greatest), greatest) : x;
+  return Number.isFinite(logit) ? Math.min(Math.max(x, -greatestFloat32), greatestFloat32) : x;
 }
 
 /** Records of so many words each: `int` and `double` read word `word` of record `i`. */

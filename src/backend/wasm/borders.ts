@@ -7,6 +7,7 @@
  *
  * Whatever is copied may be the whole row: a bound is only ever a shortcut. All sums are of whole numbers. Knows no choices.
  */
+import { greatestFloat32 } from "../../core/dtype.ts";
 import {
   block, branch, branchIf, call, constant, f32, f32x4, f64, f64x2, forRange, i32, i32x4, i64, i64x2, lanes, leave, loop, splat, v128, when, type Func, type Local, type Module, type Node, type Operand,
 } from "./assembler.ts";
@@ -228,7 +229,7 @@ function addByCount(m: Module, rows: LogitRows, massSum: Func, collect: Func): F
 }
 
 /** Tiles of a row after which is asked anew how little is too little to be near the border. */
-const tileBytes = 4096;
+const binTileBytes = 4096;
 const floatBits23 = 0x4b000000; // of 2^23: added to a float, its nearest whole number is left in the low bits
 
 function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Func {
@@ -242,7 +243,7 @@ function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Fu
     return [
       octave.set(i32.sub(i32.wrap_i64(i64.shr_u(i64.reinterpret_f64(f64.mul(f64.convert_i64_u(total), share)), 52)), 1023)),
       octave.set(i32.sub(i32.select(octave, -2, i32.gt_s(octave, -2)), massBits)),
-      f32.max(f32.demote_f64(f64.add(largest, f64.div(f64.convert_i32_s(octave), rate))), -3.4028234663852886e38),
+      f32.max(f32.demote_f64(f64.add(largest, f64.div(f64.convert_i32_s(octave), rate))), -greatestFloat32),
     ];
   }, { internal: true });
 
@@ -268,7 +269,7 @@ function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Fu
     const v = (name: string): Local => local("v128", name), zero = local("i32", "zero"), at = local("i32", "at"), tile = local("i32", "tile"), constants = new KeptConstants(local);
     const lows = v("lows"), keptFrom = v("keptFrom"), dropped = v("dropped"), topHalf = v("topHalf"), scales = v("scales"), bin = v("bins"), near = v("near"), sum = v("sum");
     const tops = v("largests"), rates = v("rates"), masses = [v("massesLow"), v("massesHigh")], bound = local("f32", "bound");
-    const walk = rows.over(local, row, tile, least(i32.add(tile, tileBytes), to), 1, ([x]) => [
+    const walk = rows.over(local, row, tile, least(i32.add(tile, binTileBytes), to), 1, ([x]) => [
       dropped.set(f32x4.lt(x!, keptFrom)),
       when(i32.ne(i32x4.bitmask(dropped), 15), [
         x!.set(v128.or(x!, dropped)), // NaN
@@ -289,7 +290,7 @@ function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Fu
       scales.set(f32x4.splat(scale)),
       tops.set(f64x2.splat(largest)),
       rates.set(f64x2.splat(rate)),
-      forRange(tile, from, to, tileBytes, [
+      forRange(tile, from, to, binTileBytes, [
         bound.set(call(boundOf, total, share, largest, rate)),
         lows.set(f32x4.splat(f32.select(bound, low, f32.gt(bound, low)))),
         sum.set(splat.i32(0)),
@@ -317,7 +318,7 @@ function addByMass(m: Module, rows: LogitRows, massSum: Func, collect: Func): Fu
       start.set(call(boundOf, constant("i64", 2 ** massBits), share, largest, rate)),
       start.set(f32.select(start, kept, f32.gt(start, kept))),
       top.set(f32.mul(f32.demote_f64(largest), 0.5)),
-      scale.set(f32.min(f32.div(equalBins, f32.sub(top, f32.mul(start, 0.5))), 3.4028234663852886e38)),
+      scale.set(f32.min(f32.div(equalBins, f32.sub(top, f32.mul(start, 0.5))), greatestFloat32)),
       table.set(i32.add(scratch, scratchAt.table)),
       ...clear(bin, table, tableEnd, constant("i32", equalBins + 1), "mass"),
       ...inBoth((begin, until) => total.set(call(fill, row, begin, until, table, logitOf(from), start, top, scale, share, largest, rate, total))),

@@ -4,6 +4,7 @@
  * A prefix is a key and an offset, two words of the thread's scratch memory: all logits with a larger key, and of those with this one the ones up
  * to that offset. So what is kept up to the offset are logits from one bound on, and behind it from another: a walk compares once for four logits.
  */
+import { greatestFloat32 } from "../../core/dtype.ts";
 import { block, branch, branchIf, call, f32, f64, forRange, i32, i64, loop, when, type Func, type Local, type Module, type Node } from "./assembler.ts";
 import { addBorders, type Borders, every, ranked, scratchAt, splitAt } from "./borders.ts";
 import { type LogitRows, keyOf, logitOf } from "./logit-rows.ts";
@@ -47,7 +48,7 @@ function addStart(m: Module, massSum: Func): Func {
     const low = local("i32", "low"), high = local("i32", "high"), middle = local("i32", "middle");
     const one = massOfOne(massSum, i32.add(scratch, scratchAt.one), logitOf(middle), largest, rate);
     return [
-      low.set(keyOf(local, f32.max(f32.demote_f64(f64.sub(largest, f64.div(massOctaves, rate))), -3.4028234663852886e38))),
+      low.set(keyOf(local, f32.max(f32.demote_f64(f64.sub(largest, f64.div(massOctaves, rate))), -greatestFloat32))),
       high.set(keyOf(local, f32.demote_f64(largest))),
       when(i64.gt_u(minMass, 1), [block("found", (found) => [loop("halve", (next) => [
         branchIf(found, i32.ge_u(low, high)),

@@ -4,6 +4,7 @@
  * A row is one piece of work. Greedy rows are read once; what else a choice asks for is a prefix of the row's order (prefix.ts). A row of which only
  * some tokens may be chosen becomes one of those alone. Knows no ops and no buffers.
  */
+import { greatestFloat32 } from "../../core/dtype.ts";
 import { choiceWord, editWord, ruleWord } from "../backend.ts";
 import { block, branchIf, call, constant, f32, f64, forRange, i32, i64, leave, when, type Func, type Local, type Module, type Node } from "./assembler.ts";
 import { argument, forEachClaimed, kernel, scratchAddress } from "./kernel.ts";
@@ -107,7 +108,7 @@ function addChoose(m: Module, rows: LogitRows): Func {
 /** (logit, edit, rule): the new logit, in doubles and in the order that the contract has, rounded once. */
 function addEdit(m: Module): Func {
   return m.func("editedLogit", { logit: "f32", edit: "i32", rule: "i32" }, "f32", ({ logit, edit, rule }, local) => {
-    const x = local("f64", "x"), bias = local("f64", "bias"), count = local("i32", "count"), greatest = 3.4028234663852886e38;
+    const x = local("f64", "x"), bias = local("f64", "bias"), count = local("i32", "count");
     const penalty = (word: number): Node => f64.load(rule, 4 * word);
     return [
       bias.set(f64.load(edit, 4 * editWord.bias)),
@@ -120,7 +121,7 @@ function addEdit(m: Module): Func {
       when(i32.gt_s(count, 0), [
         x.set(f64.sub(f64.sub(x, f64.mul(penalty(ruleWord.frequency), f64.convert_i32_s(count))), penalty(ruleWord.presence))),
       ]),
-      when(f32.lt(f32.abs(logit), Infinity), [x.set(f64.min(f64.max(x, -greatest), greatest))]),
+      when(f32.lt(f32.abs(logit), Infinity), [x.set(f64.min(f64.max(x, -greatestFloat32), greatestFloat32))]),
       f32.demote_f64(x),
     ];
   }, { internal: true });
